@@ -1,0 +1,112 @@
+"""What the agent says of an index: results of the pipe's methods as encoded JSON.
+
+No I/O: parameters and an index go in, bytes come out.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from agent.index import Callback, Index
+from agent.protocol import EventObject, LookupParams
+from agent.trigger import Event, EventError, Job
+
+encode = msgspec.json.Encoder().encode
+
+
+class BadEvent(Exception):
+    """An event among the parameters is none. `data` says where, as -32602 carries it."""
+
+    def __init__(self, pointer: str, wrong: EventError) -> None:
+        super().__init__(wrong.message)
+        self.data: dict[str, Any] = {
+            "pointer": pointer,
+            "found": wrong.message,
+            "expected": wrong.expected,
+        }
+        if wrong.column is not None:
+            self.data["column"] = wrong.column
+
+
+def events(params: LookupParams) -> tuple[Event, tuple[Event, ...]]:
+    """The event of a request and those that occurred, as the owner sees them. Raises BadEvent."""
+    owner: Job | None = params.owner
+    event = _event(params.event, owner, "/event")
+    if not params.occurred:
+        return event, ()
+    if owner is None and isinstance(params.event, EventObject):
+        owner = params.event.job
+    occurred = (_event(e, owner, f"/occurred/{i}") for i, e in enumerate(params.occurred))
+    return event, tuple(occurred)
+
+
+def _event(given: str | EventObject, owner: Job | None, pointer: str) -> Event:
+    try:
+        if isinstance(given, str):
+            return Event.from_text(given, owner)
+        return Event.from_job(given.name, given.type, given.extra, given.job, owner)
+    except EventError as wrong:
+        raise BadEvent(pointer, wrong) from wrong
+
+
+def lookup(index: Index, params: LookupParams) -> bytes:
+    """The result of `lookup`. Raises BadEvent."""
+    event, occurred = events(params)
+    answer = index.lookup(event, occurred)
+    return encode(
+        _head(index)
+        | {
+            "callbacks": [callback_json(c, params.code) for c in answer.callbacks],
+            "partial": [
+                callback_json(c, params.code) | {"missing": str(missing)}
+                for c, missing in answer.partial
+            ],
+        }
+    )
+
+
+def explain(index: Index, params: LookupParams) -> bytes:
+    """The result of `explain`. Raises BadEvent."""
+    event, occurred = events(params)
+    explained = [
+        callback_json(callback, params.code) | {"verdict": verdict, "reason": reason}
+        for callback, verdict, reason in index.explain(event, occurred)
+    ]
+    return encode(_head(index) | {"callbacks": explained})
+
+
+def callbacks(index: Index, code: bool) -> bytes:
+    """The result of `list`."""
+    return encode(_head(index) | {"callbacks": _list(index.callbacks(), code)})
+
+
+def subscribed(index: Index) -> bytes:
+    """The result of `subscribe`."""
+    return encode(_head(index))
+
+
+def _head(index: Index) -> dict[str, Any]:
+    return {"generation": index.generation, "digest": index.digest}
+
+
+def _list(found: Iterable[Callback], code: bool) -> list[dict[str, Any]]:
+    return [callback_json(c, code) for c in found]
+
+
+def callback_json(callback: Callback, code: bool) -> dict[str, Any]:
+    """A callback as answers carry it; with its code as text, or where that is no UTF-8, base64.
+
+    Nothing is decoded with loss: Perl in Latin-1 is common.
+    """
+    fields = callback.as_json()
+    if code:
+        raw = callback.implementation.code
+        try:
+            fields["code"] = raw.decode()
+        except UnicodeDecodeError:
+            fields["code_base64"] = base64.b64encode(raw).decode()
+    return fields

@@ -1,0 +1,242 @@
+"""The three languages of callbacks: which one a file is in, whether it runs, and what goes wrong.
+
+What a supervisor runs is set by `supervisor_language_flags` of qb.conf. A language that is off
+there does not fail: its callbacks silently do not run. So it is told of, always.
+
+Perl cannot be checked without running it (`BEGIN` blocks run under `perl -c`), so it is not. Python
+is parsed and compiled, never imported or run. `check_python` may take minutes or all memory on
+hostile sources, so it belongs into a process of its own, with limits.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import decode_source
+
+from agent.finding import Severity
+from agent.trigger import one_letter_away
+
+#: The language of a callback by the extension of its file. Case counts.
+EXTENSIONS = {".py": "python", ".pl": "perl", ".qcb": "qube"}
+
+#: The bits of `supervisor_language_flags`.
+FLAGS = {
+    "qube": 1,
+    "perl": 2,
+    "python": 4,
+    "post": 8,
+    "mail": 16,
+    "dependency": 32,
+    "auto_wrangling": 64,
+}
+
+#: What a supervisor runs where its qb.conf does not say: neither Perl nor Python.
+DEFAULT_FLAGS = frozenset({"qube", "post", "mail", "dependency", "auto_wrangling"})
+
+#: Code strings that send mail, which the flag `mail` allows.
+MAIL_CODES = frozenset(
+    {"mail-status", "mail-license-status", "mail-report-status", "mail-subjob-status"}
+)
+
+#: All that a .qcb file may hold.
+CODES = MAIL_CODES | {
+    *(f"{verb}-self" for verb in ("unblock", "block", "fail", "kill", "migrate", "preempt")),
+    *(f"{verb}-self" for verb in ("interrupt", "suspend", "resume")),
+    *(f"{verb}-work-self" for verb in ("block", "kill", "unblock", "retry", "requeue")),
+    *(f"{verb}-work-self" for verb in ("complete", "fail")),
+    "unblock-subjob-self-single",
+    *(f"{verb}-subjob-self" for verb in ("unblock", "block", "fail", "kill", "migrate")),
+    *(f"{verb}-subjob-self" for verb in ("preempt", "interrupt", "suspend", "resume")),
+}
+
+_EXITS = frozenset({"sys.exit", "os._exit", "os.abort", "exit", "quit", "SystemExit"})
+_BLOCKS = frozenset(
+    {
+        *("os.system", "os.popen", "os.wait", "os.waitpid", "os.spawnl", "os.spawnv"),
+        *("subprocess.run", "subprocess.call", "subprocess.check_call"),
+        *("subprocess.check_output", "subprocess.getoutput", "subprocess.getstatusoutput"),
+        *("commands.getoutput", "commands.getstatusoutput"),
+        *("time.sleep", "input", "raw_input", "signal.pause", "select.select"),
+        *("urllib.request.urlopen", "urllib2.urlopen", "urllib.urlopen"),
+        *("requests.get", "requests.post", "requests.put", "requests.request"),
+    }
+)
+_EXPECTED_FLAGS = "expected names of " + ", ".join(FLAGS) + ", or the sum of their bits"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with an implementation; lines and columns from 1, columns in code points."""
+
+    severity: Severity
+    code: str
+    line: int | None
+    column: int | None
+    message: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a check of Python source found. `error` says why it does not compile."""
+
+    error: Problem | None = None
+    warnings: tuple[Problem, ...] = ()
+
+
+def language_of(file: str) -> str | None:
+    """`python`, `perl` or `qube` by the file's extension, None for any other."""
+    dot = file.rfind(".")
+    return EXTENSIONS.get(file[dot:]) if dot >= 0 else None
+
+
+def read_flags(text: str) -> tuple[frozenset[str], list[tuple[Severity, str, str, str | None]]]:
+    """The flags that a value of `supervisor_language_flags` sets, and what is wrong with it.
+
+    Takes a list of names with commas, or the sum of their bits, decimal or `0x` hex. Findings are
+    (severity, code, message, hint). A name or bit that is unknown is a warning, since a newer
+    supervisor may know more; a number that cannot be read is an error.
+    """
+    text = text.strip()
+    if re.fullmatch(r"[0-9]+|0[xX][0-9a-fA-F]+", text) and len(text) < 20:
+        number = int(text, 16 if text[:2] in ("0x", "0X") else 10)
+        known = frozenset(name for name, bit in FLAGS.items() if number & bit)
+        unknown = number & ~sum(FLAGS.values())
+        if not unknown:
+            return known, []
+        message = f"the bits {unknown:#x} of {text} are unknown and not looked at"
+        return known, [(Severity.WARNING, "unknown-flag", message, _EXPECTED_FLAGS)]
+    if text[:1].isdigit():
+        message = f"{text} is no number"
+        return DEFAULT_FLAGS, [(Severity.ERROR, "bad-flags", message, _EXPECTED_FLAGS)]
+    flags = set()
+    problems: list[tuple[Severity, str, str, str | None]] = []
+    for name in filter(None, (part.strip() for part in text.split(","))):
+        if name in FLAGS:
+            flags.add(name)
+            continue
+        near = [k for k in FLAGS if k == name.lower() or one_letter_away(name, k)]
+        message = f"the language flag {name} is unknown and not looked at"
+        hint = f"did you mean {near[0]}?" if near else _EXPECTED_FLAGS
+        problems.append((Severity.WARNING, "unknown-flag", message, hint))
+    return frozenset(flags), problems
+
+
+def code_string(code: bytes) -> str:
+    """The code string of a .qcb file: its text without the white space around it."""
+    return code.decode("utf-8", "backslashreplace").removeprefix("\ufeff").strip()
+
+
+def enabled(language: str, code: bytes, flags: frozenset[str]) -> bool:
+    """Whether a supervisor with these flags runs this implementation."""
+    if language == "qube":
+        return "qube" in flags and ("mail" in flags or code_string(code) not in MAIL_CODES)
+    return language in flags
+
+
+def check_qube(code: bytes) -> list[Problem]:
+    """What is wrong with the text of a .qcb file."""
+    text = code_string(code)
+    if text in CODES:
+        return []
+    near = [known for known in sorted(CODES) if one_letter_away(text, known)]
+    hint = f"did you mean {near[0]}?" if near else "write one of Qube's, such as mail-status"
+    found = f"{text[:60]!r} is" if text else "an empty file is"
+    message = f"{found} none of Qube's code strings"
+    return [Problem(Severity.WARNING, "unknown-code", 1, 1, message, hint)]
+
+
+def check_python(source: bytes) -> Verdict:
+    """Whether the source compiles under this Python, and what it does that hurts a supervisor.
+
+    Never runs it. Takes any bytes; raises nothing but what cannot be caught (the process may be
+    ended by its limits).
+    """
+    here = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+    try:
+        text = decode_source(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text)
+            compile(tree, "callback", "exec", dont_inherit=True)
+        lines = text.split("\n")
+        found = sorted(_hurts(tree, lines), key=lambda p: (p.line or 0, p.column or 0))
+    except (SyntaxError, UnicodeDecodeError, ValueError, LookupError) as wrong:
+        line = getattr(wrong, "lineno", None)
+        column = getattr(wrong, "offset", None)
+        why = getattr(wrong, "msg", None) or str(wrong)
+    except (RecursionError, MemoryError, OverflowError) as wrong:
+        line, column, why = None, None, f"too complex to compile ({type(wrong).__name__})"
+    else:
+        return Verdict(None, tuple(found))
+    message = f"this does not compile under {here}: {why}"
+    hint = "mend it, unless it is meant for another Python"
+    line, column = (line, max(column or 1, 1)) if line else (None, None)
+    return Verdict(Problem(Severity.WARNING, "does-not-compile", line, column, message, hint))
+
+
+def _hurts(tree: ast.Module, lines: list[str]) -> Iterator[Problem]:
+    """The calls that end or tie up the supervisor process that runs the callback."""
+    imported = _imported(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            name = _full_name(raised, imported)
+            if name != "SystemExit":
+                continue
+        elif isinstance(node, ast.Call):
+            name = _full_name(node.func, imported)
+        else:
+            continue
+        line = lines[node.lineno - 1] if node.lineno <= len(lines) else ""
+        before = line.encode("utf-8", "surrogatepass")[: node.col_offset]
+        column = len(before.decode("utf-8", "replace")) + 1
+        if name in _EXITS and (name != "SystemExit" or isinstance(node, ast.Raise)):
+            yield Problem(
+                Severity.WARNING,
+                "exits",
+                node.lineno,
+                column,
+                f"{name} ends the supervisor process that runs this callback",
+                "return from the code instead",
+            )
+        elif name in _BLOCKS:
+            yield Problem(
+                Severity.WARNING,
+                "blocks",
+                node.lineno,
+                column,
+                f"{name} ties up the supervisor process that runs this callback until it returns",
+                "hand the work to another process and do not wait for it",
+            )
+
+
+def _imported(tree: ast.Module) -> dict[str, str]:
+    """What each imported name stands for: `o` for `import os as o` is `os`."""
+    names: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.asname:
+                    names[alias.asname] = alias.name
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    return names
+
+
+def _full_name(node: ast.expr, imported: dict[str, str]) -> str | None:
+    """`os.system` for the expression that names it, None for what is no plain name."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name):
+        return None
+    parts.append(imported.get(node.id, node.id))
+    return ".".join(reversed(parts))
