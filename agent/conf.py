@@ -55,10 +55,11 @@ class _Unreadable(Exception):
 
     def __init__(self, code: str, column: int, message: str, hint: str | None = None) -> None:
         super().__init__(message)
-        self.code = code
-        self.column = column
-        self.message = message
-        self.hint = hint
+        self._found = code, column, message, hint
+
+    def finding(self, path: str, line: int) -> Finding:
+        code, column, message, hint = self._found
+        return Finding(Severity.ERROR, code, path, line, column, message, hint)
 
 
 def read_callbacks(
@@ -96,11 +97,7 @@ def read_callbacks(
                     "write it without them: name = trigger",
                 )
         except _Unreadable as wrong:
-            findings.append(
-                Finding(
-                    Severity.ERROR, wrong.code, path, number, wrong.column, wrong.message, wrong.hint
-                )
-            )
+            findings.append(wrong.finding(path, number))
             continue
         if "'" in setting.value:
             findings.append(_single_quote(setting, path))
@@ -132,11 +129,7 @@ def read_qb(
                     "write the values with commas between them, in double quotes or bare",
                 )
         except _Unreadable as wrong:
-            findings.append(
-                Finding(
-                    Severity.ERROR, wrong.code, path, number, wrong.column, wrong.message, wrong.hint
-                )
-            )
+            findings.append(wrong.finding(path, number))
             continue
         if "'" in setting.value:
             findings.append(_single_quote(setting, path))

@@ -32,7 +32,7 @@ class Finding:
     hint: str | None = None
 
     def __str__(self) -> str:
-        """`path:line:column: severity: message [code]`, the form that editors and compilers share."""
+        """`path:line:column: severity: message [code]`, as editors and compilers have it."""
         place = f"{self.path}:{self.line or 1}:{self.column or 1}"
         hint = f"; {self.hint}" if self.hint else ""
         return printable(f"{place}: {self.severity}: {self.message}{hint} [{self.code}]")

@@ -298,8 +298,8 @@ def _refusal(term: Term, event: Event) -> str:
 _PLACE = 1 << 20
 assert _PLACE > MAX_CALLBACKS
 
-# The slots beside the contexts, which are `self`, `parent`, ids and `*`. Those of a label alone hold
-# what stands before the `-*` at a pattern's end.
+# The slots beside the contexts, which are `self`, `parent`, ids and `*`. Those of a label alone
+# hold what stands before the `-*` at a pattern's end.
 _LABEL = "label"
 _ALONE = "label alone"
 _ANY_ALONE = "any context, label alone"
@@ -480,7 +480,7 @@ def _edited(
 
 def _edit_leaf(numbers: _Numbers | None, leaf: _Leaf) -> _Numbers:
     if not numbers:
-        return tuple(leaf.added)
+        return tuple(sorted(leaf.added))
     return tuple(sorted((set(numbers) - leaf.gone) | leaf.added))
 
 

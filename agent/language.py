@@ -54,6 +54,9 @@ CODES = MAIL_CODES | {
     *(f"{verb}-subjob-self" for verb in ("preempt", "interrupt", "suspend", "resume")),
 }
 
+#: The Python that checks Python.
+HERE = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+
 _EXITS = frozenset({"sys.exit", "os._exit", "os.abort", "exit", "quit", "SystemExit"})
 _BLOCKS = frozenset(
     {
@@ -157,7 +160,6 @@ def check_python(source: bytes) -> Verdict:
     Never runs it. Takes any bytes; raises nothing but what cannot be caught (the process may be
     ended by its limits).
     """
-    here = f"Python {sys.version_info.major}.{sys.version_info.minor}"
     try:
         text = decode_source(source)
         with warnings.catch_warnings():
@@ -174,7 +176,7 @@ def check_python(source: bytes) -> Verdict:
         line, column, why = None, None, f"too complex to compile ({type(wrong).__name__})"
     else:
         return Verdict(None, tuple(found))
-    message = f"this does not compile under {here}: {why}"
+    message = f"this does not compile under {HERE}: {why}"
     hint = "mend it, unless it is meant for another Python"
     line, column = (line, max(column or 1, 1)) if line else (None, None)
     return Verdict(Problem(Severity.WARNING, "does-not-compile", line, column, message, hint))

@@ -116,13 +116,10 @@ def test_an_index_that_grew_by_edits_answers_as_one_built_at_once() -> None:
 def shape(index: Index) -> Any:
     """The tree as plain values, which two trees alike share."""
     return {
-        kind: sorted(
-            (
-                str(name),
-                {slot: sorted((str(p), n) for p, n in leaves(slots[slot])) for slot in slots},
-            )
-            for name, slots in [*names.literal.items(), *names.prefix.items(), *names.other.items()]
-        )
+        kind: {
+            name: {slot: dict(leaves(patterns)) for slot, patterns in slots.items()}
+            for name, slots in leaves(names)
+        }
         for kind, names in index._tree.items()
     }
 

@@ -1,0 +1,357 @@
+"""Reads one callback directory as it stands on disk at one instant.
+
+What must never happen is that a part of an edit is taken for the whole of it. So:
+
+- Everything is read through one descriptor of the directory: a link that is switched meanwhile
+  cannot mix two directories.
+- Nothing that somebody has open for writing is read as finished. On Linux a read lease tells: the
+  kernel refuses it while anyone has the file open for writing. It is dropped at once, since a lease
+  that is held makes writers wait, and asked for again after the read. The kernel sends SIGIO to the
+  holder of a lease when a writer comes, which by default kills; so the lease is asked for only
+  where SIGIO is ignored.
+- Where no lease can be had (another's file, not Linux) or where it proves nothing (network file
+  systems; FUSE grants it while the underlying file is written), the file must look alike, by
+  fstat, before and after the read and one quiet time later.
+- All of it must look alike one quiet time later (`unchanged`). Then what was read stood on disk
+  together in between, and changes that come less than a quiet time apart are one edit.
+
+Nothing stays open between readings: that would keep a file system from being unmounted.
+
+A stat is trusted to mean `the same bytes` only if it was at least TRUST seconds old when it was
+taken: before Linux 6.13, two writes in one tick of the clock look alike.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from agent import callback
+from agent.callback import CONF, Absent, Implementation, Plan, Reading, Unusable
+from agent.finding import Finding, Severity, printable
+
+if sys.platform == "linux":
+    import fcntl
+
+#: Seconds without a change that make an edit a finished one. Several files that are written by
+#: one command follow each other within 1 ms; a person's next edit takes far longer.
+QUIET = 0.005
+
+#: Seconds after which a stat that says `unchanged` is believed. See the module's text.
+TRUST = 2.0
+
+#: File systems of this machine alone, on which the kernel tells of every change. On any other,
+#: changes made elsewhere give no event, a lease proves nothing and a bare stat may be stale.
+LOCAL = frozenset(
+    {
+        *("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "reiserfs", "bcachefs"),
+        *("tmpfs", "ramfs", "rootfs", "overlay", "vfat", "exfat", "ntfs3", "squashfs", "erofs"),
+        *("iso9660", "udf", "apfs", "hfs"),
+    }
+)
+
+#: What `stat` says of a path: an errno where it fails, so that `gone` and `not readable` differ.
+Mark = tuple[int, ...] | int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One reading of a directory, and what tells whether it still holds."""
+
+    reading: Reading
+    #: By name in the directory, `.` being the directory itself.
+    marks: Mapping[str, Mark]
+    #: Whether this is a file system of this machine alone.
+    local: bool = True
+    #: The device of the directory when its callbacks.conf was last there.
+    device: int | None = None
+    #: Whether somebody is writing, or wrote while we read.
+    busy: bool = False
+    #: Whether to read again however alike it looks: a failure may pass without a trace.
+    retry: bool = False
+    #: The names that are symbolic links.
+    links: tuple[str, ...] = ()
+    #: Wall time of the reading in ns, to be compared with the times of files.
+    taken: int = 0
+    _conf: bytes = b""
+    _impls: Mapping[str, Implementation] = field(default_factory=dict)
+
+
+class _Fault(Exception):
+    """The directory cannot be read."""
+
+    def __init__(self, code: str, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+
+def unchanged(snapshot: Snapshot) -> bool:
+    """Whether the directory and its files still look as they did. Blocks."""
+    directory = snapshot.reading.directory
+    return all(
+        _mark(directory if name == "." else f"{directory}/{name}", snapshot.local) == mark
+        for name, mark in snapshot.marks.items()
+    )
+
+
+def read(
+    directory: str,
+    before: Snapshot | None = None,
+    also: frozenset[str] = frozenset(),
+    local: bool = True,
+    device: int | None = None,
+) -> Snapshot:
+    """What stands in a directory: its callbacks.conf, the files that it names, and those in `also`.
+
+    Bytes that `before` has, and that did not change, are not read again. `device` is that of the
+    directory when its callbacks.conf was last there, where `before` does not know. Blocks. Every
+    failure of the file system is a finding, none is raised.
+    """
+    if before is not None and before.device is not None:
+        device = before.device
+    reader = _Reader(directory, before, local)
+    try:
+        reading = reader.whole(also, device)
+    except _Fault as fault:
+        place = (directory, None, None)
+        finding = Finding(Severity.ERROR, fault.code, *place, fault.message, fault.hint)
+        reading = Reading(directory, fault=finding)
+        reader.retry = True
+    if reading.plan is not None:
+        device = reader.device
+    return Snapshot(
+        reading,
+        reader.marks,
+        local,
+        device,
+        reader.busy,
+        reader.retry,
+        tuple(reader.links),
+        reader.taken,
+        reader.conf,
+        reader.implementations,
+    )
+
+
+def _mark(path: str, local: bool) -> Mark:
+    try:
+        if local:
+            return _fields(os.stat(path))
+        # A network file system asks its server at open; a bare stat comes from a cache.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return _fields(os.fstat(fd))
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return error.errno or errno.EIO
+
+
+def _fields(s: os.stat_result) -> Mark:
+    if stat.S_ISDIR(s.st_mode):
+        # What else stands in the directory does not matter: an editor's droppings are no edit.
+        return s.st_dev, s.st_ino, s.st_mode, s.st_uid, s.st_gid
+    return (
+        *(s.st_dev, s.st_ino, s.st_mode, s.st_uid, s.st_gid),
+        *(s.st_size, s.st_mtime_ns, s.st_ctime_ns),
+    )
+
+
+class _Reader:
+    """One reading under way."""
+
+    def __init__(self, directory: str, before: Snapshot | None, local: bool) -> None:
+        self.directory = directory
+        self.before = before
+        self.local = local
+        self.marks: dict[str, Mark] = {}
+        self.links: list[str] = []
+        self.implementations: dict[str, Implementation] = {}
+        self.conf = b""
+        self.busy = False
+        self.retry = False
+        self.device = 0
+        self.taken = time.time_ns()
+
+    def whole(self, also: frozenset[str], device: int | None) -> Reading:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            fd = os.open(self.directory, flags)
+        except OSError as error:
+            self.marks["."] = error.errno or errno.EIO
+            raise self._directory_fault(error) from error
+        try:
+            status = os.fstat(fd)
+            self.device = status.st_dev
+            self.marks["."] = _fields(status)
+            plan = self._plan(fd)
+            if plan is None and device is not None and device != status.st_dev:
+                raise _Fault(
+                    "unmounted",
+                    f"there is no {CONF}, and {printable(self.directory)} is on another file"
+                    " system than before: it counts as unmounted",
+                    "mount it again; what was served is served until then",
+                )
+            names = dict.fromkeys(plan.files() if plan else ())
+            names |= dict.fromkeys(sorted(also))
+            files = {name: self._file(fd, name) for name in names}
+        finally:
+            os.close(fd)
+        return Reading(self.directory, None, plan, files)
+
+    def _directory_fault(self, error: OSError) -> _Fault:
+        shown = printable(self.directory)
+        if error.errno == errno.ENOENT and os.path.islink(self.directory):
+            message = f"{shown} is a link that leads nowhere"
+            return _Fault("dangling-link", message, "correct the link, or what it leads to")
+        hints = {
+            errno.ENOENT: ("missing", "there is no directory", "make it, or mount it"),
+            errno.ENOTDIR: ("not-a-directory", "this is no directory:", "put a directory there"),
+            errno.ELOOP: ("dangling-link", "too many links lead on from", "correct the links"),
+            errno.EACCES: ("unreadable", "the agent may not read", "let the agent's user read it"),
+        }
+        default = ("unreadable", f"{os.strerror(error.errno or errno.EIO)} when opening", _RETRIED)
+        code, message, hint = hints.get(error.errno or 0, default)
+        return _Fault(code, f"{message} {shown}", hint)
+
+    def _plan(self, fd: int) -> Plan | None:
+        """What callbacks.conf says, None where there is none. Raises _Fault."""
+        path = f"{self.directory}/{CONF}"
+        found = self._bytes(fd, CONF, callback.MAX_CONF_BYTES)
+        if isinstance(found, Absent):
+            return None
+        if isinstance(found, Unusable):
+            if found.code == "too-big":
+                return callback.unreadable(path, found.code, found.message, found.hint or "")
+            raise _Fault(found.code, found.message, found.hint or _RETRIED)
+        self.conf = found
+        last = self.before.reading.plan if self.before else None
+        if last is not None and self.before is not None and self.before._conf == found:
+            return last
+        return callback.plan(found, path, last)
+
+    def _file(self, fd: int, name: str) -> Implementation | Absent | Unusable:
+        found = self._bytes(fd, name, callback.MAX_CODE_BYTES)
+        if not isinstance(found, bytes):
+            return found
+        implementation = self.before._impls.get(name) if self.before else None
+        if implementation is None or implementation.code != found:
+            implementation = Implementation.of(found)
+        self.implementations[name] = implementation
+        return implementation
+
+    def _bytes(self, directory: int, name: str, most: int) -> bytes | Absent | Unusable:
+        """The bytes of one file, as they were read now or, if it did not change, before."""
+        try:
+            if stat.S_ISLNK(os.lstat(name, dir_fd=directory).st_mode):
+                self.links.append(name)
+            mark = _fields(os.stat(name, dir_fd=directory)) if self.local else None
+        except OSError as error:
+            return self._failed(name, error)
+        if mark is not None and self._believed(name, mark):
+            self.marks[name] = mark
+            return self._known(name)
+        try:
+            # Without O_NONBLOCK a pipe in the place of a file would keep us for ever.
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+            fd = os.open(name, flags, dir_fd=directory)
+        except OSError as error:
+            return self._failed(name, error)
+        try:
+            return self._open_file(fd, name, most)
+        except OSError as error:
+            return self._failed(name, error)
+        finally:
+            os.close(fd)
+
+    def _believed(self, name: str, mark: Mark) -> bool:
+        """Whether a file with this mark still has the bytes that it had at the last reading."""
+        before = self.before
+        if before is None or before.marks.get(name) != mark or isinstance(mark, int):
+            return False
+        if name != CONF and name not in before._impls:
+            return False
+        if name == CONF and before.reading.plan is None:
+            return False
+        changed = max(mark[-2:])
+        return before.taken - changed >= TRUST * 1e9
+
+    def _known(self, name: str) -> bytes:
+        assert self.before is not None
+        return self.before._conf if name == CONF else self.before._impls[name].code
+
+    def _open_file(self, fd: int, name: str, most: int) -> bytes | Unusable:
+        first = os.fstat(fd)
+        mark = self.marks[name] = _fields(first)
+        if not stat.S_ISREG(first.st_mode):
+            return Unusable(
+                "not-a-regular-file",
+                f"{printable(name)} is no regular file",
+                "put a regular file there",
+            )
+        if not self.local and self._believed(name, mark):
+            return self._known(name)
+        if first.st_size > most:
+            return Unusable(
+                "too-big",
+                f"{printable(name)} has {first.st_size} bytes; at most {most} are read",
+                "make it smaller",
+            )
+        self.busy = self.busy or (self.local and _being_written(fd))
+        data = bytearray()
+        while len(data) <= most and (part := os.read(fd, most + 1 - len(data))):
+            data += part
+        if len(data) != first.st_size or _fields(os.fstat(fd)) != mark:
+            self.busy = True
+        self.busy = self.busy or (self.local and _being_written(fd))
+        return bytes(data)
+
+    def _failed(self, name: str, error: OSError) -> Absent | Unusable:
+        number = self.marks[name] = error.errno or errno.EIO
+        shown = printable(name)
+        if number in (errno.ENOENT, errno.ELOOP):
+            if name not in self.links:
+                return Absent()
+            message = f"{shown} is a link that leads nowhere"
+            hint = "correct the link, or what it leads to"
+            return Unusable("dangling-link", message, hint, callback.FAULT)
+        if number == errno.ENAMETOOLONG:
+            return Absent()
+        self.retry = True
+        if number == errno.ENXIO:
+            message = f"{shown} is no regular file"
+            return Unusable("not-a-regular-file", message, "put a regular file there")
+        if number == errno.EACCES:
+            message = f"the agent may not read {shown}"
+            return Unusable("unreadable", message, "let the agent's user read it")
+        if number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            message = f"{os.strerror(number)} when reading {printable(self.directory)}"
+            raise _Fault("out-of-resources", message, _RETRIED)
+        message = f"{os.strerror(number)} when reading {shown}"
+        return Unusable("unreadable", message, _RETRIED, callback.FAULT)
+
+
+_RETRIED = "the agent tries again by itself"
+
+
+def _being_written(fd: int) -> bool:
+    """Whether anyone has the file open for writing, as far as the kernel tells us."""
+    if sys.platform != "linux" or signal.getsignal(signal.SIGIO) is signal.SIG_DFL:
+        return False
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        # Another's file, or a file system without leases: the quiet time decides.
+        return False
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False

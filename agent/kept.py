@@ -1,0 +1,233 @@
+"""The last accepted unit of each directory, and the last valid settings, kept over restarts.
+
+After a restart, a crash or a power cut, a held directory still serves what it served. Each pipe has
+a folder of its own in the state directory, so that two agents do not meet in one. A unit is keyed
+by its directory's path as listed. It is written by rename and begins with the digest of the rest:
+what is damaged is thrown away, with a warning.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from agent import trigger
+from agent.callback import Implementation, Registration, Unit
+from agent.finding import Finding, Severity, printable
+from agent.language import Problem, Verdict
+
+#: Raised when the form of what is kept changes. What has another number is thrown away.
+FORM = 1
+
+
+class _Code(msgspec.Struct):
+    digest: str
+    base64: bytes
+    compiles: bool | None
+
+
+class _KeptUnit(msgspec.Struct):
+    form: int
+    directory: str
+    device: int | None
+    #: file, trigger, line
+    registrations: list[tuple[str, str, int]]
+    implementations: dict[str, _Code]
+
+
+class KeptSettings(msgspec.Struct, frozen=True):
+    """The last settings that were valid, and whether there was a qb.conf that said so."""
+
+    qb_conf: str
+    found: bool
+    directories: list[str]
+    languages: list[str]
+    form: int = FORM
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was kept of one directory."""
+
+    unit: Unit
+    device: int | None
+
+
+class Kept:
+    """One agent's folder in the state directory. Where it cannot be used, nothing is kept, and
+    `complain` is told so once."""
+
+    def __init__(self, state: str, pipe: str, complain: Callable[[str], None]) -> None:
+        self.folder = f"{state}/{hashlib.sha256(os.fsencode(pipe)).hexdigest()[:16]}"
+        self._complain = complain
+        self._failed = False
+        #: The last settings that were valid, None where there were none yet.
+        self.settings: KeptSettings | None = None
+
+    def open(self) -> None:
+        """Make the folder, see that nobody else may write to it, and read the last settings.
+        Blocks; never raises."""
+        try:
+            os.makedirs(self.folder, 0o700, exist_ok=True)
+            for folder in (os.path.dirname(self.folder), self.folder):
+                status = os.stat(folder)
+                mode = stat.S_IMODE(status.st_mode)
+                if status.st_uid not in (0, os.geteuid()) or mode & 0o022:
+                    raise OSError(
+                        0, f"others may write to {folder} (owner {status.st_uid}, mode {mode:04o})"
+                    )
+        except OSError as error:
+            self._give_up(error)
+            self.folder = ""
+        self.settings = self._load_settings()
+
+    def load(self, directory: str) -> tuple[Known | None, list[Finding]]:
+        """What was kept of a directory, and a warning if it was damaged. Blocks."""
+        path = self._path(directory)
+        data = self._read(path)
+        if data is None:
+            return None, []
+        try:
+            return _known(data, directory), []
+        except (ValueError, msgspec.MsgspecError) as error:
+            message = f"what was kept of {printable(directory)} is damaged and not used: {error}"
+            hint = "nothing to do: it is written anew"
+            finding = Finding(Severity.WARNING, "kept-damaged", path, None, None, message, hint)
+            return None, [finding]
+
+    def save(self, directory: str, unit: Unit, device: int | None) -> None:
+        """Keep a unit. Blocks, until it is on the disk; never raises."""
+        kept = _KeptUnit(
+            FORM,
+            directory,
+            device,
+            [(r.file, r.text, r.line) for r in unit.registrations],
+            {
+                file: _Code(
+                    i.digest,
+                    base64.b64encode(i.code),
+                    None if i.verdict is None else i.verdict.error is None,
+                )
+                for file, i in unit.implementations.items()
+            },
+        )
+        self._write(self._path(directory), msgspec.json.encode(kept))
+
+    def _load_settings(self) -> KeptSettings | None:
+        data = self._read(self._path(None))
+        if data is None:
+            return None
+        try:
+            settings = msgspec.json.decode(_checked(data), type=KeptSettings)
+        except (ValueError, msgspec.MsgspecError):
+            return None
+        return settings if settings.form == FORM else None
+
+    def save_settings(self, settings: KeptSettings) -> None:
+        """Keep the settings, and forget the directories that they do not list: old code must not
+        come back to life when a path is listed again. Blocks; never raises."""
+        self.settings = settings
+        if not self.folder:
+            return
+        keep = {self._path(None), *map(self._path, settings.directories)}
+        try:
+            with os.scandir(self.folder) as entries:
+                for entry in entries:
+                    if entry.path not in keep:
+                        os.unlink(entry.path)
+        except OSError as error:
+            self._give_up(error)
+        self._write(self._path(None), msgspec.json.encode(settings))
+
+    def _path(self, directory: str | None) -> str:
+        if directory is None:
+            return f"{self.folder}/settings"
+        return f"{self.folder}/{hashlib.sha256(directory.encode()).hexdigest()[:32]}"
+
+    def _read(self, path: str) -> bytes | None:
+        if not self.folder:
+            return None
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._give_up(error)
+            return None
+
+    def _write(self, path: str, body: bytes) -> None:
+        if not self.folder:
+            return
+        try:
+            _replace(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+            self._failed = False
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        if not self._failed:
+            where = printable(self.folder or "the state directory")
+            self._complain(f"accepted callbacks cannot be kept in {where}: {error.strerror}")
+        self._failed = True
+
+
+def _checked(data: bytes) -> bytes:
+    """The body of a kept file. Raises ValueError where the digest at its top is another."""
+    digest, _, body = data.partition(b"\n")
+    if hashlib.sha256(body).hexdigest().encode() != digest:
+        raise ValueError("its digest is wrong")
+    return body
+
+
+def _known(data: bytes, directory: str) -> Known:
+    kept = msgspec.json.decode(_checked(data), type=_KeptUnit)
+    if kept.form != FORM or kept.directory != directory:
+        raise ValueError("it is of another form or directory")
+    registrations = []
+    for file, text, line in kept.registrations:
+        tree, _ = trigger.parse(text)
+        if tree is None:
+            raise ValueError(f"{text} is no trigger")
+        registrations.append(Registration(file, tree, text, line))
+    implementations = {}
+    for file, code in kept.implementations.items():
+        found = Implementation.of(base64.b64decode(code.base64, validate=True))
+        if found.digest != code.digest:
+            raise ValueError(f"the digest of {file} is wrong")
+        verdict = None if code.compiles is None else Verdict(None if code.compiles else _OLD)
+        implementations[file] = Implementation(found.code, found.digest, verdict)
+    return Known(Unit(tuple(registrations), implementations), kept.device)
+
+
+_OLD = Problem(Severity.WARNING, "does-not-compile", None, None, "this did not compile before")
+
+
+def _replace(path: str, data: bytes) -> None:
+    """Write a file whole or not at all, so that it survives a power cut."""
+    new = f"{path}.new"
+    try:
+        fd = os.open(
+            new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        os.rename(new, path)
+        folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(new)
+        raise

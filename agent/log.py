@@ -1,0 +1,155 @@
+"""The reload log: one record for everything that changes, or refuses to change, what is served.
+
+The log is opened anew for each record, so that it survives logrotate in both of its styles and the
+deletion of its directory. A record is written whole or not at all: where the disk is full, what
+was begun is taken back, and the record waits until there is room again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, TypedDict
+
+import msgspec
+
+from agent.finding import printable
+
+#: How many records wait for a log that cannot be written; older ones are lost, and told of.
+MAX_WAITING = 1000
+
+STANDARD_OUTPUT = "-"
+
+
+class Record(TypedDict):
+    """One change, or refused change, of what is served. The schema is in `schemas/record.json`."""
+
+    time: str
+    event: str
+    generation: int
+    digest: str
+    callbacks: int
+    duration_ms: float
+    causes: list[dict[str, str]]
+    changes: list[dict[str, Any]]
+    held: list[dict[str, str]]
+    diagnostics: list[dict[str, Any]]
+
+
+def level(record: Record) -> str:
+    """INFO, WARNING or ERROR, as the supervisor's own log has them."""
+    severities = {d["severity"] for d in record["diagnostics"]}
+    if record["held"] or "error" in severities:
+        return "ERROR"
+    return "WARNING" if "warning" in severities else "INFO"
+
+
+def text(record: Record, who: str = "") -> str:
+    """A record for a person: a line as the supervisor's own log has it, in local time, then an
+    indented line for each change, each held directory and each finding. `who` is `HOST[PID]`.
+    """
+    when = datetime.fromisoformat(record["time"]).astimezone()
+    head = f"[{when:%b %d, %Y %H:%M:%S}] {who}{': ' if who else ''}{level(record)}"
+    count = record["callbacks"]
+    lines = [
+        f"{head}: {record['event']}: generation {record['generation']},"
+        f" {count} callback{'' if count == 1 else 's'} served"
+        f" ({record['duration_ms']:.0f} ms)"
+    ]
+    for change in record["changes"]:
+        lines.append(
+            f"    {change['change']}: {printable(change['path'])}:"
+            f" {printable(change['trigger'])} (line {change['line']})"
+        )
+    for held in record["held"]:
+        lines.append(f"    held: {printable(held['directory'])} ({held['reason']})")
+    for found in record["diagnostics"]:
+        hint = f"; {found['hint']}" if found.get("hint") else ""
+        lines.append(
+            printable(
+                f"{found['path']}:{found['line'] or 1}:{found['column'] or 1}:"
+                f" {found['severity']}: {found['message']}{hint} [{found['code']}]"
+            )
+        )
+        lines[-1] = "    " + lines[-1]
+    return "\n".join(lines) + "\n"
+
+
+class Log:
+    """Appends records to a file, or to standard output. `complain` is told when it fails."""
+
+    def __init__(self, path: str, form: str, who: str, complain: Callable[[str], None]) -> None:
+        self._path = path
+        self._form = form
+        self._who = who
+        self._complain = complain
+        self._waiting: deque[bytes] = deque()
+        self._lost = 0
+        self._failed = False
+
+    def write(self, record: bytes) -> None:
+        """Append a record, given as JSON, and those that wait. Blocks; never raises."""
+        if self._form == "text":
+            entry = text(msgspec.json.decode(record), self._who).encode("utf-8", "backslashreplace")
+        else:
+            entry = record + b"\n"
+        if len(self._waiting) == MAX_WAITING:
+            self._waiting.popleft()
+            self._lost += 1
+        self._waiting.append(entry)
+        self.flush()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether records wait for the log to become writable."""
+        return bool(self._waiting)
+
+    def flush(self) -> None:
+        """Try to write what waits. Blocks; never raises."""
+        try:
+            while self._waiting:
+                self._append(self._waiting[0])
+                self._waiting.popleft()
+        except OSError as error:
+            if not self._failed:
+                shown = printable(self._path)
+                self._complain(f"the reload log {shown} cannot be written: {error.strerror}")
+            self._failed = True
+            return
+        if self._failed:
+            lost = f"; {self._lost} records were lost" if self._lost else ""
+            self._complain(f"the reload log {printable(self._path)} is written again{lost}")
+        self._failed = False
+        self._lost = 0
+
+    def _append(self, entry: bytes) -> None:
+        if self._path == STANDARD_OUTPUT:
+            _write_all(sys.stdout.fileno(), entry)
+            return
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        try:
+            fd = os.open(self._path, flags, 0o644)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(self._path), 0o755, exist_ok=True)
+            fd = os.open(self._path, flags, 0o644)
+        try:
+            size = os.fstat(fd).st_size
+            if size and os.pread(fd, 1, size - 1) not in (b"\n", b""):
+                # A crash left half a line.
+                entry = b"\n" + entry
+            try:
+                _write_all(fd, entry)
+            except OSError:
+                os.ftruncate(fd, size)
+                raise
+        finally:
+            os.close(fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,249 @@
+"""The local pipe: a Unix stream socket, its connections, and what each may cost.
+
+Requests are answered in the order in which they came on a connection, as many in one write as one
+read brought. An answer that takes time (`reload`) stops its own connection alone: what came behind
+it waits there, unread. So does a client that does not read its answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+import stat
+from collections import deque
+from collections.abc import Awaitable
+from typing import Protocol, cast
+
+from agent import protocol
+from agent.finding import printable
+from agent.settings import SettingsError
+
+#: Bytes of answers that may wait for a client before no more of its requests are answered.
+MAX_UNREAD = 1 << 20
+#: Bytes of notifications that may wait for a subscriber that does not read; then it is closed,
+#: so that it learns that it missed some.
+MAX_UNREAD_NOTIFICATIONS = 32 << 20
+#: Connections that wait to be accepted: a farm's supervisor opens its own at once.
+BACKLOG = 512
+
+
+class Held(Exception):
+    """Another agent holds the pipe."""
+
+
+class Service(Protocol):
+    """What answers requests: encoded results, some of them later."""
+
+    def answer(
+        self, request: protocol.Request, connection: Connection
+    ) -> bytes | Awaitable[bytes]: ...
+
+
+class Connection(asyncio.Protocol):
+    """One client. Lines in, answers out, in order."""
+
+    def __init__(self, service: Service, clients: set[Connection]) -> None:
+        self._service = service
+        self._clients = clients
+        self._lines = protocol.Lines()
+        #: Lines that came and are not answered yet.
+        self._waiting: deque[bytes] = deque()
+        self._busy = False
+        self._full = False
+        self._ended = False
+        #: The answer to a line that never ended, after which the connection is closed.
+        self._last_words: bytes | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports do not derive from asyncio's.
+        self._transport = transport = cast(asyncio.Transport, transport)
+        transport.set_write_buffer_limits(high=MAX_UNREAD)
+        self._clients.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._waiting.clear()
+        self._clients.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._waiting.extend(self._lines.feed(data))
+        except protocol.LineTooLong as long:
+            self._waiting.extend(long.lines)
+            self._last_words = long.answer
+            self._ended = True
+        self._work()
+
+    def eof_received(self) -> bool:
+        """The client sends no more. It still gets its answers."""
+        self._ended = True
+        self._work()
+        return True
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._work()
+
+    def notify(self, line: bytes) -> None:
+        """Send a notification between two answers."""
+        if self._transport is None:
+            return
+        if self._transport.get_write_buffer_size() > MAX_UNREAD_NOTIFICATIONS:
+            self._transport.abort()
+            return
+        self._transport.write(line)
+
+    def close(self) -> None:
+        """Close after what was written is sent."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def _work(self) -> None:
+        """Answer what waits, until something must be waited for."""
+        transport = self._transport
+        if transport is None or self._busy:
+            return
+        answers: list[bytes] = []
+        size = 0
+        while self._waiting and not self._full and not self._busy:
+            message = protocol.read(self._waiting.popleft())
+            answer = self._answer(message)
+            if not isinstance(answer, bytes):
+                self._busy = True
+                task = asyncio.ensure_future(answer)
+                task.add_done_callback(self._answered)
+                break
+            answers.append(answer)
+            size += len(answer)
+            if size >= MAX_UNREAD:
+                transport.write(b"".join(answers))
+                answers.clear()
+                size = 0
+        if answers:
+            transport.write(b"".join(answers))
+        if self._busy or self._full:
+            transport.pause_reading()
+        elif self._ended:
+            if self._last_words is not None:
+                transport.write(self._last_words)
+            transport.close()
+        elif not transport.is_reading():
+            transport.resume_reading()
+
+    def _answered(self, task: asyncio.Future[bytes]) -> None:
+        self._busy = False
+        if not task.cancelled() and self._transport is not None:
+            self._transport.write(task.result())
+            self._work()
+
+    def _answer(
+        self, message: protocol.Request | protocol.Refusal | protocol.Batch
+    ) -> bytes | Awaitable[bytes]:
+        if isinstance(message, protocol.Refusal):
+            return message.answer
+        if isinstance(message, protocol.Batch):
+            return self._batch(message)
+        return self._service.answer(message, self)
+
+    def _batch(self, batch: protocol.Batch) -> bytes | Awaitable[bytes]:
+        answers: list[bytes] = []
+        for place, item in enumerate(batch.items):
+            answer = self._answer(item)
+            if not isinstance(answer, bytes):
+                return self._rest_of_batch(answers, answer, batch.items[place + 1 :])
+            answers.append(answer)
+        return protocol.batch(answers)
+
+    async def _rest_of_batch(
+        self,
+        answers: list[bytes],
+        first: Awaitable[bytes],
+        items: list[protocol.Request | protocol.Refusal],
+    ) -> bytes:
+        answers.append(await first)
+        for item in items:
+            answer = self._answer(item)
+            answers.append(answer if isinstance(answer, bytes) else await answer)
+        return protocol.batch(answers)
+
+
+class Pipe:
+    """The socket, its lock, and its connections."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.clients: set[Connection] = set()
+        self._lock: int | None = None
+        self._server: asyncio.Server | None = None
+
+    def lock(self) -> None:
+        """Take the pipe, for the life of this process. Raises Held, or SettingsError.
+
+        The lock is the kernel's, on a file beside the pipe: it ends with the process, however that
+        ends, so it tells a live agent from what a dead one left.
+        """
+        path = f"{self.path}.lock"
+        shown = printable(path)
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            lock = os.open(path, flags, 0o600)
+        except OSError as error:
+            raise SettingsError(
+                f"the lock of the pipe, {shown}, cannot be opened: {error.strerror}"
+            ) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = printable(os.read(lock, 20).decode("utf-8", "replace").strip() or "unknown")
+            os.close(lock)
+            raise Held(
+                f"another agent (process {holder}) holds the pipe {printable(self.path)};"
+                " stop it, or say --pipe FILE"
+            ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        self._lock = lock
+        self._refuse_files()
+
+    def _refuse_files(self) -> None:
+        """A pipe's path that is somebody's file is never deleted. Raises SettingsError."""
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(os.lstat(self.path).st_mode):
+                raise SettingsError(
+                    f"{printable(self.path)} is no pipe but a file of another kind; it is left"
+                    " alone: move it away, or say --pipe FILE"
+                )
+
+    async def listen(self, service: Service) -> None:
+        """Make the socket, in the place of a dead agent's, and serve it. Needs the lock."""
+        self._refuse_files()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # Nobody may connect before the mode is right.
+        before = os.umask(0o177)
+        try:
+            listener.bind(self.path)
+        finally:
+            os.umask(before)
+        listener.setblocking(False)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(
+            lambda: Connection(service, self.clients), sock=listener, backlog=BACKLOG
+        )
+
+    def close(self) -> None:
+        """Serve nobody any more, and remove the socket. The lock ends with the process."""
+        if self._server is not None:
+            self._server.close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
+        for client in list(self.clients):
+            client.close()

@@ -1,0 +1,586 @@
+"""Dirty directories to units, to an index, to one assignment that swaps it, to a record.
+
+There is one reload under way and at most one waiting, however often the files change: what changes
+meanwhile is gathered, and read by the next. A reload takes each directory that has settled and
+leaves the others for the next: a writer who is slow in one does not delay the others. A directory
+that somebody still writes after WRITING seconds is held until he is done.
+
+`reloader.index` is always a whole index. Whoever holds an old one keeps a whole old one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+import msgspec
+from anyio import to_thread
+
+from agent import compiler, directory, language, settings
+from agent.callback import BEING_WRITTEN, Implementation, Judgement, Reading, Unit, judge
+from agent.directory import QUIET, Mark, Snapshot
+from agent.finding import Finding, Severity, encodable, printable
+from agent.index import Change, Index, Served, changes
+from agent.kept import Kept, KeptSettings
+from agent.log import Log, Record
+from agent.settings import Settings
+from agent.watch import Target, Watch
+
+#: Seconds for which a writer may keep a file open before the directory is held for it.
+WRITING = 2.0
+#: Seconds between two looks at a directory that is held for a writer.
+WRITING_POLL = 0.02
+#: How many records `history` has, and how many bytes of them; the last one always.
+MAX_HISTORY = 1000
+MAX_HISTORY_BYTES = 16 << 20
+#: Seconds between two attempts at a log that could not be written.
+LOG_RETRY = 2.0
+#: Seconds after which the child that checks Python is kept from going away.
+CHECKER_IDLE = 200.0
+
+#: The target that stands for qb.conf.
+_QB_CONF = "qb.conf"
+
+F = TypeVar("F")
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class _Directory:
+    """What is known of one listed directory."""
+
+    path: str
+    unit: Unit | None = None
+    device: int | None = None
+    snapshot: Snapshot | None = None
+    judgement: Judgement | None = None
+    #: The reading that was judged, with the verdicts on its Python.
+    judged: Reading | None = None
+    served: Served = field(default_factory=lambda: Served(""))
+    #: Monotonic seconds when it was first found unsettled; None while it is settled.
+    unsettled: float | None = None
+    #: Whether it waits for a check of its Python.
+    checking: bool = False
+    #: Findings of what was kept of it.
+    findings: tuple[Finding, ...] = ()
+    #: What of it to keep, not yet on the disk.
+    unsaved: bool = False
+
+    def all_findings(self) -> list[Finding]:
+        found = [*self.findings]
+        if self.judgement is not None:
+            found += self.judgement.findings
+        return found + self.served.language_findings()
+
+    @property
+    def held(self) -> str | None:
+        return self.judgement.held if self.judgement else None
+
+
+class Reloader:
+    """Keeps the index as the directories are. `run` does the work; the rest may be called at any
+    time from the event loop."""
+
+    def __init__(
+        self,
+        read_settings: Callable[[], Settings],
+        first: Settings,
+        kept: Kept,
+        log: Log,
+        complain: Callable[[str], None],
+    ) -> None:
+        self._read_settings = read_settings
+        self._kept = kept
+        self._log = log
+        self.settings = first
+        #: What is wrong with qb.conf now, the settings being those of before.
+        self.settings_findings: tuple[Finding, ...] = first.findings
+        self.watch = Watch(self.notice, complain)
+        self.index: Index = Index.of(0, ())
+        self.history: deque[bytes] = deque()
+        self._history_bytes = 0
+        self.last_record: bytes = b"null"
+        #: Told of each record, encoded, as soon as it is made.
+        self.listeners: list[Callable[[bytes], None]] = []
+        #: Told of each new index, before anything else is.
+        self.swapped: list[Callable[[], None]] = []
+        self.ready = anyio.Event()
+        self._directories: dict[str, _Directory] = {}
+        self._dirty: set[str] = set()
+        self._all_dirty = True
+        self._wake = anyio.Event()
+        self._records = 0
+        #: Calls of `reload` so far, and those of them that are done.
+        self._asked = 0
+        self._done = 0
+        self._finished = anyio.Event()
+        self._verdicts: dict[str, language.Verdict] = {}
+        #: Sources to check by digest, and the directories that they are in.
+        self._to_check: dict[str, tuple[bytes, set[str]]] = {}
+        self._checking = anyio.Event()
+        self._check_now = anyio.Event()
+        self._findings: tuple[Finding, ...] = ()
+        self._held: dict[str, str] = {}
+
+    # What others ask ----------------------------------------------------------------------------
+
+    def notice(self, names: Iterable[str] | None = None) -> None:
+        """Some directories (or qb.conf) may have changed; None is all."""
+        if names is None:
+            self._all_dirty = True
+        else:
+            self._dirty.update(names)
+        self._wake.set()
+
+    async def reload(self) -> bytes:
+        """Read everything again. When it returns, all that changed on disk before the call is
+        served, or held with a finding. The last record that came of it, or one without changes."""
+        before = self._records
+        self._asked += 1
+        ticket = self._asked
+        self.notice()
+        while self._done < ticket:
+            await self._finished.wait()
+        if self._records > before:
+            return self.last_record
+        return _encode(self._record("reloaded", time.monotonic(), [], []))
+
+    @property
+    def state(self) -> str:
+        bad = bool(self._held) or any(f.severity is Severity.ERROR for f in self._findings)
+        return "degraded" if bad else "ok"
+
+    def directories(self) -> list[dict[str, Any]]:
+        """Each listed directory, as `status` has it."""
+        return [
+            {
+                "path": d.path,
+                "callbacks": len(d.served.callbacks),
+                "held": d.held,
+                "watch": "scan" if self.watch.trouble or self._blind(d) else "events",
+                "digest": d.served.digest,
+            }
+            for d in self._directories.values()
+        ]
+
+    # The work -----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Watch, reload, check and log, until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.watch.run)
+            tasks.start_soon(self._check_sources)
+            tasks.start_soon(self._retry_log)
+            while True:
+                await self._reload()
+                await self._rest()
+
+    async def _rest(self) -> None:
+        """Wait until there is something to do."""
+        written = [d for d in self._directories.values() if d.unsettled is not None]
+        if not self._all_dirty and not self._dirty:
+            if written:
+                slow = all(d.held == BEING_WRITTEN for d in written)
+                with anyio.move_on_after(WRITING_POLL if slow else QUIET):
+                    await self._wake.wait()
+            else:
+                await self._wake.wait()
+        self._wake = anyio.Event()
+
+    def _unsettled(self) -> bool:
+        """Whether some directory was read, and is neither served nor held as it was read."""
+        return any(
+            d.checking or (d.unsettled is not None and d.held != BEING_WRITTEN)
+            for d in self._directories.values()
+        )
+
+    async def _reload(self) -> None:
+        began = time.monotonic()
+        ticket = self._asked
+        everything, self._all_dirty = self._all_dirty, False
+        dirty, self._dirty = self._dirty, set()
+        causes: list[dict[str, str]] = []
+        remade = False
+        if everything or _QB_CONF in dirty:
+            remade = await self._take_settings(causes)
+        names = [
+            name
+            for name, d in self._directories.items()
+            if everything or name in dirty or d.unsettled is not None or d.snapshot is None
+        ]
+        judged = self._judged(await self._settled(names, began), causes)
+        first = not self.ready.is_set()
+        if first and self._unsettled():
+            # The first index is whole, or there is none.
+            return
+        before = self.index
+        if first or remade:
+            index = await to_thread.run_sync(self._whole_index)
+        elif judged:
+            index = await to_thread.run_sync(self._changed_index, judged)
+        else:
+            index = before
+        changed = first or index.digest != before.digest
+        if changed or remade:
+            if not changed:
+                index.generation = before.generation
+            self.index = index
+            for tell in self.swapped:
+                tell()
+        self.ready.set()
+        self._check_now.set()
+        await self._tell(began, before, causes, first, changed)
+        await to_thread.run_sync(self._save)
+        if not self._unsettled():
+            self._done = ticket
+            self._finished.set()
+            self._finished = anyio.Event()
+
+    async def _take_settings(self, causes: list[dict[str, str]]) -> bool:
+        """Take the settings as they are now. Whether what is served must be made anew."""
+        old = self.settings
+        new, findings = await to_thread.run_sync(self._settings_now)
+        self.settings_findings = findings
+        if new is not old and self._directories:
+            causes.append({"path": encodable(old.qb_conf), "change": "modified"})
+        self.settings = new
+        if tuple(self._directories) == new.directories and new.languages == old.languages:
+            return False
+        await to_thread.run_sync(self._list_directories)
+        return True
+
+    def _settings_now(self) -> tuple[Settings, tuple[Finding, ...]]:
+        """The settings to use, those of before where qb.conf is lost or wrong. Blocks."""
+        old = self.settings
+        try:
+            new = self._read_settings()
+        except settings.SettingsError as error:
+            finding = Finding(
+                Severity.ERROR, "bad-settings", old.qb_conf, None, None, str(error),
+                "the last settings stay until then",
+            )  # fmt: skip
+            return old, (finding,)
+        if new.bad:
+            return old, new.findings
+        last = self._kept.settings
+        if not new.found and last is not None and last.found and last.qb_conf == new.qb_conf:
+            message = "there is no such file any more, so the last settings stay"
+            hint = "put it back; an empty file stands for the defaults"
+            finding = Finding(
+                Severity.ERROR, "qb-conf-lost", new.qb_conf, None, None, message, hint
+            )
+            return old, (finding,)
+        same = (new.directories, new.languages) == (old.directories, old.languages)
+        return (old if same and new.sources == old.sources else new), new.findings
+
+    def _list_directories(self) -> None:
+        """Make the list of directories anew; those that stay listed are as they were."""
+        old = self._directories
+        listed: dict[str, _Directory] = {}
+        for path in self.settings.directories:
+            known = old.get(path)
+            if known is None:
+                known = _Directory(path, served=Served(path))
+                kept, findings = self._kept.load(path) if not old else (None, [])
+                if kept is not None:
+                    known.unit, known.device = kept.unit, kept.device
+                known.findings = tuple(findings)
+            listed[path] = known
+        self._directories = listed
+        self._kept.save_settings(
+            KeptSettings(
+                self.settings.qb_conf,
+                self.settings.found,
+                list(listed),
+                sorted(self.settings.languages),
+            )
+        )
+
+    def _look(self, names: list[str]) -> list[Snapshot]:
+        """Watch these directories as they are now, then read them. Blocks."""
+        targets = {_QB_CONF: Target((self.settings.qb_conf,), self._qb_conf_unchanged)}
+        for path, d in self._directories.items():
+            links = d.snapshot.links if d.snapshot else ()
+            paths = (path, *(f"{path}/{link}" for link in links))
+            targets[path] = Target(paths, partial(_unchanged, d), self._blind(d))
+        self.watch.follow(targets, {_QB_CONF, *names})
+        snapshots = []
+        for d in map(self._directories.__getitem__, names):
+            also = d.unit.files() if d.unit else frozenset()
+            local = self.watch.mounts.local(d.path)
+            snapshots.append(directory.read(d.path, d.snapshot, also, local, d.device))
+        return snapshots
+
+    def _qb_conf_unchanged(self) -> bool:
+        try:
+            new, findings = self._settings_now()
+        except OSError:
+            return False
+        return new is self.settings and findings == self.settings_findings
+
+    def _blind(self, d: _Directory) -> bool:
+        snapshot = d.snapshot
+        return snapshot is not None and (not snapshot.local or snapshot.retry)
+
+    async def _settled(self, names: list[str], began: float) -> list[tuple[_Directory, Snapshot]]:
+        """Read these directories; those that stood still for a quiet time, or were waited for long
+        enough."""
+        directories = [self._directories[name] for name in names]
+        snapshots = await to_thread.run_sync(self._look, names)
+        for d, snapshot in zip(directories, snapshots, strict=True):
+            # Begin with the checks at once: they need not wait for the quiet time.
+            if not snapshot.busy:
+                self._known(d, snapshot.reading)
+        await anyio.sleep(QUIET)
+        still = await to_thread.run_sync(_all_unchanged, snapshots)
+        settled = []
+        for d, snapshot, same in zip(directories, snapshots, still, strict=True):
+            d.checking = False
+            if snapshot.busy or not same:
+                d.unsettled = d.unsettled or began
+                if time.monotonic() - d.unsettled >= WRITING:
+                    written = being_written(snapshot.reading)
+                    settled.append((d, replace(snapshot, reading=written)))
+                continue
+            d.unsettled = None
+            d.checking = not self._known(d, snapshot.reading)
+            if d.checking:
+                self._check_now.set()
+            else:
+                settled.append((d, snapshot))
+        return settled
+
+    def _known(self, d: _Directory, reading: Reading) -> bool:
+        """Whether all Python that must be checked before it is accepted has been.
+
+        That is every source that was edited, and the one it takes the place of. What else is not
+        checked yet is checked later: its warnings come in a later record.
+        """
+        known = True
+        before = d.unit.implementations if d.unit else {}
+        for file, found in reading.files.items():
+            if not isinstance(found, Implementation) or language.language_of(file) != "python":
+                continue
+            was = before.get(file)
+            urgent = d.unit is not None and (was is None or was.digest != found.digest)
+            sources = [found, was] if urgent and was is not None else [found]
+            for source in sources:
+                if source.verdict is None and source.digest not in self._verdicts:
+                    self._to_check.setdefault(source.digest, (source.code, set()))[1].add(d.path)
+                    self._checking.set()
+                    known = known and not urgent
+        return known
+
+    def _judged(
+        self, settled: list[tuple[_Directory, Snapshot]], causes: list[dict[str, str]]
+    ) -> list[_Directory]:
+        """Judge what was read; the directories of which the judgement is new."""
+        judged = []
+        for d, snapshot in settled:
+            causes += _causes(d.snapshot, snapshot)
+            d.snapshot = snapshot
+            reading = snapshot.reading
+            reading = replace(reading, files=self._with_verdicts(reading.files))
+            if reading == d.judged:
+                continue
+            accepted = d.unit
+            if accepted is not None:
+                verdicts = self._with_verdicts(accepted.implementations)
+                accepted = replace(accepted, implementations=verdicts)
+            d.judgement = judge(reading, accepted)
+            d.judged = reading
+            device = snapshot.device if reading.plan is not None else d.device
+            d.unsaved = d.unsaved or d.judgement.unit != d.unit or device != d.device
+            d.unit, d.device = d.judgement.unit, device
+            judged.append(d)
+        return judged
+
+    def _with_verdicts(self, files: Mapping[str, F]) -> dict[str, F]:
+        """The files, with the verdicts on Python that came in since they were read."""
+        return {file: self._with_verdict(file, found) for file, found in files.items()}
+
+    def _with_verdict(self, file: str, found: F) -> F:
+        if not isinstance(found, Implementation) or found.verdict is not None:
+            return found
+        verdict = self._verdicts.get(found.digest)
+        if verdict is None or language.language_of(file) != "python":
+            return found
+        return replace(found, verdict=verdict)
+
+    def _whole_index(self) -> Index:
+        for d in self._directories.values():
+            d.served = self._serve(d)
+        return Index.of(self.index.generation + 1, [d.served for d in self._directories.values()])
+
+    def _changed_index(self, judged: list[_Directory]) -> Index:
+        places = {path: place for place, path in enumerate(self._directories)}
+        changed = {}
+        for d in judged:
+            served = self._serve(d)
+            if served.digest != d.served.digest:
+                changed[places[d.path]] = d.served = served
+        return self.index.replace(self.index.generation + 1, changed) if changed else self.index
+
+    def _serve(self, d: _Directory) -> Served:
+        return Served.of(d.path, d.unit, self.settings.languages)
+
+    async def _tell(
+        self,
+        began: float,
+        before: Index,
+        causes: list[dict[str, str]],
+        first: bool,
+        changed: bool,
+    ) -> None:
+        """Make a record if there is something to tell."""
+        findings = [*self.settings_findings]
+        for d in self._directories.values():
+            findings += d.all_findings()
+        held = {d.path: d.held for d in self._directories.values() if d.held is not None}
+        if not (changed or tuple(findings) != self._findings or held != self._held):
+            return
+        well = [p for p in self._held if p not in held and p in self._directories]
+        newly = [p for p in held if p not in self._held]
+        self._findings, self._held = tuple(findings), held
+        event = "reloaded"
+        if first:
+            event = "started"
+        elif newly:
+            event = "held"
+        elif well:
+            event = "restored"
+        record = await to_thread.run_sync(
+            self._encoded, event, began, causes, before if changed else None
+        )
+        await self._publish(record)
+
+    def _encoded(
+        self, event: str, began: float, causes: list[dict[str, str]], before: Index | None
+    ) -> bytes:
+        found: list[Change] = []
+        if before is not None:
+            old = {s.directory: s for s in before.served}
+            new = {s.directory: s for s in self.index.served}
+            found = changes(
+                [s for path, s in old.items() if new.get(path) is not s],
+                [s for path, s in new.items() if old.get(path) is not s],
+            )
+        return _encode(self._record(event, began, causes, [c.as_json() for c in found]))
+
+    def _record(
+        self,
+        event: str,
+        began: float,
+        causes: list[dict[str, str]],
+        changed: list[dict[str, Any]],
+    ) -> Record:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return {
+            "time": now,
+            "event": event,
+            "generation": self.index.generation,
+            "digest": self.index.digest,
+            "callbacks": self.index.count,
+            "duration_ms": round((time.monotonic() - began) * 1000, 3),
+            "causes": causes,
+            "changes": changed,
+            "held": [{"directory": p, "reason": reason} for p, reason in self._held.items()],
+            "diagnostics": [f.as_json() for f in self._findings],
+        }
+
+    async def _publish(self, record: bytes) -> None:
+        self._records += 1
+        self.last_record = record
+        self.history.append(record)
+        self._history_bytes += len(record)
+        while len(self.history) > MAX_HISTORY or (
+            self._history_bytes > MAX_HISTORY_BYTES and len(self.history) > 1
+        ):
+            self._history_bytes -= len(self.history.popleft())
+        for tell in list(self.listeners):
+            tell(record)
+        await to_thread.run_sync(self._log.write, record)
+
+    async def stopped(self) -> None:
+        """The last record, when the agent stops."""
+        await self._publish(_encode(self._record("stopped", time.monotonic(), [], [])))
+
+    def _save(self) -> None:
+        for d in self._directories.values():
+            if d.unsaved:
+                d.unsaved = False
+                if d.unit is not None:
+                    self._kept.save(d.path, d.unit, d.device)
+
+    async def _check_sources(self) -> None:
+        """Check Python sources one after the other; notice their directories when all are done."""
+        # Let the first answer go first, unless it waits for a check itself.
+        await self._check_now.wait()
+        while True:
+            noticed: set[str] = set()
+            while self._to_check:
+                digest, (code, _) = next(iter(self._to_check.items()))
+                verdict = await compiler.check(code)
+                while len(self._verdicts) >= compiler.MAX_VERDICTS:
+                    del self._verdicts[next(iter(self._verdicts))]
+                self._verdicts[digest] = verdict
+                noticed |= self._to_check.pop(digest)[1]
+            self.notice(noticed)
+            self._checking = anyio.Event()
+            with anyio.move_on_after(CHECKER_IDLE) as idle:
+                await self._checking.wait()
+            if idle.cancelled_caught:
+                # anyio ends a child that idles for 5 minutes, and a new one takes 70 ms to start,
+                # which an administrator who edits would wait for.
+                await compiler.check(b"")
+
+    async def _retry_log(self) -> None:
+        while True:
+            await anyio.sleep(LOG_RETRY)
+            if self._log.waiting:
+                await to_thread.run_sync(self._log.flush)
+
+
+def _all_unchanged(snapshots: list[Snapshot]) -> list[bool]:
+    return [directory.unchanged(s) for s in snapshots]
+
+
+def _unchanged(d: _Directory) -> bool:
+    snapshot = d.snapshot
+    return snapshot is not None and not snapshot.retry and directory.unchanged(snapshot)
+
+
+def being_written(reading: Reading) -> Reading:
+    """A reading that says only that somebody writes: what was read may be half a file."""
+    message = f"somebody is still writing in {printable(reading.directory)} after {WRITING:.0f} s"
+    hint = "it is served as soon as he closes the file"
+    place = (reading.directory, None, None)
+    finding = Finding(Severity.ERROR, "being-written", *place, message, hint)
+    return Reading(reading.directory, None, None, reading.files, BEING_WRITTEN, (finding,))
+
+
+def _causes(before: Snapshot | None, now: Snapshot) -> list[dict[str, str]]:
+    """What changed on disk between two readings."""
+    if before is None:
+        return []
+    causes = []
+    for name in dict.fromkeys((*before.marks, *now.marks)):
+        was: Mark | None = before.marks.get(name)
+        mark = now.marks.get(name)
+        if was == mark or was is None or mark is None:
+            continue
+        change = "modified"
+        if isinstance(was, int):
+            change = "added"
+        elif isinstance(mark, int):
+            change = "removed"
+        path = now.reading.directory if name == "." else f"{now.reading.directory}/{name}"
+        causes.append({"path": encodable(path), "change": change})
+    return causes

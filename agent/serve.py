@@ -1,0 +1,241 @@
+"""The agent: settings, reloads, log and pipe, put together and run until a signal."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Mapping
+from dataclasses import replace
+from functools import partial
+
+import anyio
+import msgspec
+
+from agent import answer, compiler, directory, language, protocol, settings
+from agent.callback import Implementation, Reading, judge
+from agent.finding import Finding
+from agent.index import Served
+from agent.kept import Kept
+from agent.log import Log
+from agent.mounts import Mounts
+from agent.pipe import Connection, Held, Pipe
+from agent.reload import WRITING, Reloader, being_written
+from agent.settings import Settings, SettingsError
+
+STOPPED = 0
+HELD = 4
+
+
+def complain(message: str) -> None:
+    """Say on standard error what is no record."""
+    print(f"callback-agent: {message}", file=sys.stderr, flush=True)
+
+
+def run(flags: Mapping[str, str | None]) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status. Raises SettingsError."""
+    # A writer who opens a file while we look at it sends SIGIO, which by default kills.
+    if sys.platform == "linux":
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
+    now = settings.read(flags)
+    settings.pipe_folder(now)
+    pipe = Pipe(now.pipe)
+    try:
+        pipe.lock()
+    except Held as held:
+        complain(str(held))
+        return HELD
+    notes = Notes()
+    kept = Kept(now.state, now.pipe, notes.complain)
+    kept.open()
+    if now.bad and kept.settings is None:
+        raise SettingsError("\n".join(str(f) for f in now.findings))
+    if kept.settings is not None:
+        now = _with_kept(now, kept)
+    who = f"{socket.gethostname()}[{os.getpid()}]"
+    log = Log(now.log, now.log_format, who, notes.complain)
+    reloader = Reloader(partial(settings.read, flags), now, kept, log, notes.complain)
+    anyio.run(
+        _serve, reloader, pipe, notes, backend="asyncio", backend_options={"use_uvloop": True}
+    )
+    return STOPPED
+
+
+def _with_kept(now: Settings, kept: Kept) -> Settings:
+    """What to serve by where qb.conf is lost or wrong: the last valid settings."""
+    assert kept.settings is not None
+    directories = tuple(kept.settings.directories)
+    if now.sources["directories"].startswith(("--", "CALLBACK_AGENT")):
+        directories = now.directories
+    return replace(now, directories=directories, languages=frozenset(kept.settings.languages))
+
+
+class Notes:
+    """What is no record: it goes to standard error, and the last of it to `status`."""
+
+    #: How many are kept for `status`.
+    MOST = 20
+
+    def __init__(self) -> None:
+        self.last: list[str] = []
+
+    def complain(self, message: str) -> None:
+        complain(message)
+        self.last = [*self.last, message][-self.MOST :]
+
+
+async def _serve(reloader: Reloader, pipe: Pipe, notes: Notes) -> None:
+    service = Service(reloader, pipe, notes)
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(reloader.run)
+            tasks.start_soon(_listen, reloader, pipe, service)
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    reloader.notice()
+                    continue
+                break
+            pipe.close()
+            tasks.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            if reloader.ready.is_set():
+                await reloader.stopped()
+
+
+async def _listen(reloader: Reloader, pipe: Pipe, service: Service) -> None:
+    await reloader.ready.wait()
+    await pipe.listen(service)
+
+
+class Service:
+    """Answers requests from the index that is current when each is read."""
+
+    def __init__(self, reloader: Reloader, pipe: Pipe, notes: Notes) -> None:
+        self._reloader = reloader
+        self._pipe = pipe
+        self._notes = notes
+        self._began = time.monotonic()
+        self._subscribers: set[Connection] = set()
+        self._openrpc: bytes | None = None
+        reloader.listeners.append(self._tell)
+
+    def answer(self, request: protocol.Request, connection: Connection) -> bytes | Awaitable[bytes]:
+        """The answer's line; for `reload` when it is done."""
+        try:
+            if isinstance(request, protocol.ReloadRequest):
+                return self._reload(request)
+            return protocol.result(request.id, self._result(request, connection))
+        except answer.BadEvent as wrong:
+            message = f"Invalid params: {wrong}"
+            return protocol.error(request.id, protocol.INVALID_PARAMS, message, wrong.data)
+        except Exception as error:  # one request must never end the agent
+            return self._internal(request, error)
+
+    def _result(self, request: protocol.Request, connection: Connection) -> bytes:
+        index = self._reloader.index
+        match request:
+            case protocol.LookupRequest(params=params):
+                return answer.lookup(index, params)
+            case protocol.ExplainRequest(params=params):
+                return answer.explain(index, params)
+            case protocol.ListRequest(params=wanted):
+                return answer.callbacks(index, wanted.code)
+            case protocol.StatusRequest():
+                return self._status()
+            case protocol.HistoryRequest(params=wanted):
+                records = list(self._reloader.history)
+                if wanted.limit is not None:
+                    records = records[len(records) - min(wanted.limit, len(records)) :]
+                return b'{"records":[' + b",".join(records) + b"]}"
+            case protocol.SubscribeRequest():
+                self._subscribers.add(connection)
+                return answer.subscribed(index)
+            case protocol.UnsubscribeRequest():
+                self._subscribers.discard(connection)
+                return b"{}"
+            case protocol.DiscoverRequest():
+                if self._openrpc is None:
+                    self._openrpc = answer.encode(protocol.openrpc(version()))
+                return self._openrpc
+        raise TypeError(f"no such request: {request!r}")
+
+    async def _reload(self, request: protocol.ReloadRequest) -> bytes:
+        try:
+            return protocol.result(request.id, await self._reloader.reload())
+        except Exception as error:
+            return self._internal(request, error)
+
+    def _internal(self, request: protocol.Request, error: Exception) -> bytes:
+        self._notes.complain(f"internal error in {request.method}: {error!r}")
+        return protocol.error(request.id, protocol.INTERNAL_ERROR, "Internal error")
+
+    def _status(self) -> bytes:
+        reloader = self._reloader
+        return answer.encode(
+            {
+                "version": version(),
+                "pid": os.getpid(),
+                "uptime": round(time.monotonic() - self._began, 3),
+                "state": reloader.state,
+                "generation": reloader.index.generation,
+                "digest": reloader.index.digest,
+                "callbacks": reloader.index.count,
+                "directories": reloader.directories(),
+                "settings": reloader.settings.as_json(),
+                "last_reload": msgspec.Raw(reloader.last_record),
+                "clients": len(self._pipe.clients),
+                "notes": self._notes.last,
+            }
+        )
+
+    def _tell(self, record: bytes) -> None:
+        """Send a record to those who subscribed."""
+        self._subscribers &= self._pipe.clients
+        line = protocol.notification("reload", record)
+        for connection in self._subscribers:
+            connection.notify(line)
+
+
+def version() -> str:
+    """This distribution's version."""
+    try:
+        return importlib.metadata.version("callback-agent")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def check(directories: tuple[str, ...], languages: frozenset[str]) -> list[Finding]:
+    """Every finding of these directories, read as `serve` reads them the first time."""
+    if sys.platform == "linux":
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
+    return anyio.run(_check, directories, languages)
+
+
+async def _check(directories: tuple[str, ...], languages: frozenset[str]) -> list[Finding]:
+    mounts = Mounts.read()
+    findings: list[Finding] = []
+    for path in directories:
+        began = time.monotonic()
+        while True:
+            snapshot = directory.read(path, local=mounts.local(path))
+            await anyio.sleep(directory.QUIET)
+            reading = snapshot.reading
+            if directory.unchanged(snapshot) and not snapshot.busy:
+                break
+            if time.monotonic() - began >= WRITING:
+                reading = being_written(reading)
+                break
+        files = {}
+        for file, found in reading.files.items():
+            files[file] = found
+            if isinstance(found, Implementation) and language.language_of(file) == "python":
+                files[file] = replace(found, verdict=await compiler.check(found.code))
+        judgement = judge(
+            Reading(path, reading.fault, reading.plan, files, reading.held, reading.findings), None
+        )
+        findings += judgement.findings
+        findings += Served.of(path, judgement.unit, languages).language_findings()
+    return findings

@@ -1,0 +1,13 @@
+"""What all tests share. Hypothesis: HYPOTHESIS_PROFILE=thorough for a long search."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# A machine that runs other tests at the same time is slow at times; that is no failure.
+_SHARED = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ordinary", _SHARED)
+settings.register_profile("thorough", _SHARED, max_examples=20_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ordinary"))

@@ -1,0 +1,200 @@
+"""The plan of the house, held to: two floors, imports downwards only, nothing extra at the top."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+AGENT = ROOT / "agent"
+
+#: Plain functions and frozen values: no I/O, no clock, no async, no logging.
+LOWER = {
+    *("finding", "conf", "trigger", "language", "callback", "index"),
+    *("protocol", "schemas", "answer"),
+}
+
+#: What a room of the lower floor may import beyond the standard library.
+BESIDES = {
+    "protocol": {"msgspec", "jsonschema", "referencing"},
+    "schemas": {"jsonschema", "referencing"},
+    "answer": {"msgspec"},
+}
+
+#: Modules that reach the world outside: files, sockets, clocks, processes, logs, chance.
+WORLD = {
+    *("asyncio", "concurrent", "contextvars", "ctypes", "datetime", "fcntl", "fileinput"),
+    *("glob", "http", "io", "logging", "mmap", "multiprocessing", "os", "pathlib", "platform"),
+    *("posix", "pwd", "random", "resource", "runpy", "sched", "secrets", "select", "selectors"),
+    *("shutil", "signal", "socket", "socketserver", "ssl", "subprocess", "tempfile", "threading"),
+    *("time", "urllib"),
+}
+#: Built-in functions that do the same, and those that import without saying so.
+WORLDLY = {"open", "print", "input", "exec", "eval", "__import__", "import_module"}
+
+TOP_LEVEL = {"pyproject.toml", "README.md", "LICENSE", "agent", "tests", "fixtures", "scripts"}
+
+
+def rooms() -> dict[str, ast.Module]:
+    """Every module of the package by its dotted name below `agent`, parsed."""
+    parsed = {}
+    for file in sorted(AGENT.rglob("*.py")):
+        name = ".".join(file.relative_to(AGENT).with_suffix("").parts).removesuffix(".__init__")
+        parsed[name] = ast.parse(file.read_text(encoding="utf-8"), str(file))
+    return parsed
+
+
+def imports(name: str, tree: ast.Module) -> set[str]:
+    """The full names of all that a module imports, at its top or inside a function."""
+    package = ["agent", *name.split(".")]
+    if not (AGENT / name.replace(".", "/")).is_dir():
+        package.pop()
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {f"{origin}.{alias.name}" for alias in node.names}
+    return found
+
+
+def rooms_used(name: str, tree: ast.Module, known: set[str]) -> set[str]:
+    """The rooms of the house that a module imports; `__init__` for the package itself."""
+    used = set()
+    for full in imports(name, tree):
+        if full != "agent" and not full.startswith("agent."):
+            continue
+        parts = full.split(".")[1:]
+        while parts and ".".join(parts) not in known:
+            parts.pop()
+        used.add(".".join(parts) or "__init__")
+    return used
+
+
+HOUSE = rooms()
+USES = {name: rooms_used(name, tree, set(HOUSE)) for name, tree in HOUSE.items()}
+
+
+def others(name: str) -> set[str]:
+    """What a module imports that is neither of the house nor of the standard library."""
+    tops = {full.split(".")[0] for full in imports(name, HOUSE[name])}
+    return tops - {"agent"} - set(sys.stdlib_module_names)
+
+
+def is_lower(name: str) -> bool:
+    return name.split(".")[0] in LOWER
+
+
+def test_the_lower_floor_is_all_there() -> None:
+    assert set(HOUSE) >= LOWER
+
+
+LOWER_ROOMS = sorted(filter(is_lower, HOUSE))
+
+
+@pytest.mark.parametrize("name", LOWER_ROOMS)
+def test_a_lower_room_stands_on_lower_rooms_only(name: str) -> None:
+    assert {used for used in USES[name] if not is_lower(used)} == set()
+    assert others(name) <= BESIDES.get(name.split(".")[0], set())
+
+
+@pytest.mark.parametrize("name", LOWER_ROOMS)
+def test_a_lower_room_does_not_reach_the_world(name: str) -> None:
+    reached = {full for full in imports(name, HOUSE[name]) if full.split(".")[0] in WORLD}
+    resources = {f for f in imports(name, HOUSE[name]) if f.startswith("importlib.resources")}
+    named = {node.id for node in ast.walk(HOUSE[name]) if isinstance(node, ast.Name)}
+    named |= {full.split(".")[-1] for full in imports(name, HOUSE[name])}
+    assert not reached
+    assert not named & WORLDLY
+    # The schemas are files of the package; nobody else reads any.
+    assert not resources or name.split(".")[0] in ("protocol", "schemas")
+
+
+def test_there_are_no_circles() -> None:
+    # Raises graphlib.CycleError, which names the circle.
+    TopologicalSorter(USES).prepare()
+
+
+def test_the_client_can_be_copied_into_any_python() -> None:
+    assert USES["client"] == set()
+    assert others("client") == set()
+
+
+def test_the_commands_have_no_other_way_in_than_the_client() -> None:
+    """They speak to the agent as a stranger could: the pipe has no private door."""
+    assert "client" in USES["cli"]
+    assert "socket" not in {full.split(".")[0] for full in imports("cli", HOUSE["cli"])}
+
+
+def distribution(requirement: str) -> str:
+    """The normalised name of what a requirement asks for."""
+    name = re.split(r"[^A-Za-z0-9_.-]", requirement)[0]
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_import_is_a_declared_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {distribution(line) for line in project["dependencies"]}
+    used = set().union(*(others(name) for name in HOUSE))
+    assert used == declared
+
+
+def test_every_dependency_is_pinned_and_by_version_alone() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    lines = (ROOT / "scripts" / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert [pin for pin in pins if not re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9.]+", pin)] == []
+    assert {distribution(line) for line in wanted} <= {distribution(pin) for pin in pins}
+
+
+def committed() -> list[Path]:
+    """The files that are in the repository, or would be with the next commit."""
+    listed = subprocess.run(
+        ["git", "-c", "safe.directory=*", "ls-files", "-z", "-c", "-o", "--exclude-standard"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+    )
+    if listed.returncode != 0:
+        pytest.skip(f"this is no git checkout: {listed.stderr.decode(errors='replace').strip()}")
+    names = [os.fsdecode(name) for name in listed.stdout.split(b"\0") if name]
+    return [path for path in (ROOT / name for name in names) if path.is_file()]
+
+
+def test_the_top_level_holds_what_the_plan_allows() -> None:
+    tops = {path.relative_to(ROOT).parts[0] for path in committed()}
+    assert {top for top in tops - TOP_LEVEL if not top.startswith(".")} == set()
+
+
+def test_no_file_says_where_packages_come_from() -> None:
+    """An install uses the registry that its machine is set up for, and no other."""
+    # Put together here, so that this file does not hold what it looks for.
+    hosts = [
+        *("py" + "pi.org", "python" + "hosted", "test.py" + "pi", "npm" + "js.", "crates" + ".io"),
+        *("proxy.go" + "lang", "anaconda" + ".org", "dev" + "pi", "arti" + "factory"),
+    ]
+    locks = [
+        *("index" + "-url", "index" + "_url", "find" + "-links", "trusted" + "-host"),
+        *("--ha" + "sh=", r"\s@\s+(?:git\+)?http" + "s?://", "resolved" + '":\\s*"http'),
+    ]
+    pattern = re.compile("|".join([*map(re.escape, hosts), *locks]).encode(), re.IGNORECASE)
+    assert [str(p.relative_to(ROOT)) for p in committed() if pattern.search(p.read_bytes())] == []
+
+
+def test_what_begins_as_a_script_can_be_run() -> None:
+    folders = (ROOT / "scripts", ROOT / ".ci")
+    scripts = [p for p in committed() if p.parent in folders and p.read_bytes()[:2] == b"#!"]
+    assert scripts
+    assert [p.name for p in scripts if not os.access(p, os.X_OK)] == []

@@ -1,0 +1,499 @@
+"""Where each setting comes from, what it becomes, and what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import client
+from agent.finding import Severity
+from agent.language import DEFAULT_FLAGS
+from agent.settings import (
+    MOST_QB_CONF_BYTES,
+    Host,
+    Settings,
+    SettingsError,
+    check_pipe,
+    normalise,
+    pipe_folder,
+    read,
+    read_qb_conf,
+    resolve,
+)
+
+HOST = Host("linux", 1000, "/home/qube", "/work")
+ROOT = replace(HOST, uid=0, home="/root")
+
+QB_PATH = "supervisor_universal_callback_path"
+QB_LANGUAGES = "supervisor_language_flags"
+
+
+def settings(
+    flags: Mapping[str, str | None] | None = None,
+    environ: Mapping[str, str] | None = None,
+    qb: str | bytes | OSError | None = None,
+    host: Host = HOST,
+) -> Settings:
+    data = qb.encode() if isinstance(qb, str) else qb
+    return resolve(flags or {}, environ or {}, data, host)
+
+
+def directories(path_list: str, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    return settings({"directories": path_list}, environ).directories
+
+
+def places(found: Settings) -> list[tuple[str, int | None, int | None, str, str]]:
+    return [(f.path, f.line, f.column, f.severity.value, f.code) for f in found.findings]
+
+
+# -- the first that is set wins -----------------------------------------------------------------
+
+#: Field, flag, variable.
+GIVEN = [
+    ("qb_conf", "--qb-conf", "CALLBACK_AGENT_QB_CONF"),
+    ("pipe", "--pipe", "CALLBACK_AGENT_PIPE"),
+    ("log", "--log", "CALLBACK_AGENT_LOG"),
+    ("state", "--state", "CALLBACK_AGENT_STATE"),
+    ("directories", "--callback-path", "CALLBACK_AGENT_PATH"),
+]
+
+
+@pytest.mark.parametrize(("field", "flag", "variable"), GIVEN)
+def test_a_flag_counts_before_the_variable_and_both_before_the_default(
+    field: str, flag: str, variable: str
+) -> None:
+    def got(flags: dict[str, str | None], environ: dict[str, str]) -> tuple[str, str]:
+        found = settings(flags, environ, f"{QB_PATH} = /qb")
+        value = getattr(found, field)
+        return (value[0] if isinstance(value, tuple) else value), found.sources[field]
+
+    assert got({field: "/flag"}, {variable: "/variable"}) == ("/flag", flag)
+    assert got({field: ""}, {variable: "/variable"}) == ("/variable", variable)
+    assert got({field: None}, {variable: "/variable"}) == ("/variable", variable)
+    default = got({}, {})
+    assert default[1] == ("default" if field != "directories" else "/etc/qb.conf:1")
+    assert got({field: ""}, {variable: ""}) == default
+    assert got({field: "relative/x"}, {})[0] == "/work/relative/x"
+
+
+def test_the_format_of_the_log() -> None:
+    assert settings().log_format == "text"
+    found = settings({"log_format": "json"}, {"CALLBACK_AGENT_LOG_FORMAT": "text"})
+    assert (found.log_format, found.sources["log_format"]) == ("json", "--log-format")
+    found = settings(environ={"CALLBACK_AGENT_LOG_FORMAT": "json"})
+    assert (found.log_format, found.sources["log_format"]) == ("json", "CALLBACK_AGENT_LOG_FORMAT")
+    with pytest.raises(SettingsError, match=r"CALLBACK_AGENT_LOG_FORMAT: xml .* text or json"):
+        settings(environ={"CALLBACK_AGENT_LOG_FORMAT": "xml"})
+
+
+def test_a_hyphen_as_log_is_standard_output_and_no_file() -> None:
+    assert settings({"log": "-"}).log == "-"
+    assert settings({"log": "./-"}).log == "/work/./-"
+    assert settings({"state": "-"}).state == "/work/-"
+
+
+def test_files_are_made_absolute_and_otherwise_left_as_they_are() -> None:
+    """`link/../x` is elsewhere than `x`, if `link` is a link."""
+    assert settings({"pipe": "link/../pipe"}).pipe == "/work/link/../pipe"
+
+
+def test_the_defaults_of_root() -> None:
+    found = settings(environ={"XDG_RUNTIME_DIR": "/run/x", "XDG_STATE_HOME": "/x"}, host=ROOT)
+    assert found == Settings(
+        "/etc/qb.conf",
+        ("/usr/local/pfx/qube/callback",),
+        "/run/callback-agent/pipe",
+        "/var/log/callback-agent/reload.log",
+        "text",
+        "/var/lib/callback-agent",
+        DEFAULT_FLAGS,
+        dict.fromkeys(found.sources, "default"),
+    )
+    assert len(found.sources) == 7
+
+
+IN_TMP = "/tmp/callback-agent-1000/pipe"
+STATE = "/home/qube/.local/state"
+
+
+@pytest.mark.parametrize(
+    ("environ", "pipe", "state"),
+    [
+        ({}, IN_TMP, STATE),
+        ({"HOME": "/h"}, IN_TMP, "/h/.local/state"),
+        ({"HOME": ""}, IN_TMP, STATE),
+        ({"TMPDIR": "/t"}, "/t/callback-agent-1000/pipe", STATE),
+        ({"TMPDIR": "t"}, IN_TMP, STATE),
+        ({"XDG_RUNTIME_DIR": "/r", "TMPDIR": "/t"}, "/r/callback-agent/pipe", STATE),
+        ({"XDG_RUNTIME_DIR": "", "TMPDIR": "/t"}, "/t/callback-agent-1000/pipe", STATE),
+        ({"XDG_RUNTIME_DIR": "r"}, IN_TMP, STATE),
+        ({"XDG_STATE_HOME": "/s"}, IN_TMP, "/s"),
+        ({"XDG_STATE_HOME": "s"}, IN_TMP, STATE),
+    ],
+)
+def test_the_defaults_of_others(environ: dict[str, str], pipe: str, state: str) -> None:
+    found = settings(environ=environ)
+    assert found.pipe == pipe
+    assert found.state == f"{state}/callback-agent"
+    assert found.log == f"{state}/callback-agent/reload.log"
+    # The client stands alone and works the pipe out by itself: both must find the same.
+    assert client.default_pipe(environ, HOST.uid) == pipe
+    assert client.default_pipe(environ, 0) == settings(environ=environ, host=ROOT).pipe
+
+
+# -- the path list ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path_list", "expected"),
+    [
+        ("/a", ["/a"]),
+        ("/a,/b", ["/a", "/b"]),
+        (" /a , /b ,, ", ["/a", "/b"]),
+        ("/a b/c", ["/a b/c"]),
+        ('"/a,/b"', ["/a", "/b"]),
+        (' " /a , /b " ', ["/a", "/b"]),
+        (r'"/a\"b\\c\d"', [r'/a"b\c\d']),
+        ("'/a'", ["/work/'/a'"]),
+        ("a/./b//c/../d/", ["/work/a/b/d"]),
+        ("//a", ["/a"]),
+        ("///a", ["/a"]),
+        ("/../a", ["/a"]),
+        ("/", ["/"]),
+        ("//", ["/"]),
+        (".", ["/work"]),
+        ("~", ["/home/qube"]),
+        ("~/x", ["/home/qube/x"]),
+        ("~other/x", ["/work/~other/x"]),
+        ("/x/~/y", ["/x/~/y"]),
+        ("$QBDIR/callback", ["/usr/local/pfx/qube/callback"]),
+        ("${QBDIR}s", ["/usr/local/pfx/qubes"]),
+        ("/x/$QBDIR", ["/x/usr/local/pfx/qube"]),
+        ("/x/$QBDIRS,/y/$OTHER,/z/${QBDIR", ["/x/$QBDIRS", "/y/$OTHER", "/z/${QBDIR"]),
+        # Nothing in it: the default.
+        (",", ["/usr/local/pfx/qube/callback"]),
+        ('" "', ["/usr/local/pfx/qube/callback"]),
+    ],
+)
+def test_a_path_list_becomes_directories(path_list: str, expected: list[str]) -> None:
+    assert list(directories(path_list)) == expected
+    if '"' not in path_list and "'" not in path_list:
+        # qb.conf takes quotes off itself; its own rules for them are tested with it.
+        from_qb = settings(qb=f"{QB_PATH} = {path_list}\n")
+        assert list(from_qb.directories) == expected
+        assert list(settings(qb=f'{QB_PATH} = "{path_list}"\n').directories) == expected
+        assert not from_qb.findings
+
+
+def test_quotes_that_do_not_hold_the_whole_list_are_refused() -> None:
+    for wrong in ('"/a","/b"', '"/a', '"'):
+        with pytest.raises(SettingsError, match=r"--callback-path: .* one pair of double quotes"):
+            directories(wrong)
+
+
+def test_qbdir_is_the_variable_else_of_qb_conf_else_where_qube_installs_itself() -> None:
+    qb = "qb_directory = /opt/qube # ours\n"
+
+    def default(environ: dict[str, str], qb: str, host: Host = HOST) -> str:
+        return settings(environ=environ, qb=qb, host=host).directories[0]
+
+    assert default({"QBDIR": "/q"}, qb) == "/q/callback"
+    assert default({"QBDIR": ""}, qb) == "/opt/qube/callback"
+    assert default({}, qb) == "/opt/qube/callback"
+    assert default({}, "qb_directory =\n") == "/usr/local/pfx/qube/callback"
+    assert default({}, 'qb_directory = ""\n') == "/usr/local/pfx/qube/callback"
+    mac = replace(HOST, system="darwin")
+    assert default({}, "", mac) == "/Applications/pfx/qube/callback"
+    assert default({"QBDIR": r"\1,x"}, "") == r"/work/\1,x/callback"
+    assert settings(environ={"QBDIR": "/q"}).sources["directories"] == "default"
+
+
+def test_the_same_directory_twice_is_one_with_a_warning_at_the_second() -> None:
+    qb = f'# c\n{QB_PATH} = "/a,/b, //a/./"\n'
+    found = settings(qb=qb)
+    assert found.directories == ("/a", "/b")
+    column = qb.splitlines()[1].index("//a") + 1
+    assert places(found) == [("/etc/qb.conf", 2, column, "warning", "duplicate-directory")]
+    assert not found.bad
+    found = settings({"directories": "/a,/a"})
+    assert found.directories == ("/a",)
+    assert places(found) == [("--callback-path", None, None, "warning", "duplicate-directory")]
+
+
+def test_the_column_counts_what_escapes_took_away() -> None:
+    qb = rf'{QB_PATH} = "/\"a\",/\"a\""'
+    found = settings(qb=qb)
+    assert found.directories == ('/"a"',)
+    assert found.findings[0].column == qb.index(r",/\"") + 2
+
+
+def test_directories_that_differ_only_on_disk_are_two(tmp_path: Path) -> None:
+    """The text names a directory, not what a link leads to today."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    listed = f"{tmp_path}/real,{tmp_path}/link"
+    found = settings({"directories": listed})
+    assert found.directories == (f"{tmp_path}/real", f"{tmp_path}/link")
+    assert not found.findings
+
+
+def test_a_path_that_answers_could_not_name_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"--callback-path: /work/\\xff is not UTF-8"):
+        directories("\udcff")
+    with pytest.raises(SettingsError, match="NUL"):
+        directories("/a\0b")
+    with pytest.raises(SettingsError, match=r"--pipe: .*NUL"):
+        settings({"pipe": "/a\0b"})
+    found = settings(qb=f"{QB_PATH} = /a, /b\0c, /d\n")
+    assert places(found) == [("/etc/qb.conf", 1, 42, "error", "bad-path")]
+    assert found.bad
+    found = settings(qb=b"qb_directory = /a\0b\n")
+    assert places(found) == [("/etc/qb.conf", 1, 18, "error", "bad-path")]
+    # The path list does not need it, so it is not ours.
+    assert not settings({"directories": "/x"}, qb=b"qb_directory = /a\0b\n").findings
+
+
+def test_a_relative_path_without_a_working_directory_is_refused() -> None:
+    gone = replace(HOST, cwd=None)
+    with pytest.raises(SettingsError, match="working directory is gone"):
+        settings({"pipe": "x"}, host=gone)
+    assert settings({"pipe": "/x"}, host=gone).pipe == "/x"
+    found = settings(qb=f"{QB_PATH} = /a,b\n", host=gone)
+    assert places(found) == [("/etc/qb.conf", 1, 41, "error", "bad-path")]
+
+
+@given(st.text("ab/.~ ", min_size=1))
+def test_a_normal_path_is_absolute_plain_and_stays_so(path: str) -> None:
+    normal = normalise(path, HOST)
+    assert normal.startswith("/")
+    assert not normal.startswith("//")
+    assert not {"", ".", ".."} & set(normal[1:].split("/")) or normal == "/"
+    assert normalise(normal, HOST) == normal
+
+
+# -- qb.conf ------------------------------------------------------------------------------------
+
+
+def test_the_sources_name_the_line_of_qb_conf() -> None:
+    qb = f'# c\n{QB_LANGUAGES} = "perl,python"\n{QB_PATH} = /a\n'
+    found = settings({"qb_conf": "/x/qb.conf"}, qb=qb)
+    assert found.sources["directories"] == "/x/qb.conf:3"
+    assert found.sources["languages"] == "/x/qb.conf:2"
+    assert found.languages == {"perl", "python"}
+
+
+@pytest.mark.parametrize("empty", ["", '""', '" "', "   # nothing"])
+def test_empty_in_qb_conf_counts_as_unset(empty: str) -> None:
+    found = settings(qb=f"{QB_PATH} = {empty}\n{QB_LANGUAGES} = {empty}\n")
+    assert found.directories == ("/usr/local/pfx/qube/callback",)
+    assert found.languages == DEFAULT_FLAGS
+    assert set(found.sources.values()) == {"default"}
+    assert not found.findings
+
+
+def test_no_qb_conf_counts_as_an_empty_one() -> None:
+    none, empty = settings(qb=None), settings(qb=b"")
+    assert replace(none, found=True) == empty
+    assert (none.found, empty.found, none.findings) == (False, True, ())
+
+
+def test_a_language_flag_that_is_unknown_is_found_where_it_stands() -> None:
+    qb = f'{QB_LANGUAGES} = "qube, pyhton,perl"\n'
+    found = settings(qb=qb)
+    assert places(found) == [("/etc/qb.conf", 1, qb.index("pyhton") + 1, "warning", "unknown-flag")]
+    assert found.languages == {"qube", "perl"}
+    assert settings(qb=f"{QB_LANGUAGES} = 0x06\n").languages == {"perl", "python"}
+    # In a list, a number is no sum of bits.
+    found = settings(qb=f"{QB_LANGUAGES} = perl,4\n")
+    assert found.languages == {"perl"}
+    assert [f.column for f in found.findings] == [34]
+    found = settings(qb=f'{QB_LANGUAGES} = " 5x"\n')
+    assert places(found) == [("/etc/qb.conf", 1, 31, "error", "bad-flags")]
+    assert found.bad
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (f'{QB_PATH} = "/a', "unclosed-quote"),
+        (f"{QB_PATH} = {{ /a }}", "brace-value"),
+        (f"{QB_LANGUAGES} = {{ perl }}", "brace-value"),
+    ],
+)
+def test_an_error_in_what_is_ours_makes_the_settings_bad(line: str, code: str) -> None:
+    found = settings(qb=f"x = y\n{line}\n")
+    assert [(f.line, f.code) for f in found.findings] == [(2, code)]
+    assert found.bad
+    # The default is not what the administrator wrote.
+    assert found.directories == (() if QB_PATH in line else ("/usr/local/pfx/qube/callback",))
+
+
+def test_what_is_not_ours_or_is_overruled_gives_no_finding() -> None:
+    qb = 'other = "\nsupervisor_other = {\n}\nno setting\n'
+    assert not settings(qb=qb).findings
+    broken = f'{QB_PATH} = "/a\n'
+    assert not settings({"directories": "/x"}, qb=broken).findings
+    assert not settings(environ={"CALLBACK_AGENT_PATH": "/x"}, qb=broken).findings
+
+
+def test_findings_come_in_line_order() -> None:
+    found = settings(qb=f"{QB_LANGUAGES} = pyhton\n{QB_PATH} = /a,/a\n")
+    assert [finding.line for finding in found.findings] == [1, 2]
+
+
+@given(
+    st.binary(max_size=200)
+    | st.lists(
+        st.sampled_from([QB_PATH, QB_LANGUAGES, "qb_directory"])
+        | st.sampled_from(["=", '"', "\\", "{", "}", "#", "\n", ",", "\0", "'", " ", "~", "$QBDIR"])
+        | st.sampled_from(["/a", "perl", "7", "0x", "99999999999999999999", "\u00e9", "\ufeff"]),
+        max_size=30,
+    ).map(lambda parts: "".join(parts).encode())
+    | st.tuples(st.sampled_from([QB_PATH, QB_LANGUAGES]), st.binary(max_size=50)).map(
+        lambda parts: parts[0].encode() + b" = " + parts[1]
+    )
+)
+def test_any_bytes_as_qb_conf_give_settings_and_findings(qb: bytes) -> None:
+    found = settings(qb=qb)
+    assert len(set(found.directories)) == len(found.directories)
+    assert found.directories or found.bad
+    assert all(directory.startswith("/") for directory in found.directories)
+    for directory in found.directories:
+        directory.encode()
+    lines = qb.decode("utf-8", "replace").split("\n")
+    for finding in found.findings:
+        assert finding.path == "/etc/qb.conf"
+        assert finding.line is not None
+        assert 1 <= finding.line <= len(lines)
+    assert found.bad == any(f.severity is Severity.ERROR for f in found.findings)
+
+
+# -- reading it ---------------------------------------------------------------------------------
+
+
+def test_a_qb_conf_is_read_from_where_it_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "qb.conf"
+    environ = {"CALLBACK_AGENT_QB_CONF": str(file)}
+    missing = read({}, environ)
+    assert (missing.findings, missing.sources["directories"]) == ((), "default")
+    file.write_text(f"{QB_PATH} = /a\n")
+    assert read({}, environ).directories == ("/a",)
+    assert read({"qb_conf": str(tmp_path / "none")}, environ).sources["directories"] == "default"
+    assert read({"qb_conf": "/dev/null"}, environ).findings == ()
+
+
+def test_a_qb_conf_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "large").write_bytes(b"#" * (MOST_QB_CONF_BYTES + 1))
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "directory").mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+    for name in ("fifo", "large", "loop", "directory", "socket"):
+        path = str(tmp_path / name)
+        found = read({"qb_conf": path}, {})
+        assert places(found) == [(path, None, None, "error", "qb-conf-unreadable")]
+        assert found.bad
+    (tmp_path / "large").write_bytes(b"#" * MOST_QB_CONF_BYTES)
+    assert not read({"qb_conf": str(tmp_path / "large")}, {}).findings
+
+
+def test_the_reason_why_qb_conf_cannot_be_read_is_told() -> None:
+    found = settings(qb=PermissionError(13, "Permission denied"))
+    assert "Permission denied" in found.findings[0].message
+    assert found.bad
+
+
+def test_a_qb_conf_below_a_file_does_not_exist(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert read_qb_conf(str(tmp_path / "file" / "qb.conf")) is None
+
+
+def test_the_settings_as_status_reports_them() -> None:
+    found = settings({"directories": "/a,/b", "log": "-", "state": "/\udcff"})
+    assert found.as_json() == {
+        "qb_conf": {"value": "/etc/qb.conf", "source": "default"},
+        "directories": {"value": ["/a", "/b"], "source": "--callback-path"},
+        "pipe": {"value": "/tmp/callback-agent-1000/pipe", "source": "default"},
+        "log": {"value": "-", "source": "--log"},
+        "log_format": {"value": "text", "source": "default"},
+        "state": {"value": r"/\xff", "source": "--state"},
+        "languages": {"value": sorted(DEFAULT_FLAGS), "source": "default"},
+    }
+
+
+# -- the pipe's folder --------------------------------------------------------------------------
+
+
+def test_a_path_that_no_socket_can_have_is_refused() -> None:
+    for system, most in (("linux", 107), ("darwin", 103), ("other", 103)):
+        check_pipe("/" + "x" * (most - 1), system)
+        with pytest.raises(SettingsError, match=f"has {most + 1} bytes.* {most}"):
+            check_pipe("/" + "x" * most, system)
+        with pytest.raises(SettingsError):
+            check_pipe("/" + "\u00e9" * (most // 2 + 1), system)
+
+
+def default_settings(tmp_path: Path) -> Settings:
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path), "TMPDIR": str(tmp_path)}
+    return resolve({}, environ, None, replace(HOST, uid=1000))
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_the_default_folder_is_made_for_its_user_alone(tmp_path: Path, umask: int) -> None:
+    found = default_settings(tmp_path)
+    before = os.umask(umask)
+    try:
+        pipe_folder(found)
+        pipe_folder(found)
+    finally:
+        os.umask(before)
+    mode = (tmp_path / "callback-agent").stat().st_mode & 0o7777
+    assert mode == (0o755 if os.geteuid() == 0 else 0o700)
+
+
+def test_a_default_folder_that_others_could_use_is_refused(tmp_path: Path) -> None:
+    found = default_settings(tmp_path)
+    folder = tmp_path / "callback-agent"
+    (tmp_path / "elsewhere").mkdir(0o700)
+    folder.symlink_to("elsewhere")
+    with pytest.raises(SettingsError, match="no directory"):
+        pipe_folder(found)
+    folder.unlink()
+    folder.mkdir()
+    folder.chmod(0o770)
+    with pytest.raises(SettingsError, match=r"0770.*chmod"):
+        pipe_folder(found)
+    folder.chmod(0o750)
+    pipe_folder(found)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_default_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    found = default_settings(tmp_path)
+    (tmp_path / "callback-agent").mkdir(0o700)
+    os.chown(tmp_path / "callback-agent", 4711, 4711)
+    with pytest.raises(SettingsError, match="belongs to the user id 4711"):
+        pipe_folder(found)
+
+
+def test_a_default_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    found = default_settings(tmp_path / "none")
+    with pytest.raises(SettingsError, match=r"cannot be made: No such file.*--pipe"):
+        pipe_folder(found)
+
+
+def test_the_folder_of_a_named_pipe_must_be_there_and_is_not_made(tmp_path: Path) -> None:
+    found = settings({"pipe": str(tmp_path / "folder" / "pipe")})
+    with pytest.raises(SettingsError, match=r"--pipe: there is no folder .*/folder"):
+        pipe_folder(found)
+    assert not (tmp_path / "folder").exists()
+    (tmp_path / "folder").mkdir(0o777)
+    pipe_folder(found)
