@@ -75,8 +75,11 @@ class Kept:
         """Make the folder, see that nobody else may write to it, and read the last settings.
         Blocks; never raises."""
         try:
-            os.makedirs(self.folder, 0o700, exist_ok=True)
-            for folder in (os.path.dirname(self.folder), self.folder):
+            state = os.path.dirname(self.folder)
+            os.makedirs(os.path.dirname(state), exist_ok=True)
+            for folder in (state, self.folder):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(folder, 0o700)
                 status = os.stat(folder)
                 mode = stat.S_IMODE(status.st_mode)
                 if status.st_uid not in (0, os.geteuid()) or mode & 0o022:

@@ -1,0 +1,161 @@
+"""A real agent, in a process of its own, for tests to talk to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agent import client
+
+#: Seconds until a wait is a failure. Generous: a shared machine may stand still for seconds.
+DEADLINE = 20.0
+
+ALL_LANGUAGES = 'supervisor_language_flags = "qube,perl,python,mail"\n'
+
+T = TypeVar("T")
+
+
+def wait_for(what: Callable[[], T], message: str = "", deadline: float = DEADLINE) -> T:
+    """The first true value of `what`, asked again and again; a failure after the deadline."""
+    end = time.monotonic() + deadline
+    while True:
+        value = what()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline} s: {message or what}")
+        time.sleep(0.002)
+
+
+class Agent:
+    """An agent on directories below a folder. Start it with `start`, or use `running`."""
+
+    def __init__(self, folder: Path, *directories: Path, **environ: str) -> None:
+        self.folder = folder
+        self.pipe = folder / "pipe"
+        self.log = folder / "reload.log"
+        self.state = folder / "state"
+        self.qb_conf = folder / "qb.conf"
+        self.directories = directories
+        self.environ = environ
+        self.flags: list[str] = ["--log-format", "json"]
+        #: What stands before the command, such as `setpriv ...` for another user.
+        self.prefix: list[str] = []
+        self.process: subprocess.Popen[bytes] | None = None
+        self.errors = folder / "stderr"
+        if not self.qb_conf.exists():
+            self.qb_conf.write_text(ALL_LANGUAGES)
+
+    @property
+    def command(self) -> list[str]:
+        command = [*self.prefix, sys.executable, "-m", "agent", "serve"]
+        if self.directories:
+            command += ["--callback-path", ",".join(map(str, self.directories))]
+        command += ["--qb-conf", str(self.qb_conf), "--pipe", str(self.pipe)]
+        return [*command, "--log", str(self.log), "--state", str(self.state), *self.flags]
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start the process, and do not wait for it."""
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("CALLBACK_AGENT")}
+        with self.errors.open("ab") as errors:
+            self.process = subprocess.Popen(
+                self.command, env=environ | self.environ, stderr=errors, cwd=self.folder
+            )
+        return self.process
+
+    def start(self) -> Agent:
+        """Start it, and wait until it answers."""
+        process = self.launch()
+
+        def answers() -> bool:
+            assert process.poll() is None, self.errors.read_text()
+            with contextlib.suppress(client.AgentError):
+                return bool(self.status()["pid"] == process.pid)
+            return False
+
+        wait_for(answers, "an answer of the agent")
+        return self
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it, and give its exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
+        with client.Client(str(self.pipe), timeout=DEADLINE) as one:
+            return one.call(method, params)
+
+    def lookup(self, event: Any, **params: Any) -> dict[str, Any]:
+        result: dict[str, Any] = self.call("lookup", {"event": event, **params})
+        return result
+
+    def fires(self, event: Any, **params: Any) -> list[str]:
+        """The names of the files that fire."""
+        return [c["file"] for c in self.lookup(event, **params)["callbacks"]]
+
+    def served(self) -> list[tuple[str, str, str]]:
+        """Everything that is served: path, trigger and code."""
+        listed = self.call("list", {"code": True})["callbacks"]
+        return [(c["path"], c["trigger"], c.get("code", c.get("code_base64"))) for c in listed]
+
+    def status(self) -> dict[str, Any]:
+        result: dict[str, Any] = self.call("status")
+        return result
+
+    def reload(self) -> dict[str, Any]:
+        record: dict[str, Any] = self.call("reload")
+        return record
+
+    def history(self) -> list[dict[str, Any]]:
+        records: list[dict[str, Any]] = self.call("history")["records"]
+        return records
+
+    def records(self) -> list[dict[str, Any]]:
+        """The records in the log, which is written as JSON unless a test says otherwise."""
+        if not self.log.exists():
+            return []
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def connect(self) -> socket.socket:
+        """A bare connection."""
+        one = socket.socket(socket.AF_UNIX)
+        one.settimeout(DEADLINE)
+        one.connect(str(self.pipe))
+        return one
+
+
+@contextlib.contextmanager
+def running(folder: Path, *directories: Path, **environ: str) -> Iterator[Agent]:
+    """An agent that answers, and is stopped at the end."""
+    agent = Agent(folder, *directories, **environ)
+    agent.start()
+    try:
+        yield agent
+    finally:
+        agent.stop()
+
+
+def write(directory: Path, conf: str, **files: str) -> Path:
+    """A callback directory: its callbacks.conf, and files by name (`a_py` is `a.py`)."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        stem, _, extension = name.rpartition("_")
+        (directory / f"{stem}.{extension}").write_text(text)
+    (directory / "callbacks.conf").write_text(conf)
+    return directory
