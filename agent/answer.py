@@ -17,6 +17,11 @@ from agent.trigger import Event, EventError, Job
 
 encode = msgspec.json.Encoder().encode
 
+#: Answers that are remembered, and bytes of them. A farm asks about some hundred different events
+#: in a second; beyond that, working an answer out anew is cheap.
+MAX_ANSWERS = 8192
+MAX_ANSWER_BYTES = 16 << 20
+
 
 class BadEvent(Exception):
     """An event among the parameters is none. `data` says where, as -32602 carries it."""
@@ -35,12 +40,12 @@ class BadEvent(Exception):
 def events(params: LookupParams) -> tuple[Event, tuple[Event, ...]]:
     """The event of a request and those that occurred, as the owner sees them. Raises BadEvent."""
     owner: Job | None = params.owner
-    event = _event(params.event, owner, "/event")
+    event = _event(params.event, owner, "/params/event")
     if not params.occurred:
         return event, ()
     if owner is None and isinstance(params.event, EventObject):
         owner = params.event.job
-    occurred = (_event(e, owner, f"/occurred/{i}") for i, e in enumerate(params.occurred))
+    occurred = (_event(e, owner, f"/params/occurred/{i}") for i, e in enumerate(params.occurred))
     return event, tuple(occurred)
 
 
@@ -51,6 +56,36 @@ def _event(given: str | EventObject, owner: Job | None, pointer: str) -> Event:
         return Event.from_job(given.name, given.type, given.extra, given.job, owner)
     except EventError as wrong:
         raise BadEvent(pointer, wrong) from wrong
+
+
+class Lookups:
+    """The results of `lookup` on one index, each encoded once.
+
+    Made anew for each index, so that no answer outlives the index that it came from.
+    """
+
+    __slots__ = ("_bytes", "_index", "_known")
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._known: dict[str | LookupParams, bytes] = {}
+        self._bytes = 0
+
+    def result(self, params: LookupParams) -> bytes:
+        """The result of `lookup`. Raises BadEvent."""
+        event = params.event
+        # Most requests are a text alone. Its hash is known, that of the parameters is not.
+        alone = type(event) is str and params.owner is None and not params.code
+        key = event if alone and not params.occurred else params
+        known = self._known.get(key)  # type: ignore[arg-type]
+        if known is None:
+            known = lookup(self._index, params)
+            self._bytes += len(known)
+            if len(self._known) >= MAX_ANSWERS or self._bytes > MAX_ANSWER_BYTES:
+                self._known.clear()
+                self._bytes = len(known)
+            self._known[key] = known  # type: ignore[index]
+        return known
 
 
 def lookup(index: Index, params: LookupParams) -> bytes:

@@ -277,8 +277,8 @@ class Reloader:
                 Severity.ERROR, "qb-conf-lost", new.qb_conf, None, None, message, hint
             )
             return old, (finding,)
-        same = (new.directories, new.languages) == (old.directories, old.languages)
-        return (old if same and new.sources == old.sources else new), new.findings
+        same = new == replace(old, findings=new.findings)
+        return (old if same else new), new.findings
 
     def _list_directories(self) -> None:
         """Make the list of directories anew; those that stay listed are as they were."""

@@ -1,8 +1,7 @@
 """The commands as a person runs them: real processes, their output and exit statuses.
 
 Where they need an agent, a stand-in answers on a real socket, with answers that the package's own
-schemas hold to: so each test says exactly what the agent answered. (That the real agent answers so
-is shown where the real agent is tested.)
+schemas hold to: so each test says exactly what the agent answered. The last test asks the real one.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
     return {
         **kept,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "HOME": str(tmp_path),
         "XDG_RUNTIME_DIR": str(tmp_path / "runtime"),
         "XDG_STATE_HOME": str(tmp_path / "state"),
@@ -820,3 +819,60 @@ def test_following_ends_when_nobody_reads(environment: dict[str, str], tmp_path:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
         assert (process.returncode, process.stderr.read()) == (0, b"")
+
+
+# -- the real agent -------------------------------------------------------------------------------
+
+
+def test_the_commands_ask_a_real_agent(
+    run: Run, environment: dict[str, str], tmp_path: Path
+) -> None:
+    shutil.copytree(ROOT / "fixtures" / "example", tmp_path / "callback")
+    (tmp_path / "qb.conf").write_text('supervisor_language_flags = "qube,perl,mail"\n')
+    pipe = {"CALLBACK_AGENT_PIPE": str(tmp_path / "pipe")}
+    options = ["--qb-conf", "qb.conf", "--callback-path", "callback", "--log", "reload.log"]
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "agent", "serve", *options, "--state", "kept"],
+        cwd=tmp_path,
+        env={**environment, **pipe},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + SOON
+        while (done := run("status", **pipe)).returncode == 3:
+            assert serving.poll() is None, serving.communicate()
+            assert time.monotonic() < deadline, done
+        assert (done.returncode, done.stdout.split("\n")[0]) == (0, "state: ok")
+        assert f"setting: pipe         {tmp_path}/pipe  (CALLBACK_AGENT_PIPE)\n" in done.stdout
+
+        def files(event: str, *options: str) -> tuple[list[str], int]:
+            done = run("lookup", event, *options, **pipe)
+            return [line.split()[0] for line in done.stdout.splitlines()], done.returncode
+
+        assert files("failed-job-self") == (["logFailuresToDB.py", "mail-status.qcb"], 0)
+        assert files("complete-work-self-1-10", "--job", "7") == (["checkWork.pl"], 0)
+        assert files("submit-job-self") == ([], 1)
+        assert run("lookup", "failed-jbo-self", **pipe).returncode == 2
+        done = run("lookup", "failed-job-self", "--code", **pipe)
+        lines = done.stdout.splitlines()
+        assert lines[0].endswith("(language off: the supervisor will not run it)")
+        assert lines[-1] == "    mail-status"
+        assert run("explain", "done-job-self", **pipe).returncode == 0
+        assert len(run("list", **pipe).stdout.splitlines()) == 3
+        append(tmp_path / "callback" / "callbacks.conf", "nothing\n")
+        done = run("reload", **pipe)
+        assert done.returncode == 1
+        assert "callbacks.conf:10:1: error: " in done.stdout, done
+        assert run("status", **pipe).returncode == 1
+        shown = run("log", "-n", "1", **pipe).stdout
+        assert "[no-equals]" in shown
+        assert shown == run("log", "-n", "1", "--log", "reload.log").stdout
+        serving.terminate()
+        assert serving.wait(SOON) == 0
+        assert run("list", **pipe).returncode == 3
+    finally:
+        serving.kill()
+        serving.communicate()
