@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from agent.index import Callback, Index
-from agent.protocol import EventObject, LookupParams
+from agent.protocol import CommonLookup, EventObject, LookupParams
 from agent.trigger import Event, EventError, Job
 
 encode = msgspec.json.Encoder().encode
@@ -21,6 +21,8 @@ encode = msgspec.json.Encoder().encode
 #: in a second; beyond that, working an answer out anew is cheap.
 MAX_ANSWERS = 8192
 MAX_ANSWER_BYTES = 16 << 20
+#: Bytes of an answer that may be given for thousands of requests at once.
+MAX_COMMON_BYTES = 4096
 
 
 class BadEvent(Exception):
@@ -64,28 +66,45 @@ class Lookups:
     Made anew for each index, so that no answer outlives the index that it came from.
     """
 
-    __slots__ = ("_bytes", "_index", "_known")
+    __slots__ = ("_bytes", "_common", "_index", "_known")
 
     def __init__(self, index: Index) -> None:
         self._index = index
-        self._known: dict[str | LookupParams, bytes] = {}
+        self._known: dict[LookupParams, bytes] = {}
+        #: By an event's text: the end of an answer's line, from behind the id.
+        self._common: dict[str, bytes] = {}
         self._bytes = 0
 
     def result(self, params: LookupParams) -> bytes:
         """The result of `lookup`. Raises BadEvent."""
-        event = params.event
-        # Most requests are a text alone. Its hash is known, that of the parameters is not.
-        alone = type(event) is str and params.owner is None and not params.code
-        key = event if alone and not params.occurred else params
-        known = self._known.get(key)  # type: ignore[arg-type]
+        known = self._known.get(params)
         if known is None:
             known = lookup(self._index, params)
             self._bytes += len(known)
             if len(self._known) >= MAX_ANSWERS or self._bytes > MAX_ANSWER_BYTES:
                 self._known.clear()
+                self._common.clear()
                 self._bytes = len(known)
-            self._known[key] = known  # type: ignore[index]
+            self._known[params] = known
         return known
+
+    def common(self, lookups: list[CommonLookup]) -> bytes | None:
+        """The answers' lines, if none of them is an error or long; else None."""
+        answers = []
+        common = self._common
+        try:
+            for asked in lookups:
+                end = common.get(asked.params.event)
+                if end is None:
+                    end = b',"result":%b}\n' % self.result(LookupParams(asked.params.event))
+                    if len(end) > MAX_COMMON_BYTES:
+                        return None
+                    common[asked.params.event] = end
+                answers.append(b'{"jsonrpc":"2.0","id":%d' % asked.id)
+                answers.append(end)
+        except BadEvent:
+            return None
+        return b"".join(answers)
 
 
 def lookup(index: Index, params: LookupParams) -> bytes:

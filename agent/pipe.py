@@ -26,6 +26,9 @@ MAX_UNREAD = 1 << 20
 #: Bytes of notifications that may wait for a subscriber that does not read; then it is closed,
 #: so that it learns that it missed some.
 MAX_UNREAD_NOTIFICATIONS = 32 << 20
+#: Seconds for which a client that is told to go may still send, so that it reads why: to close on
+#: bytes that nobody read makes the kernel break its writing off, and its reading with an error.
+LINGER = 2.0
 #: Connections that wait to be accepted: a farm's supervisor opens its own at once.
 BACKLOG = 512
 
@@ -36,6 +39,10 @@ class Held(Exception):
 
 class Service(Protocol):
     """What answers requests: encoded results, some of them later."""
+
+    def common(self, lookups: list[protocol.CommonLookup]) -> bytes | None:
+        """The answers of common lookups, None where they must be asked for one by one."""
+        ...
 
     def answer(
         self, request: protocol.Request, connection: Connection
@@ -56,6 +63,8 @@ class Connection(asyncio.Protocol):
         self._ended = False
         #: The answer to a line that never ended, after which the connection is closed.
         self._last_words: bytes | None = None
+        #: Whether they are sent: what still comes is dropped.
+        self._parting = False
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -70,6 +79,16 @@ class Connection(asyncio.Protocol):
         self._clients.discard(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._parting:
+            return
+        if not (self._lines.pending or self._waiting or self._busy or self._full):
+            # Nothing is under way, and nearly always all of it is whole lines of the commonest
+            # kind: one decode, one write.
+            lookups = protocol.common_lookups(data)
+            answers = self._service.common(lookups) if lookups else None
+            if answers is not None and self._transport is not None:
+                self._transport.write(answers)
+                return
         try:
             self._waiting.extend(self._lines.feed(data))
         except protocol.LineTooLong as long:
@@ -80,6 +99,8 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client sends no more. It still gets its answers."""
+        if self._parting:
+            return False
         self._ended = True
         self._work()
         return True
@@ -108,7 +129,7 @@ class Connection(asyncio.Protocol):
     def _work(self) -> None:
         """Answer what waits, until something must be waited for."""
         transport = self._transport
-        if transport is None or self._busy:
+        if transport is None or self._busy or self._parting:
             return
         answers: list[bytes] = []
         size = 0
@@ -130,12 +151,21 @@ class Connection(asyncio.Protocol):
             transport.write(b"".join(answers))
         if self._busy or self._full:
             transport.pause_reading()
+        elif self._last_words is not None:
+            self._part(transport, self._last_words)
         elif self._ended:
-            if self._last_words is not None:
-                transport.write(self._last_words)
             transport.close()
         elif not transport.is_reading():
             transport.resume_reading()
+
+    def _part(self, transport: asyncio.Transport, last_words: bytes) -> None:
+        """Say the last words and send no more; close when the client does, or after LINGER."""
+        self._parting = True
+        transport.write(last_words)
+        transport.write_eof()
+        if not transport.is_reading():
+            transport.resume_reading()
+        asyncio.get_running_loop().call_later(LINGER, transport.abort)
 
     def _answered(self, task: asyncio.Future[bytes]) -> None:
         self._busy = False
@@ -239,11 +269,14 @@ class Pipe:
             lambda: Connection(service, self.clients), sock=listener, backlog=BACKLOG
         )
 
-    def close(self) -> None:
-        """Serve nobody any more, and remove the socket. The lock ends with the process."""
+    def stop_listening(self) -> None:
+        """Take no more clients, and remove the socket. The lock ends with the process."""
         if self._server is not None:
             self._server.close()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)
+
+    def close(self) -> None:
+        """Serve nobody any more."""
         for client in list(self.clients):
             client.close()

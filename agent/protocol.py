@@ -364,6 +364,40 @@ _decode_any = msgspec.json.Decoder().decode
 _REFUSED = (ValueError, RecursionError)
 
 
+class _CommonParams(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    event: str
+
+
+class CommonLookup(
+    Struct, frozen=True, forbid_unknown_fields=True, gc=False, tag_field="method", tag="lookup"
+):
+    """A `lookup` as nearly all are: an event as text and a whole number as id, nothing else."""
+
+    jsonrpc: Literal["2.0"]
+    id: int
+    params: _CommonParams
+
+
+_decode_common = msgspec.json.Decoder(CommonLookup).decode_lines
+
+
+def common_lookups(data: bytes) -> list[CommonLookup] | None:
+    """Decode whole lines at once, if each is a common lookup; else None, and `read` tells.
+
+    msgspec takes the values where it finds them, lines or not. So it is counted: where each line
+    feed but the last stands between a `}` and a `{`, none is inside a value, and as many values as
+    lines are one on each.
+    """
+    lines = data.count(b"\n")
+    if data.count(b"}\n{") != lines - 1 or data[-2:] != b"}\n":
+        return None
+    try:
+        lookups = _decode_common(data)
+    except _REFUSED:
+        return None
+    return lookups if len(lookups) == lines else None
+
+
 def read(line: bytes) -> Request | Refusal | Batch:
     """Read one line: a request to carry out, a batch of them, or an answer to send at once.
 

@@ -99,11 +99,13 @@ async def _serve(reloader: Reloader, pipe: Pipe, notes: Notes) -> None:
                     reloader.notice()
                     continue
                 break
-            pipe.close()
+            pipe.stop_listening()
             tasks.cancel_scope.cancel()
         with anyio.CancelScope(shield=True):
             if reloader.ready.is_set():
                 await reloader.stopped()
+        # Only now: those who subscribed are told that it stopped.
+        pipe.close()
 
 
 async def _listen(reloader: Reloader, pipe: Pipe, service: Service) -> None:
@@ -127,6 +129,10 @@ class Service:
 
     def _swap(self) -> None:
         self._lookups = answer.Lookups(self._reloader.index)
+
+    def common(self, lookups: list[protocol.CommonLookup]) -> bytes | None:
+        """The answers' lines of common lookups, None where `answer` must be asked."""
+        return self._lookups.common(lookups)
 
     def answer(self, request: protocol.Request, connection: Connection) -> bytes | Awaitable[bytes]:
         """The answer's line; for `reload` when it is done."""

@@ -140,7 +140,8 @@ class Watch:
     async def _listen(self) -> None:
         while True:
             if self._watcher is None:
-                await anyio.sleep(SCAN_BLIND)
+                # Without trouble `follow` makes one in a moment, and an edit may wait for it.
+                await anyio.sleep(SCAN_BLIND if self.trouble else STEP / 1000)
                 continue
             watcher, stop = self._watcher
             try:
