@@ -169,8 +169,9 @@ def plan(data: bytes, path: str, before: Plan | None = None) -> Plan:
     columns: dict[int, int] = {}
     warned: set[str] = set()
     first: dict[tuple[str, str], int] = {}
+    names = {name: _name_problem(name) for name in {s.name for s in settings}}
     for setting in settings:
-        wrong = _name_problem(setting.name)
+        wrong = names[setting.name]
         if wrong:
             place = (path, setting.line, setting.column)
             findings.append(Finding(Severity.ERROR, wrong[0], *place, wrong[1], wrong[2]))

@@ -223,6 +223,8 @@ def _setting(line: str, number: int, wanted: Collection[str] | None = None) -> S
 
 def _refuse_bad_bytes(line: str, setting: Setting) -> None:
     """Raise where a byte outside the line's comment is not UTF-8."""
+    if line.isascii():
+        return
     bad = _NOT_UTF8.search(setting.name) or _NOT_UTF8.search(setting.value)
     if bad is None:
         return

@@ -141,6 +141,20 @@ def read(
     )
 
 
+def still(path: str, local: bool) -> Mark | None:
+    """What `stat` says of one file, None while somebody has it open for writing. Blocks."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError as error:
+        return error.errno or errno.EIO
+    try:
+        return None if local and _being_written(fd) else _fields(os.fstat(fd))
+    except OSError as error:
+        return error.errno or errno.EIO
+    finally:
+        os.close(fd)
+
+
 def _mark(path: str, local: bool) -> Mark:
     try:
         if local:

@@ -2,7 +2,8 @@
 
 Requests are answered in the order in which they came on a connection, as many in one write as one
 read brought. An answer that takes time (`reload`) stops its own connection alone: what came behind
-it waits there, unread. So does a client that does not read its answers.
+it waits there, unread. So does a client that does not read its answers, and one that sends so many
+requests at once that others would have to wait for them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import fcntl
 import os
 import socket
 import stat
+import time
 from collections import deque
 from collections.abc import Awaitable
 from typing import Protocol, cast
@@ -26,6 +28,8 @@ MAX_UNREAD = 1 << 20
 #: Bytes of notifications that may wait for a subscriber that does not read; then it is closed,
 #: so that it learns that it missed some.
 MAX_UNREAD_NOTIFICATIONS = 32 << 20
+#: Seconds for which one connection's requests are answered before the others have their turn.
+SLICE = 0.005
 #: Seconds for which a client that is told to go may still send, so that it reads why: to close on
 #: bytes that nobody read makes the kernel break its writing off, and its reading with an error.
 LINGER = 2.0
@@ -133,7 +137,12 @@ class Connection(asyncio.Protocol):
             return
         answers: list[bytes] = []
         size = 0
+        until = time.monotonic() + SLICE
         while self._waiting and not self._full and not self._busy:
+            if time.monotonic() > until:
+                self._busy = True
+                asyncio.get_running_loop().call_soon(self._go_on)
+                break
             message = protocol.read(self._waiting.popleft())
             answer = self._answer(message)
             if not isinstance(answer, bytes):
@@ -166,6 +175,10 @@ class Connection(asyncio.Protocol):
         if not transport.is_reading():
             transport.resume_reading()
         asyncio.get_running_loop().call_later(LINGER, transport.abort)
+
+    def _go_on(self) -> None:
+        self._busy = False
+        self._work()
 
     def _answered(self, task: asyncio.Future[bytes]) -> None:
         self._busy = False

@@ -115,6 +115,8 @@ class Reloader:
         self._directories: dict[str, _Directory] = {}
         self._dirty: set[str] = set()
         self._all_dirty = True
+        #: Monotonic seconds when qb.conf was first found being written; None while it is not.
+        self._qb_conf_unsettled: float | None = None
         self._wake = anyio.Event()
         self._records = 0
         #: Calls of `reload` so far, and those of them that are done.
@@ -186,8 +188,9 @@ class Reloader:
         """Wait until there is something to do."""
         written = [d for d in self._directories.values() if d.unsettled is not None]
         if not self._all_dirty and not self._dirty:
-            if written:
+            if written or self._qb_conf_unsettled is not None:
                 slow = all(d.held == BEING_WRITTEN for d in written)
+                slow = slow and not self._qb_conf_awaited()
                 with anyio.move_on_after(WRITING_POLL if slow else QUIET):
                     await self._wake.wait()
             else:
@@ -195,10 +198,16 @@ class Reloader:
         self._wake = anyio.Event()
 
     def _unsettled(self) -> bool:
-        """Whether some directory was read, and is neither served nor held as it was read."""
-        return any(
+        """Whether something was read, and is neither served nor held as it was read."""
+        return self._qb_conf_awaited() or any(
             d.checking or (d.unsettled is not None and d.held != BEING_WRITTEN)
             for d in self._directories.values()
+        )
+
+    def _qb_conf_awaited(self) -> bool:
+        """Whether qb.conf is being written, and not yet for so long that this was told."""
+        return self._qb_conf_unsettled is not None and not any(
+            f.code == BEING_WRITTEN for f in self.settings_findings
         )
 
     async def _reload(self) -> None:
@@ -208,8 +217,8 @@ class Reloader:
         dirty, self._dirty = self._dirty, set()
         causes: list[dict[str, str]] = []
         remade = False
-        if everything or _QB_CONF in dirty:
-            remade = await self._take_settings(causes)
+        if everything or _QB_CONF in dirty or self._qb_conf_unsettled is not None:
+            remade = await self._take_settings(causes, began)
         names = [
             name
             for name, d in self._directories.items()
@@ -243,18 +252,39 @@ class Reloader:
             self._finished.set()
             self._finished = anyio.Event()
 
-    async def _take_settings(self, causes: list[dict[str, str]]) -> bool:
-        """Take the settings as they are now. Whether what is served must be made anew."""
+    async def _take_settings(self, causes: list[dict[str, str]], began: float) -> bool:
+        """Take the settings as they are now. Whether what is served must be made anew.
+
+        Half a qb.conf is never taken: it would serve the default directories for an instant, and
+        forget what was kept of the others.
+        """
         old = self.settings
+        mark = await to_thread.run_sync(self._qb_conf_mark)
         new, findings = await to_thread.run_sync(self._settings_now)
+        await anyio.sleep(QUIET)
+        if mark is None or mark != await to_thread.run_sync(self._qb_conf_mark):
+            self._qb_conf_unsettled = self._qb_conf_unsettled or began
+            if time.monotonic() - self._qb_conf_unsettled < WRITING:
+                return False
+            new, findings = old, (_written(old.qb_conf),)
+        else:
+            self._qb_conf_unsettled = None
         self.settings_findings = findings
         if new is not old and self._directories:
             causes.append({"path": encodable(old.qb_conf), "change": "modified"})
         self.settings = new
         if tuple(self._directories) == new.directories and new.languages == old.languages:
+            if self._kept.settings is not None and self._kept.settings.found != new.found:
+                # A qb.conf that came, though it says what held without it, can be lost.
+                await to_thread.run_sync(self._save_settings)
             return False
         await to_thread.run_sync(self._list_directories)
         return True
+
+    def _qb_conf_mark(self) -> Mark | None:
+        """What tells whether qb.conf changed, None while somebody writes it. Blocks."""
+        path = self.settings.qb_conf
+        return directory.still(path, self.watch.mounts.local(path))
 
     def _settings_now(self) -> tuple[Settings, tuple[Finding, ...]]:
         """The settings to use, those of before where qb.conf is lost or wrong. Blocks."""
@@ -294,11 +324,14 @@ class Reloader:
                 known.findings = tuple(findings)
             listed[path] = known
         self._directories = listed
+        self._save_settings()
+
+    def _save_settings(self) -> None:
         self._kept.save_settings(
             KeptSettings(
                 self.settings.qb_conf,
                 self.settings.found,
-                list(listed),
+                list(self._directories),
                 sorted(self.settings.languages),
             )
         )
@@ -559,11 +592,14 @@ def _unchanged(d: _Directory) -> bool:
 
 def being_written(reading: Reading) -> Reading:
     """A reading that says only that somebody writes: what was read may be half a file."""
-    message = f"somebody is still writing in {printable(reading.directory)} after {WRITING:.0f} s"
-    hint = "it is served as soon as he closes the file"
-    place = (reading.directory, None, None)
-    finding = Finding(Severity.ERROR, "being-written", *place, message, hint)
+    finding = _written(reading.directory)
     return Reading(reading.directory, None, None, reading.files, BEING_WRITTEN, (finding,))
+
+
+def _written(path: str) -> Finding:
+    message = f"somebody is still writing in {printable(path)} after {WRITING:.0f} s"
+    hint = "it is taken as soon as he closes the file"
+    return Finding(Severity.ERROR, BEING_WRITTEN, path, None, None, message, hint)
 
 
 def _causes(before: Snapshot | None, now: Snapshot) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
 import signal
@@ -10,7 +11,7 @@ import sys
 import time
 from collections.abc import Awaitable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import anyio
 import msgspec
@@ -26,6 +27,9 @@ from agent.mounts import Mounts
 from agent.pipe import Connection, Held, Pipe
 from agent.reload import WRITING, Reloader, being_written
 from agent.settings import Settings, SettingsError
+
+#: Seconds for which a reload, in its thread, may keep the interpreter from the lookups.
+SWITCH_INTERVAL = 0.0005
 
 STOPPED = 0
 HELD = 4
@@ -59,6 +63,10 @@ def run(flags: Mapping[str, str | None]) -> int:
     who = f"{socket.gethostname()}[{os.getpid()}]"
     log = Log(now.log, now.log_format, who, notes.complain)
     reloader = Reloader(partial(settings.read, flags), now, kept, log, notes.complain)
+    # A hundred thousand callbacks in the making are no garbage: looking for some takes as long as
+    # the rest of the start.
+    gc.disable()
+    sys.setswitchinterval(SWITCH_INTERVAL)
     # uvloop answers twice as many lookups as asyncio's own loop.
     loop = {"loop_factory": uvloop.new_event_loop}
     anyio.run(_serve, reloader, pipe, notes, backend="asyncio", backend_options=loop)
@@ -110,6 +118,9 @@ async def _serve(reloader: Reloader, pipe: Pipe, notes: Notes) -> None:
 
 async def _listen(reloader: Reloader, pipe: Pipe, service: Service) -> None:
     await reloader.ready.wait()
+    # What the first index is made of stays: the collector need never look at it.
+    gc.freeze()
+    gc.enable()
     await pipe.listen(service)
 
 
@@ -211,6 +222,7 @@ class Service:
             connection.notify(line)
 
 
+@cache
 def version() -> str:
     """This distribution's version."""
     try:

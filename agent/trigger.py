@@ -53,9 +53,11 @@ TYPES: dict[str, str | None] = {
 }
 
 #: The event names that Qube defines, and two that its examples use. Sites may define more.
-NAMES = (
-    *("complete", "done", "submit", "killed", "blocked", "failed", "running", "waiting"),
-    *("assigned", "removed", "modified", "dummy", "timeout", "unblock"),
+NAMES = frozenset(
+    {
+        *("complete", "done", "submit", "killed", "blocked", "failed", "running", "waiting"),
+        *("assigned", "removed", "modified", "dummy", "timeout", "unblock"),
+    }
 )
 
 #: What the name `done` stands for besides itself.
@@ -74,6 +76,7 @@ _OPERATOR = re.compile(
     re.IGNORECASE,
 )
 _SHORT_GLOBALS = ("globaltime-", "globalrepeat-")
+_SINGLE = re.compile(r"(?<!\S)[&|](?!\S)")
 _STARS = re.compile(r"\*+")
 _ESCAPED_STAR = re.compile(r"\\+\*")
 _ID = re.compile(r"[0-9]+")
@@ -355,11 +358,13 @@ def parse(text: str) -> tuple[Trigger | None, list[Problem]]:
         if len(text) > MAX_LENGTH:
             message = f"this trigger has {len(text)} characters; at most {MAX_LENGTH} are read"
             raise _Wrong("too-long", MAX_LENGTH, message, "split it into several lines")
-        tree = _Parser(text, problems).whole()
+        if _OPERATOR.search(text) is None and (term := text.strip()):
+            # Nearly every trigger is one term.
+            tree: Trigger | None = _term(term, len(text) - len(text.lstrip()), problems)
+        else:
+            tree = _Parser(text, problems).whole()
     except _Wrong as wrong:
         problems.append(wrong.problem)
-        tree = None
-    if any(p.severity is Severity.ERROR for p in problems):
         tree = None
     return tree, problems
 
@@ -485,9 +490,9 @@ def _term(text: str, start: int, problems: list[Problem]) -> Term:
     def warn(code: str, offset: int, message: str, hint: str) -> None:
         problems.append(Problem(Severity.WARNING, code, start + offset, message, hint))
 
-    given, text = text, _ESCAPED_STAR.sub("*", text)
-    if text != given:
-        offset = given.index("\\*")
+    if "\\*" in text:
+        offset = text.index("\\*")
+        text = _ESCAPED_STAR.sub("*", text)
         warn("escaped-star", offset, "`\\*` is read as `*`", "write * without the backslash")
     if text.startswith(_SHORT_GLOBALS):
         kind, _, rest = text.partition("-")
@@ -549,7 +554,7 @@ def _term(text: str, start: int, problems: list[Problem]) -> Term:
             f"{rest} is read as a label whose first or last character is a hyphen",
             "remove the hyphen if a field is empty by mistake",
         )
-    single = re.search(r"(?<!\S)[&|](?!\S)", text)
+    single = _SINGLE.search(text) if "&" in text or "|" in text else None
     if single:
         warn(
             "single-operator",
@@ -598,7 +603,7 @@ def _warn_name(warn: _Warn, name: str) -> None:
         message = f"the event name {name} is none of Qube's: case counts"
         warn("name-case", 0, message, f"write {name.lower()}")
         return
-    near = [known for known in NAMES if one_letter_away(name, known)]
+    near = [known for known in sorted(NAMES) if one_letter_away(name, known)]
     if near:
         message = f"the event name {name} is none of Qube's"
         warn("unknown-name", 0, message, f"did you mean {near[0]}?")

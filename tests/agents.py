@@ -50,6 +50,8 @@ class Agent:
         self.flags: list[str] = ["--log-format", "json"]
         #: What stands before the command, such as `setpriv ...` for another user.
         self.prefix: list[str] = []
+        #: What Python is to run; a test may set a constant first.
+        self.program = ["-m", "agent"]
         self.process: subprocess.Popen[bytes] | None = None
         self.errors = folder / "stderr"
         if not self.qb_conf.exists():
@@ -57,7 +59,7 @@ class Agent:
 
     @property
     def command(self) -> list[str]:
-        command = [*self.prefix, sys.executable, "-m", "agent", "serve"]
+        command = [*self.prefix, sys.executable, *self.program, "serve"]
         if self.directories:
             command += ["--callback-path", ",".join(map(str, self.directories))]
         command += ["--qb-conf", str(self.qb_conf), "--pipe", str(self.pipe)]

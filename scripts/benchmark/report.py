@@ -1,0 +1,141 @@
+"""The rows of the table, how a goal is judged, and how both are printed."""
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+Figures = Sequence[float]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound for a row's ratio or, where there is no other to compare with, for our figure."""
+
+    relation: Literal["<=", ">="]
+    limit: float
+    of: Literal["ratio", "ours"] = "ratio"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: our figures, one for each round, beside the other's."""
+
+    name: str
+    title: str
+    unit: str
+    ours: Figures
+    other: Figures  # empty where the other is not installed, or where there is none
+    against: str
+    goal: Goal | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> float | None:
+        """Median of ours over the median of the other, where that is more than nothing."""
+        other = median(self.other) if self.other else 0.0
+        return median(self.ours) / other if other else None
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the goal is reached; None where there is none, or nothing to compare with."""
+        judged = median(self.ours) if self.goal and self.goal.of == "ours" else self.ratio
+        if self.goal is None or judged is None:
+            return None
+        if self.goal.relation == "<=":
+            return judged <= self.goal.limit
+        return judged >= self.goal.limit
+
+    def as_json(self) -> dict[str, Any]:
+        """The row with the figures of every round."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "unit": self.unit,
+            "ours": median(self.ours),
+            "other": median(self.other) if self.other else None,
+            "against": self.against,
+            "ratio": self.ratio,
+            "goal": vars(self.goal) if self.goal else None,
+            "reached": self.reached,
+            "rounds": {"ours": list(self.ours), "other": list(self.other)},
+            "detail": self.detail,
+        }
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "processor": models[0] if models else platform.machine(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load_before": os.getloadavg()[0],
+    }
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as plain text."""
+    heads = ("row", "", "ours", "other", "unit", "against", "ratio", "goal", "reached")
+    cells = [heads, *(_cells(row) for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]
+    right = {2, 3, 6}
+    lines = []
+    for line in cells:
+        padded = (
+            text.rjust(width) if i in right else text.ljust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        )
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def loads(rows: Sequence[Row]) -> str:
+    """The CPU of load generator and server in each row that has it: who was the bottleneck."""
+    lines = ["CPU during the load, cores (generator / server): the fuller of the two is the limit"]
+    for row in rows:
+        shares = row.detail.get("cpu")
+        if shares:
+            parts = (
+                f"{who} {share['generator']:.2f} / {share['server']:.2f}"
+                for who, share in shares.items()
+            )
+            lines.append(f"  {row.name}: " + ", ".join(parts))
+    return "\n".join(lines) if len(lines) > 1 else ""
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    ratio = row.ratio
+    reached = {True: "yes", False: "NO", None: ""}[row.reached]
+    return (
+        row.name,
+        row.title,
+        _number(median(row.ours)),
+        _number(median(row.other)) if row.other else "-",
+        row.unit,
+        row.against,
+        f"{ratio:.2f}" if ratio is not None else "-",
+        _goal(row),
+        reached,
+    )
+
+
+def _goal(row: Row) -> str:
+    if row.goal is None:
+        return "shown"
+    unit = " x" if row.goal.of == "ratio" else f" {row.unit}"
+    return f"{row.goal.relation} {row.goal.limit:g}{unit}"
+
+
+def _number(value: float) -> str:
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
