@@ -43,6 +43,7 @@ MAX_CODE_BYTES = 4 << 20
 FAULT = "fault"
 ERROR = "error"
 BEING_WRITTEN = "being-written"
+UNSAFE = "unsafe"
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,14 @@ def _qb_options(command: _Command) -> _Command:
     return click.option("--qb-conf", metavar="FILE", help=conf)(command)
 
 
+def _trust_options(command: _Command) -> _Command:
+    unsafe = "What becomes of callbacks that others may write; root: refuse, others: warn."
+    group = "A group whose members may write callbacks."
+    choice = click.Choice(["refuse", "warn", "ignore"])
+    command = click.option("--trusted-group", metavar="GROUP", help=group)(command)
+    return click.option("--unsafe-permissions", type=choice, help=unsafe)(command)
+
+
 def _event_options(command: _Command) -> _Command:
     """What lookup and explain take: the event, its job, its owner, and what occurred before."""
     number = click.IntRange(min=0)
@@ -129,6 +137,9 @@ def _commands() -> None:
 @click.option("--log", metavar="FILE", help="The reload log, - for standard output.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Its format.")
 @click.option("--state", metavar="DIR", help="Where accepted callbacks are kept over restarts.")
+@_trust_options
+@click.option("--pipe-group", metavar="GROUP", help="A group whose members may ask.")
+@click.option("--reload-for", type=click.Choice(["all", "owner"]), help="Who may ask for a reload.")
 def serve(callback_path: str | None, **flags: str | None) -> int:
     """Run the agent until SIGTERM or SIGINT; SIGHUP reloads.
 
@@ -146,18 +157,20 @@ def serve(callback_path: str | None, **flags: str | None) -> int:
 @_commands.command()
 @click.argument("directories", metavar="[DIR]...", nargs=-1)
 @_qb_options
+@_trust_options
 @click.option("--json", "as_json", is_flag=True, help="Print {diagnostics: [...]}.")
 def check(
-    directories: tuple[str, ...], callback_path: str | None, qb_conf: str | None, as_json: bool
+    directories: tuple[str, ...], callback_path: str | None, as_json: bool, **flags: str | None
 ) -> int:
     """Read the directories (without DIR: those that serve would read) and print every finding.
 
     Changes nothing and needs no agent. Exit status: 0 no errors, 1 errors.
     """
-    from agent.settings import Host, SettingsError, normalise, read
+    from agent.settings import Host, SettingsError, group_id, normalise, read
 
     try:
-        settings = read({"directories": callback_path, "qb_conf": qb_conf})
+        settings = read({"directories": callback_path, **flags})
+        group = group_id(settings.trusted_group, settings.sources["trusted_group"])
         host = Host.here()
         named = tuple(dict.fromkeys(normalise(_utf8(d, "DIR"), host) for d in directories if d))
     except SettingsError as error:
@@ -165,7 +178,8 @@ def check(
     from agent import serve as server
 
     read_directories = named or settings.directories
-    findings = [*settings.findings, *server.check(read_directories, settings.languages)]
+    found = server.check(read_directories, settings.languages, settings.unsafe_permissions, group)
+    findings = [*settings.findings, *found]
     if as_json:
         _print_json({"diagnostics": [finding.as_json() for finding in findings]})
     else:

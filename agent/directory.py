@@ -29,12 +29,13 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agent import callback
 from agent.callback import CONF, Absent, Implementation, Plan, Reading, Unusable
 from agent.finding import Finding, Severity, printable
+from agent.trust import IGNORE, REFUSE, Trust, Unsafe, Way
 
 if sys.platform == "linux":
     import fcntl
@@ -56,6 +57,9 @@ LOCAL = frozenset(
     }
 )
 
+#: Who may change the files is not looked at.
+NOBODY_ASKS = Trust(IGNORE)
+
 #: What `stat` says of a path: an errno where it fails, so that `gone` and `not readable` differ.
 Mark = tuple[int, ...] | int
 
@@ -65,7 +69,8 @@ class Snapshot:
     """One reading of a directory, and what tells whether it still holds."""
 
     reading: Reading
-    #: By name in the directory, `.` being the directory itself.
+    #: By name in the directory, `.` being the directory itself, or by the absolute path of a
+    #: directory that was passed on the way.
     marks: Mapping[str, Mark]
     #: Whether this is a file system of this machine alone.
     local: bool = True
@@ -81,6 +86,8 @@ class Snapshot:
     taken: int = 0
     _conf: bytes = b""
     _impls: Mapping[str, Implementation] = field(default_factory=dict)
+    #: By name, what others may change.
+    _unsafe: Mapping[str, tuple[Unsafe, ...]] = field(default_factory=dict)
 
 
 class _Fault(Exception):
@@ -97,7 +104,12 @@ def unchanged(snapshot: Snapshot) -> bool:
     """Whether the directory and its files still look as they did. Blocks."""
     directory = snapshot.reading.directory
     return all(
-        _mark(directory if name == "." else f"{directory}/{name}", snapshot.local) == mark
+        _mark(
+            directory if name == "." else os.path.join(directory, name),
+            # Directories on the way need not be readable.
+            snapshot.local or name.startswith("/"),
+        )
+        == mark
         for name, mark in snapshot.marks.items()
     )
 
@@ -108,6 +120,7 @@ def read(
     also: frozenset[str] = frozenset(),
     local: bool = True,
     device: int | None = None,
+    trust: Trust = NOBODY_ASKS,
 ) -> Snapshot:
     """What stands in a directory: its callbacks.conf, the files that it names, and those in `also`.
 
@@ -117,7 +130,7 @@ def read(
     """
     if before is not None and before.device is not None:
         device = before.device
-    reader = _Reader(directory, before, local)
+    reader = _Reader(directory, before, local, trust)
     try:
         reading = reader.whole(also, device)
     except _Fault as fault:
@@ -138,6 +151,7 @@ def read(
         reader.taken,
         reader.conf,
         reader.implementations,
+        reader.unsafe,
     )
 
 
@@ -182,10 +196,12 @@ def _fields(s: os.stat_result) -> Mark:
 class _Reader:
     """One reading under way."""
 
-    def __init__(self, directory: str, before: Snapshot | None, local: bool) -> None:
+    def __init__(self, directory: str, before: Snapshot | None, local: bool, trust: Trust) -> None:
         self.directory = directory
         self.before = before
         self.local = local
+        self.trust = trust
+        self.unsafe: dict[str, tuple[Unsafe, ...]] = {}
         self.marks: dict[str, Mark] = {}
         self.links: list[str] = []
         self.implementations: dict[str, Implementation] = {}
@@ -193,21 +209,26 @@ class _Reader:
         self.busy = False
         self.retry = False
         self.device = 0
+        #: Why there is a callbacks.conf that cannot be read.
+        self.lost: Finding | None = None
         self.taken = time.time_ns()
 
     def whole(self, also: frozenset[str], device: int | None) -> Reading:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
+        # Where it cannot be opened, this stays: what `stat` says is what `unchanged` asks for.
+        self.marks["."] = _mark(self.directory, self.local)
         try:
-            fd = os.open(self.directory, flags)
+            fd = self._open(".", self.directory, flags, None)
         except OSError as error:
-            self.marks["."] = error.errno or errno.EIO
             raise self._directory_fault(error) from error
         try:
             status = os.fstat(fd)
             self.device = status.st_dev
             self.marks["."] = _fields(status)
+            self._judge(".", self.directory, status)
             plan = self._plan(fd)
-            if plan is None and device is not None and device != status.st_dev:
+            gone = plan is None and self.lost is None
+            if gone and device is not None and device != status.st_dev:
                 raise _Fault(
                     "unmounted",
                     f"there is no {CONF}, and {printable(self.directory)} is on another file"
@@ -219,7 +240,50 @@ class _Reader:
             files = {name: self._file(fd, name) for name in names}
         finally:
             os.close(fd)
-        return Reading(self.directory, None, plan, files)
+        findings = tuple(self._unsafe_findings())
+        if self._refused(".") or self._refused(CONF):
+            return Reading(self.directory, None, None, files, callback.UNSAFE, findings)
+        if self.lost is not None:
+            # What was removed is believed all the same.
+            findings = (*findings, self.lost)
+            return Reading(self.directory, None, None, files, callback.FAULT, findings)
+        return Reading(self.directory, None, plan, files, None, findings)
+
+    def _open(self, name: str, path: str, flags: int, at: int | None) -> int:
+        """Open a path, noting what others may change on the way. Raises OSError."""
+        if self.trust.mode == IGNORE:
+            return os.open(path, flags, dir_fd=at)
+        if at is not None and name not in self.links:
+            return os.open(path, flags | os.O_NOFOLLOW, dir_fd=at)
+        way = Way(self.trust)
+        try:
+            return way.open(path, flags, at, self.directory)
+        finally:
+            self.unsafe[name] = tuple(way.unsafe)
+            self.marks |= {where: _fields(status) for where, status in way.passed.items()}
+
+    def _judge(self, name: str, path: str, status: os.stat_result) -> None:
+        """Note whether others may change an open file or directory."""
+        if self.trust.mode != IGNORE and (wrong := self.trust.judge(path, status)) is not None:
+            self.unsafe[name] = (*self.unsafe.get(name, ()), wrong)
+
+    def _refused(self, name: str) -> bool:
+        return self.trust.mode == REFUSE and bool(self.unsafe.get(name))
+
+    def _unsafe_findings(self) -> Iterator[Finding]:
+        """What others may change: of the directory and its conf as errors, where that is refused.
+        An implementation that is refused is told of at its line."""
+        told = set()
+        for name, unsafe in self.unsafe.items():
+            severity = Severity.ERROR if self.trust.mode == REFUSE else Severity.WARNING
+            if severity is Severity.ERROR and name not in (".", CONF):
+                continue
+            for wrong in unsafe:
+                if wrong.path not in told:
+                    told.add(wrong.path)
+                    yield Finding(
+                        severity, "unsafe", wrong.path, None, None, wrong.message, wrong.hint
+                    )
 
     def _directory_fault(self, error: OSError) -> _Fault:
         shown = printable(self.directory)
@@ -237,7 +301,8 @@ class _Reader:
         return _Fault(code, f"{message} {shown}", hint)
 
     def _plan(self, fd: int) -> Plan | None:
-        """What callbacks.conf says, None where there is none. Raises _Fault."""
+        """What callbacks.conf says; None where there is none, or, with `lost`, where it cannot be
+        read. Raises _Fault."""
         path = f"{self.directory}/{CONF}"
         found = self._bytes(fd, CONF, callback.MAX_CONF_BYTES)
         if isinstance(found, Absent):
@@ -245,7 +310,10 @@ class _Reader:
         if isinstance(found, Unusable):
             if found.code == "too-big":
                 return callback.unreadable(path, found.code, found.message, found.hint or "")
-            raise _Fault(found.code, found.message, found.hint or _RETRIED)
+            hint = found.hint or _RETRIED
+            self.lost = Finding(Severity.ERROR, found.code, path, None, None, found.message, hint)
+            self.retry = True
+            return None
         self.conf = found
         last = self.before.reading.plan if self.before else None
         if last is not None and self.before is not None and self.before._conf == found:
@@ -260,6 +328,9 @@ class _Reader:
         if implementation is None or implementation.code != found:
             implementation = Implementation.of(found)
         self.implementations[name] = implementation
+        if self._refused(name):
+            wrong = self.unsafe[name][0]
+            return Unusable("unsafe", wrong.message, wrong.hint, callback.UNSAFE)
         return implementation
 
     def _bytes(self, directory: int, name: str, most: int) -> bytes | Absent | Unusable:
@@ -270,13 +341,14 @@ class _Reader:
             mark = _fields(os.stat(name, dir_fd=directory)) if self.local else None
         except OSError as error:
             return self._failed(name, error)
-        if mark is not None and self._believed(name, mark):
+        if mark is not None:
             self.marks[name] = mark
-            return self._known(name)
+            if self._believed(name, mark):
+                return self._known(name)
         try:
             # Without O_NONBLOCK a pipe in the place of a file would keep us for ever.
             flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-            fd = os.open(name, flags, dir_fd=directory)
+            fd = self._open(name, name, flags, directory)
         except OSError as error:
             return self._failed(name, error)
         try:
@@ -295,16 +367,22 @@ class _Reader:
             return False
         if name == CONF and before.reading.plan is None:
             return False
+        if self.trust.mode != IGNORE and name in self.links:
+            # Others may have come to own what the link leads over.
+            return False
         changed = max(mark[-2:])
         return before.taken - changed >= TRUST * 1e9
 
     def _known(self, name: str) -> bytes:
         assert self.before is not None
+        if name in self.before._unsafe:
+            self.unsafe[name] = self.before._unsafe[name]
         return self.before._conf if name == CONF else self.before._impls[name].code
 
     def _open_file(self, fd: int, name: str, most: int) -> bytes | Unusable:
         first = os.fstat(fd)
         mark = self.marks[name] = _fields(first)
+        self._judge(name, f"{self.directory}/{name}", first)
         if not stat.S_ISREG(first.st_mode):
             return Unusable(
                 "not-a-regular-file",
@@ -329,7 +407,9 @@ class _Reader:
         return bytes(data)
 
     def _failed(self, name: str, error: OSError) -> Absent | Unusable:
-        number = self.marks[name] = error.errno or errno.EIO
+        number = error.errno or errno.EIO
+        # One that `stat` can see and nobody can read keeps that mark: `unchanged` asks for it.
+        self.marks.setdefault(name, number)
         shown = printable(name)
         if number in (errno.ENOENT, errno.ELOOP):
             if name not in self.links:

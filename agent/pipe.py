@@ -21,6 +21,7 @@ from typing import Protocol, cast
 
 from agent import protocol
 from agent.finding import printable
+from agent.peer import Door, Peer
 from agent.settings import SettingsError
 
 #: Bytes of answers that may wait for a client before no more of its requests are answered.
@@ -33,6 +34,13 @@ SLICE = 0.005
 #: Seconds for which a client that is told to go may still send, so that it reads why: to close on
 #: bytes that nobody read makes the kernel break its writing off, and its reading with an error.
 LINGER = 2.0
+#: Connections at the same time. A supervisor has some dozens; each costs some kilobytes.
+MAX_CONNECTIONS = 1000
+#: Seconds in which a line that was begun must end. A client that is silent between two lines may
+#: be so for ever.
+MAX_LINE_SECONDS = 30.0
+#: The code of a refused connection; JSON-RPC leaves -32000 to -32099 to servers.
+REFUSED = -32000
 #: Connections that wait to be accepted: a farm's supervisor opens its own at once.
 BACKLOG = 512
 
@@ -56,9 +64,14 @@ class Service(Protocol):
 class Connection(asyncio.Protocol):
     """One client. Lines in, answers out, in order."""
 
-    def __init__(self, service: Service, clients: set[Connection]) -> None:
+    def __init__(self, service: Service, clients: set[Connection], door: Door) -> None:
         self._service = service
         self._clients = clients
+        self._door = door
+        #: Who asks; nobody until he is let in.
+        self.peer = Peer(-1, frozenset())
+        #: When the line that is unfinished must be done.
+        self._timer: asyncio.TimerHandle | None = None
         self._lines = protocol.Lines()
         #: Lines that came and are not answered yet.
         self._waiting: deque[bytes] = deque()
@@ -76,9 +89,32 @@ class Connection(asyncio.Protocol):
         self._transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=MAX_UNREAD)
         self._clients.add(self)
+        if len(self._clients) > MAX_CONNECTIONS:
+            self._refuse(f"there are {MAX_CONNECTIONS} connections already; try again later")
+            return
+        try:
+            with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as one:
+                self.peer = Peer.of(one)
+        except OSError as error:
+            self._refuse(f"the kernel does not say who you are ({error.strerror}); try again")
+            return
+        if not self._door.admits(self.peer):
+            self._refuse(
+                f"the user id {self.peer.uid} may not ask: only root, the agent's user and the"
+                " members of the group of --pipe-group may"
+            )
+
+    def _refuse(self, why: str) -> None:
+        assert self._transport is not None
+        data = {"expected": "a client that is let in", "found": why}
+        self._part(
+            self._transport, protocol.error(None, REFUSED, f"Connection refused: {why}", data)
+        )
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
         self._waiting.clear()
         self._clients.discard(self)
 
@@ -94,11 +130,27 @@ class Connection(asyncio.Protocol):
                 self._transport.write(answers)
                 return
         try:
-            self._waiting.extend(self._lines.feed(data))
+            lines = self._lines.feed(data)
         except protocol.LineTooLong as long:
-            self._waiting.extend(long.lines)
+            lines = long.lines
             self._last_words = long.answer
             self._ended = True
+        self._waiting.extend(lines)
+        if self._timer is not None and (lines or not self._lines.pending):
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None and self._lines.pending:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(MAX_LINE_SECONDS, self._too_slow)
+        self._work()
+
+    def _too_slow(self) -> None:
+        """A line was begun and not ended."""
+        self._timer = None
+        message = f"Invalid Request: a line took more than {MAX_LINE_SECONDS:.0f} s"
+        data = {"expected": "a line that is sent in one go and ends with a line feed"}
+        self._last_words = protocol.error(None, protocol.INVALID_REQUEST, message, data)
+        self._ended = True
         self._work()
 
     def eof_received(self) -> bool:
@@ -220,8 +272,10 @@ class Connection(asyncio.Protocol):
 class Pipe:
     """The socket, its lock, and its connections."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, group: int | None = None) -> None:
         self.path = path
+        #: Whose members may connect, besides root and the agent's user.
+        self._group = group
         self.clients: set[Connection] = set()
         self._lock: int | None = None
         self._server: asyncio.Server | None = None
@@ -264,7 +318,7 @@ class Pipe:
                     " alone: move it away, or say --pipe FILE"
                 )
 
-    async def listen(self, service: Service) -> None:
+    async def listen(self, service: Service, door: Door) -> None:
         """Make the socket, in the place of a dead agent's, and serve it. Needs the lock."""
         self._refuse_files()
         with contextlib.suppress(FileNotFoundError):
@@ -276,10 +330,13 @@ class Pipe:
             listener.bind(self.path)
         finally:
             os.umask(before)
+        if self._group is not None:
+            os.chown(self.path, -1, self._group)
+            os.chmod(self.path, 0o660)
         listener.setblocking(False)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(
-            lambda: Connection(service, self.clients), sock=listener, backlog=BACKLOG
+            lambda: Connection(service, self.clients, door), sock=listener, backlog=BACKLOG
         )
 
     def stop_listening(self) -> None:

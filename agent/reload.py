@@ -10,6 +10,7 @@ that somebody still writes after WRITING seconds is held until he is done.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +31,7 @@ from agent.index import Change, Index, Served, changes
 from agent.kept import Kept, KeptSettings
 from agent.log import Log, Record
 from agent.settings import Settings
+from agent.trust import Trust
 from agent.watch import Target, Watch
 
 #: Seconds for which a writer may keep a file open before the directory is held for it.
@@ -95,8 +97,10 @@ class Reloader:
         kept: Kept,
         log: Log,
         complain: Callable[[str], None],
+        trust: Trust,
     ) -> None:
         self._read_settings = read_settings
+        self._trust = trust
         self._kept = kept
         self._log = log
         self.settings = first
@@ -348,7 +352,7 @@ class Reloader:
         for d in map(self._directories.__getitem__, names):
             also = d.unit.files() if d.unit else frozenset()
             local = self.watch.mounts.local(d.path)
-            snapshots.append(directory.read(d.path, d.snapshot, also, local, d.device))
+            snapshots.append(directory.read(d.path, d.snapshot, also, local, d.device, self._trust))
         return snapshots
 
     def _qb_conf_unchanged(self) -> bool:
@@ -617,6 +621,8 @@ def _causes(before: Snapshot | None, now: Snapshot) -> list[dict[str, str]]:
             change = "added"
         elif isinstance(mark, int):
             change = "removed"
-        path = now.reading.directory if name == "." else f"{now.reading.directory}/{name}"
+        path = now.reading.directory
+        if name != ".":
+            path = os.path.join(path, name)
         causes.append({"path": encodable(path), "change": change})
     return causes

@@ -24,9 +24,11 @@ from agent.index import Served
 from agent.kept import Kept
 from agent.log import Log
 from agent.mounts import Mounts
-from agent.pipe import Connection, Held, Pipe
+from agent.peer import Door
+from agent.pipe import REFUSED, Connection, Held, Pipe
 from agent.reload import WRITING, Reloader, being_written
 from agent.settings import Settings, SettingsError
+from agent.trust import IGNORE, Trust
 
 #: Seconds for which a reload, in its thread, may keep the interpreter from the lookups.
 SWITCH_INTERVAL = 0.0005
@@ -47,7 +49,12 @@ def run(flags: Mapping[str, str | None]) -> int:
         signal.signal(signal.SIGIO, signal.SIG_IGN)
     now = settings.read(flags)
     settings.pipe_folder(now)
-    pipe = Pipe(now.pipe)
+    trusted = settings.group_id(now.trusted_group, now.sources["trusted_group"])
+    trust = Trust(
+        now.unsafe_permissions, groups=frozenset() if trusted is None else frozenset({trusted})
+    )
+    group = settings.group_id(now.pipe_group, now.sources["pipe_group"])
+    pipe = Pipe(now.pipe, group)
     try:
         pipe.lock()
     except Held as held:
@@ -62,14 +69,15 @@ def run(flags: Mapping[str, str | None]) -> int:
         now = _with_kept(now, kept)
     who = f"{socket.gethostname()}[{os.getpid()}]"
     log = Log(now.log, now.log_format, who, notes.complain)
-    reloader = Reloader(partial(settings.read, flags), now, kept, log, notes.complain)
+    reloader = Reloader(partial(settings.read, flags), now, kept, log, notes.complain, trust)
+    door = Door(os.geteuid(), group, now.reload_for, notes.complain)
     # A hundred thousand callbacks in the making are no garbage: looking for some takes as long as
     # the rest of the start.
     gc.disable()
     sys.setswitchinterval(SWITCH_INTERVAL)
     # uvloop answers twice as many lookups as asyncio's own loop.
     loop = {"loop_factory": uvloop.new_event_loop}
-    anyio.run(_serve, reloader, pipe, notes, backend="asyncio", backend_options=loop)
+    anyio.run(_serve, reloader, pipe, door, notes, backend="asyncio", backend_options=loop)
     return STOPPED
 
 
@@ -96,12 +104,12 @@ class Notes:
         self.last = [*self.last, message][-self.MOST :]
 
 
-async def _serve(reloader: Reloader, pipe: Pipe, notes: Notes) -> None:
-    service = Service(reloader, pipe, notes)
+async def _serve(reloader: Reloader, pipe: Pipe, door: Door, notes: Notes) -> None:
+    service = Service(reloader, pipe, door, notes)
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(reloader.run)
-            tasks.start_soon(_listen, reloader, pipe, service)
+            tasks.start_soon(_listen, reloader, pipe, door, service)
             async for number in signals:
                 if number == signal.SIGHUP:
                     reloader.notice()
@@ -116,19 +124,20 @@ async def _serve(reloader: Reloader, pipe: Pipe, notes: Notes) -> None:
         pipe.close()
 
 
-async def _listen(reloader: Reloader, pipe: Pipe, service: Service) -> None:
+async def _listen(reloader: Reloader, pipe: Pipe, door: Door, service: Service) -> None:
     await reloader.ready.wait()
     # What the first index is made of stays: the collector need never look at it.
     gc.freeze()
     gc.enable()
-    await pipe.listen(service)
+    await pipe.listen(service, door)
 
 
 class Service:
     """Answers requests from the index that is current when each is read."""
 
-    def __init__(self, reloader: Reloader, pipe: Pipe, notes: Notes) -> None:
+    def __init__(self, reloader: Reloader, pipe: Pipe, door: Door, notes: Notes) -> None:
         self._reloader = reloader
+        self._door = door
         self._pipe = pipe
         self._notes = notes
         self._began = time.monotonic()
@@ -151,6 +160,9 @@ class Service:
             if type(request) is protocol.LookupRequest:
                 return protocol.result(request.id, self._lookups.result(request.params))
             if isinstance(request, protocol.ReloadRequest):
+                if not self._door.may_reload(connection.peer):
+                    why = "Reload refused: only root and the agent's user may ask for one"
+                    return protocol.error(request.id, REFUSED, why)
                 return self._reload(request)
             return protocol.result(request.id, self._result(request, connection))
         except answer.BadEvent as wrong:
@@ -231,20 +243,28 @@ def version() -> str:
         return "unknown"
 
 
-def check(directories: tuple[str, ...], languages: frozenset[str]) -> list[Finding]:
+def check(
+    directories: tuple[str, ...],
+    languages: frozenset[str],
+    unsafe_permissions: str = IGNORE,
+    trusted_group: int | None = None,
+) -> list[Finding]:
     """Every finding of these directories, read as `serve` reads them the first time."""
     if sys.platform == "linux":
         signal.signal(signal.SIGIO, signal.SIG_IGN)
-    return anyio.run(_check, directories, languages)
+    groups = frozenset() if trusted_group is None else frozenset({trusted_group})
+    return anyio.run(_check, directories, languages, Trust(unsafe_permissions, groups=groups))
 
 
-async def _check(directories: tuple[str, ...], languages: frozenset[str]) -> list[Finding]:
+async def _check(
+    directories: tuple[str, ...], languages: frozenset[str], trust: Trust
+) -> list[Finding]:
     mounts = Mounts.read()
     findings: list[Finding] = []
     for path in directories:
         began = time.monotonic()
         while True:
-            snapshot = directory.read(path, local=mounts.local(path))
+            snapshot = directory.read(path, local=mounts.local(path), trust=trust)
             await anyio.sleep(directory.QUIET)
             reading = snapshot.reading
             if directory.unchanged(snapshot) and not snapshot.busy:

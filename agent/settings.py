@@ -6,6 +6,7 @@ counts as unset. `resolve` is pure: it is given all that it looks at. `read` giv
 
 from __future__ import annotations
 
+import grp
 import os
 import posixpath
 import pwd
@@ -27,6 +28,17 @@ _FLAG_AND_VARIABLE = {
     "log": ("--log", "CALLBACK_AGENT_LOG"),
     "log_format": ("--log-format", "CALLBACK_AGENT_LOG_FORMAT"),
     "state": ("--state", "CALLBACK_AGENT_STATE"),
+    "unsafe_permissions": ("--unsafe-permissions", "CALLBACK_AGENT_UNSAFE_PERMISSIONS"),
+    "trusted_group": ("--trusted-group", "CALLBACK_AGENT_TRUSTED_GROUP"),
+    "pipe_group": ("--pipe-group", "CALLBACK_AGENT_PIPE_GROUP"),
+    "reload_for": ("--reload-for", "CALLBACK_AGENT_RELOAD_FOR"),
+}
+
+#: The words that some settings take; the first that stands for `not said` depends on the user.
+_WORDS = {
+    "log_format": ("text", "json"),
+    "unsafe_permissions": ("refuse", "warn", "ignore"),
+    "reload_for": ("all", "owner"),
 }
 
 #: What is read of qb.conf. Its other settings are not ours.
@@ -82,8 +94,8 @@ class Host:
 class Settings:
     """All settings. Paths are absolute; `log` may be `-`, standard output.
 
-    `sources` says for each of the seven where it came from: the flag, the variable, `path:line`
-    of qb.conf, or `default`.
+    `sources` says for each where it came from: the flag, the variable, `path:line` of qb.conf, or
+    `default`. `trusted_group` and `pipe_group` are group names or ids, empty for none.
     """
 
     qb_conf: str
@@ -97,6 +109,12 @@ class Settings:
     findings: tuple[Finding, ...] = ()
     #: Whether there is a qb.conf, so that one that vanishes later can be told from none at all.
     found: bool = False
+    #: What becomes of callbacks that others may write: refuse, warn or ignore.
+    unsafe_permissions: str = "warn"
+    trusted_group: str = ""
+    pipe_group: str = ""
+    #: Who may ask for a reload: all that may ask at all, or the owner (the agent's user and root).
+    reload_for: str = "all"
 
     @property
     def bad(self) -> bool:
@@ -113,6 +131,10 @@ class Settings:
             "log_format": self.log_format,
             "state": encodable(self.state),
             "languages": sorted(self.languages),
+            "unsafe_permissions": self.unsafe_permissions,
+            "trusted_group": encodable(self.trusted_group),
+            "pipe_group": encodable(self.pipe_group),
+            "reload_for": self.reload_for,
         }
         return {
             name: {"value": value, "source": encodable(self.sources[name])}
@@ -182,12 +204,14 @@ def resolve(
             values[name] = value
         else:
             values[name] = _absolute(value or defaults[name], host)
-    log_format, sources["log_format"] = _given("log_format", flags, environ)
-    if log_format not in ("", "text", "json"):
-        raise SettingsError(
-            f"{sources['log_format']}: {printable(log_format)} is no format of the log;"
-            " expected text or json"
-        )
+    for name, words in _WORDS.items():
+        values[name], sources[name] = _given(name, flags, environ)
+        if values[name] not in ("", *words):
+            raise SettingsError(
+                f"{sources[name]}: expected {' or '.join(words)}, found {printable(values[name])}"
+            )
+    for name in ("trusted_group", "pipe_group"):
+        values[name], sources[name] = _given(name, flags, environ)
     found = qb is not None
     if isinstance(qb, OSError):
         why = qb.strerror or type(qb).__name__
@@ -206,12 +230,17 @@ def resolve(
         directories,
         values["pipe"],
         values["log"],
-        log_format or "text",
+        values["log_format"] or "text",
         values["state"],
         languages,
         sources,
         tuple(findings),
         found,
+        # Who runs callbacks as root must not take them from just anybody.
+        values["unsafe_permissions"] or ("refuse" if host.uid == 0 else "warn"),
+        values["trusted_group"],
+        values["pipe_group"],
+        values["reload_for"] or "all",
     )
 
 
@@ -223,6 +252,18 @@ def normalise(path: str, host: Host) -> str:
     """
     # POSIX lets `//` at the front mean something else than `/`; no system that we run on does.
     return "/" + posixpath.normpath(_absolute(path, host)).lstrip("/")
+
+
+def group_id(name: str, source: str) -> int | None:
+    """The id of a group given by name or id, None for none. Raises SettingsError."""
+    if not name:
+        return None
+    if name.isdecimal():
+        return int(name)
+    try:
+        return grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):
+        raise SettingsError(f"{source}: there is no group {printable(name)}") from None
 
 
 def pipe_folder(settings: Settings) -> None:

@@ -265,12 +265,12 @@ class Event:
         kind, hyphen, rest = rest.partition("-")
         if kind not in TYPES:
             found = f"the unknown type {kind!r}" if kind else "an event without a type"
-            raise EventError(found, "one of the types " + ", ".join(TYPES), len(name) + 2)
-        column = len(name) + len(kind) + 3
+            column = min(len(name) + 2, len(text) + 1)
+            raise EventError(found, "one of the types " + ", ".join(TYPES), column)
         needs = TYPES[kind]
         if not rest:
             expected = "self, parent, a job id or a label after the type"
-            raise EventError("an event without a context", expected, column)
+            raise EventError("an event without a context", expected, len(text) + 1)
         context, hyphen, extra = rest.partition("-")
         if context in ("self", "parent") or _ID.fullmatch(context):
             if hyphen and not extra:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from agents import DEADLINE, Agent, running
 from versions import LINES, NoVersion, Versions
 

@@ -89,7 +89,7 @@ def test_the_format_of_the_log() -> None:
     assert (found.log_format, found.sources["log_format"]) == ("json", "--log-format")
     found = settings(environ={"CALLBACK_AGENT_LOG_FORMAT": "json"})
     assert (found.log_format, found.sources["log_format"]) == ("json", "CALLBACK_AGENT_LOG_FORMAT")
-    with pytest.raises(SettingsError, match=r"CALLBACK_AGENT_LOG_FORMAT: xml .* text or json"):
+    with pytest.raises(SettingsError, match="CALLBACK_AGENT_LOG_FORMAT: .* text or json, found xml"):
         settings(environ={"CALLBACK_AGENT_LOG_FORMAT": "xml"})
 
 
@@ -115,8 +115,9 @@ def test_the_defaults_of_root() -> None:
         "/var/lib/callback-agent",
         DEFAULT_FLAGS,
         dict.fromkeys(found.sources, "default"),
+        unsafe_permissions="refuse",
     )
-    assert len(found.sources) == 7
+    assert len(found.sources) == 11
 
 
 IN_TMP = "/tmp/callback-agent-1000/pipe"
@@ -426,6 +427,10 @@ def test_the_settings_as_status_reports_them() -> None:
         "log_format": {"value": "text", "source": "default"},
         "state": {"value": r"/\xff", "source": "--state"},
         "languages": {"value": sorted(DEFAULT_FLAGS), "source": "default"},
+        "unsafe_permissions": {"value": "warn", "source": "default"},
+        "trusted_group": {"value": "", "source": "default"},
+        "pipe_group": {"value": "", "source": "default"},
+        "reload_for": {"value": "all", "source": "default"},
     }
 
 

@@ -1,0 +1,29 @@
+"""Tells systemd how the agent is. Source: sd_notify(3); without $NOTIFY_SOCKET nothing is told."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Mapping
+
+
+class Notify:
+    """The service manager's socket, if there is one."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        address = environ.get("NOTIFY_SOCKET", "")
+        # `@` stands for the NUL of an abstract address.
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        watchdog = environ.get("WATCHDOG_USEC", "")
+        ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        #: Seconds between two signs of life: half of what the manager waits. None: none wanted.
+        self.interval = int(watchdog) / 2e6 if watchdog.isdigit() and ours and address else None
+
+    def send(self, *assignments: str) -> None:
+        """Send some `NAME=value`. A manager that does not listen is no reason to stop."""
+        if not self._address:
+            return
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+            one.setblocking(False)
+            one.sendto("\n".join(assignments).encode(), self._address)

@@ -1,0 +1,88 @@
+"""Who is at the other end of a Unix socket, as the kernel says, and whether he may ask.
+
+The modes of the pipe and of its folder are the first lock. This is the second: it holds whatever
+the modes have become.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+#: Seconds between two complaints about the same user.
+COMPLAIN_EVERY = 60.0
+#: Users that are remembered as complained of; more than a machine has.
+MAX_COMPLAINED = 1000
+
+_SO_PEERGROUPS = 59
+#: The most bytes that Python reads of a socket option: 256 groups.
+_MOST_OPTION = 1024
+_LOCAL_PEERCRED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A process at the other end: its effective user, and all of its groups."""
+
+    uid: int
+    groups: frozenset[int]
+
+    @classmethod
+    def of(cls, one: socket.socket) -> Peer:
+        """The peer of a connected Unix socket, as it was when it connected. Raises OSError.
+
+        Source: unix(7) and, for the supplementary groups, socket(7) of Linux; unix(4) of macOS.
+        """
+        if sys.platform == "darwin":
+            form = "=IIh2x16I"
+            raw = one.getsockopt(0, _LOCAL_PEERCRED, struct.calcsize(form))
+            _, uid, count, *groups = struct.unpack(form, raw)
+            return cls(uid, frozenset(groups[:count]))
+        raw = one.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        _, uid, gid = struct.unpack("3I", raw)
+        try:
+            raw = one.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST_OPTION)
+            groups = list(struct.unpack(f"{len(raw) // 4}I", raw))
+        except OSError:
+            # More groups than fit, or a Linux before 4.13: what the user database says.
+            try:
+                groups = os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
+            except KeyError:
+                groups = []
+        return cls(uid, frozenset((gid, *groups)))
+
+
+class Door:
+    """Lets in root, the agent's user, and the members of one group if there is one."""
+
+    def __init__(
+        self, uid: int, group: int | None, reload_for: str, complain: Callable[[str], None]
+    ) -> None:
+        self._owners = {0, uid}
+        self._group = group
+        self._reload_for = reload_for
+        self._complain = complain
+        self._complained: dict[int, float] = {}
+
+    def admits(self, peer: Peer) -> bool:
+        """Whether the peer may ask. That one was refused is told of, but not all the time."""
+        if peer.uid in self._owners or self._group in peer.groups:
+            return True
+        now = time.monotonic()
+        last = self._complained.get(peer.uid)
+        if last is None or now - last >= COMPLAIN_EVERY:
+            if len(self._complained) >= MAX_COMPLAINED:
+                self._complained.clear()
+            self._complained[peer.uid] = now
+            self._complain(f"refused a client of the user id {peer.uid}, who may not ask")
+        return False
+
+    def may_reload(self, peer: Peer) -> bool:
+        """Whether the peer may ask for a reload."""
+        return self._reload_for == "all" or peer.uid in self._owners
