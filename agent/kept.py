@@ -12,7 +12,6 @@ import base64
 import contextlib
 import hashlib
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from agent import trigger
 from agent.callback import Implementation, Registration, Unit
 from agent.finding import Finding, Severity, printable
 from agent.language import Problem, Verdict
+from agent.trust import IGNORE, REFUSE, Trust, Way
 
 #: Raised when the form of what is kept changes. What has another number is thrown away.
 FORM = 1
@@ -64,9 +64,12 @@ class Kept:
     """One agent's folder in the state directory. Where it cannot be used, nothing is kept, and
     `complain` is told so once."""
 
-    def __init__(self, state: str, pipe: str, complain: Callable[[str], None]) -> None:
+    def __init__(
+        self, state: str, pipe: str, complain: Callable[[str], None], trust: Trust
+    ) -> None:
         self.folder = f"{state}/{hashlib.sha256(os.fsencode(pipe)).hexdigest()[:16]}"
         self._complain = complain
+        self._trust = trust
         self._failed = False
         #: The last settings that were valid, None where there were none yet.
         self.settings: KeptSettings | None = None
@@ -80,16 +83,23 @@ class Kept:
             for folder in (state, self.folder):
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(folder, 0o700)
-                status = os.stat(folder)
-                mode = stat.S_IMODE(status.st_mode)
-                if status.st_uid not in (0, os.geteuid()) or mode & 0o022:
-                    raise OSError(
-                        0, f"others may write to {folder} (owner {status.st_uid}, mode {mode:04o})"
-                    )
+                self._judge(folder)
         except OSError as error:
             self._give_up(error)
             self.folder = ""
         self.settings = self._load_settings()
+
+    def _judge(self, folder: str) -> None:
+        """Raise OSError where others may write to a folder, or to one above it and that counts."""
+        status = os.stat(folder)
+        wrong = self._trust.judge(folder, status)
+        if wrong is None and self._trust.mode != IGNORE:
+            way = Way(self._trust)
+            os.close(way.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            if way.unsafe and self._trust.mode == REFUSE:
+                wrong = way.unsafe[0]
+        if wrong is not None:
+            raise OSError(0, f"{wrong.message}; {wrong.hint}")
 
     def load(self, directory: str) -> tuple[Known | None, list[Finding]]:
         """What was kept of a directory, and a warning if it was damaged. Blocks."""

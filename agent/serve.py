@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib.metadata
 import os
+import resource
 import signal
 import socket
 import sys
@@ -24,8 +26,9 @@ from agent.index import Served
 from agent.kept import Kept
 from agent.log import Log
 from agent.mounts import Mounts
+from agent.notify import Notify
 from agent.peer import Door
-from agent.pipe import REFUSED, Connection, Held, Pipe
+from agent.pipe import MAX_CONNECTIONS, REFUSED, Connection, Held, Pipe
 from agent.reload import WRITING, Reloader, being_written
 from agent.settings import Settings, SettingsError
 from agent.trust import IGNORE, Trust
@@ -61,7 +64,7 @@ def run(flags: Mapping[str, str | None]) -> int:
         complain(str(held))
         return HELD
     notes = Notes()
-    kept = Kept(now.state, now.pipe, notes.complain)
+    kept = Kept(now.state, now.pipe, notes.complain, trust)
     kept.open()
     if now.bad and kept.settings is None:
         raise SettingsError("\n".join(str(f) for f in now.findings))
@@ -73,6 +76,7 @@ def run(flags: Mapping[str, str | None]) -> int:
     door = Door(os.geteuid(), group, now.reload_for, notes.complain)
     # A hundred thousand callbacks in the making are no garbage: looking for some takes as long as
     # the rest of the start.
+    _more_files()
     gc.disable()
     sys.setswitchinterval(SWITCH_INTERVAL)
     # uvloop answers twice as many lookups as asyncio's own loop.
@@ -106,10 +110,12 @@ class Notes:
 
 async def _serve(reloader: Reloader, pipe: Pipe, door: Door, notes: Notes) -> None:
     service = Service(reloader, pipe, door, notes)
+    notify = Notify(os.environ)
+    reloader.listeners.append(lambda _: notify.send(_status_line(reloader)))
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(reloader.run)
-            tasks.start_soon(_listen, reloader, pipe, door, service)
+            tasks.start_soon(_listen, reloader, pipe, door, service, notify)
             async for number in signals:
                 if number == signal.SIGHUP:
                     reloader.notice()
@@ -124,12 +130,36 @@ async def _serve(reloader: Reloader, pipe: Pipe, door: Door, notes: Notes) -> No
         pipe.close()
 
 
-async def _listen(reloader: Reloader, pipe: Pipe, door: Door, service: Service) -> None:
+async def _listen(
+    reloader: Reloader, pipe: Pipe, door: Door, service: Service, notify: Notify
+) -> None:
     await reloader.ready.wait()
     # What the first index is made of stays: the collector need never look at it.
     gc.freeze()
     gc.enable()
     await pipe.listen(service, door)
+    # The signals were in place before the first index.
+    notify.send("READY=1", _status_line(reloader))
+    if notify.interval is not None:
+        while True:
+            # From the loop that serves: where it hangs, systemd must know.
+            await anyio.sleep(notify.interval)
+            notify.send("WATCHDOG=1")
+
+
+def _status_line(reloader: Reloader) -> str:
+    index = reloader.index
+    return f"STATUS={reloader.state}: generation {index.generation}, {index.count} callbacks served"
+
+
+def _more_files() -> None:
+    """Let the process have as many files open as it may: one for each client, and some more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + 200
+    if soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 class Service:

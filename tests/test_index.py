@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import plain
 import pytest
+from hypothesis import given
+
+import plain
 from agent import answer as answers
 from agent.callback import Implementation, Registration, Unit
 from agent.index import Index, Served
 from agent.protocol import LookupParams
 from agent.trigger import Event, parse, terms
 from cases import Case, case, cases
-from hypothesis import given
 
 #: The cases of the mass comparison, in as many parts as keep one test short.
 PARTS, CASES = 10, 10_000

@@ -7,8 +7,9 @@ from random import Random
 from typing import Any
 
 import pytest
-from cases import Case, Event, Owner, case, cases, events, owners, texts, triggers
 from hypothesis import given
+
+from cases import Case, Event, Owner, case, cases, events, owners, texts, triggers
 from plain import Term, answer, canonical, read
 
 
