@@ -55,6 +55,8 @@ class Registration:
     #: The trigger's canonical text. With the file's path it is the callback's identity.
     text: str
     line: int
+    #: Of the file's name, in code points from 1.
+    column: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,10 @@ class Implementation:
 class Plan:
     """What a callbacks.conf says, before its files are looked at.
 
-    `columns` has the column of the name on each line that is a registration; `warned` the
-    canonical triggers that there is a finding about.
+    `warned` has the canonical triggers that there is a finding about.
     """
 
     registrations: tuple[Registration, ...] = ()
-    columns: Mapping[int, int] = field(default_factory=dict)
     warned: frozenset[str] = frozenset()
     findings: tuple[Finding, ...] = ()
 
@@ -167,15 +167,14 @@ def plan(data: bytes, path: str, before: Plan | None = None) -> Plan:
     if before is not None:
         known = {r.text: r for r in before.registrations if r.text not in before.warned}
     registrations: list[Registration] = []
-    columns: dict[int, int] = {}
     warned: set[str] = set()
     first: dict[tuple[str, str], int] = {}
     names = {name: _name_problem(name) for name in {s.name for s in settings}}
     for setting in settings:
         wrong = names[setting.name]
         if wrong:
-            place = (path, setting.line, setting.column)
-            findings.append(Finding(Severity.ERROR, wrong[0], *place, wrong[1], wrong[2]))
+            where = (path, setting.line, setting.column)
+            findings.append(Finding(Severity.ERROR, wrong[0], *where, wrong[1], wrong[2]))
         same = known.get(setting.value)
         if same is not None:
             tree, text = same.trigger, same.text
@@ -208,14 +207,14 @@ def plan(data: bytes, path: str, before: Plan | None = None) -> Plan:
                 )
             )
             continue
-        registrations.append(Registration(setting.name, tree, text, setting.line))
-        columns[setting.line] = setting.column
+        place = (setting.line, setting.column)
+        registrations.append(Registration(setting.name, tree, text, *place))
     if len(registrations) > MAX_CALLBACKS:
         message = f"this file has {len(registrations)} callbacks; at most {MAX_CALLBACKS} are read"
         hint = "split them over several directories"
         return unreadable(path, "too-many-callbacks", message, hint)
     findings.sort(key=lambda f: (f.line or 0, f.column or 0))
-    return Plan(tuple(registrations), columns, frozenset(warned), tuple(findings))
+    return Plan(tuple(registrations), frozenset(warned), tuple(findings))
 
 
 def unreadable(path: str, code: str, message: str, hint: str) -> Plan:
@@ -250,9 +249,8 @@ def judge(reading: Reading, accepted: Unit | None) -> Judgement:
             code, message = "missing-file", f"there is no file {printable(file)} beside {CONF}"
             hint = "add the file, or correct the name"
             held = held or ERROR
-        column = plan.columns[registration.line] if plan else None
-        place = (f"{reading.directory}/{CONF}", registration.line, column)
-        findings.append(Finding(Severity.ERROR, code, *place, message, hint))
+        where = (f"{reading.directory}/{CONF}", registration.line, registration.column)
+        findings.append(Finding(Severity.ERROR, code, *where, message, hint))
     for file, implementation in usable.items():
         for finding in _check(reading.directory, file, implementation, accepted):
             held = held or (ERROR if _is_error(finding) else None)

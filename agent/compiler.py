@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 import anyio
 from anyio import BrokenWorkerProcess, to_process
@@ -27,8 +28,58 @@ MAX_MEMORY = 1 << 30
 #: How many verdicts are remembered.
 MAX_VERDICTS = 4096
 
+#: Seconds after which the child is kept from going away: anyio ends one that idles for 5 minutes,
+#: and a new one takes 70 ms to start, which an administrator who edits would wait for.
+KEEP_WARM = 200.0
+
 # One child: checks are rare, and a second processor is for lookups.
 _children = anyio.CapacityLimiter(1)
+
+
+class Checker:
+    """Checks sources one after the other, and remembers the verdicts by the source's digest."""
+
+    def __init__(self, done: Callable[[set[str]], None]) -> None:
+        #: Told whose sources were checked, when all that were asked for are.
+        self._done = done
+        self._verdicts: dict[str, Verdict] = {}
+        #: Sources to check by digest, and who asked.
+        self._asked: dict[str, tuple[bytes, set[str]]] = {}
+        self._more = anyio.Event()
+        self._begin = anyio.Event()
+
+    def verdict(self, digest: str) -> Verdict | None:
+        """What a check said, None if there was none yet."""
+        return self._verdicts.get(digest)
+
+    def ask(self, digest: str, source: bytes, who: str) -> None:
+        """Have a source checked, once `begin` was called."""
+        self._asked.setdefault(digest, (source, set()))[1].add(who)
+        self._more.set()
+
+    def begin(self) -> None:
+        """Begin to check. Until then what asks may wait: the first answer goes first."""
+        self._begin.set()
+
+    async def run(self) -> None:
+        """Check what is asked for, until cancelled."""
+        await self._begin.wait()
+        while True:
+            checked: set[str] = set()
+            while self._asked:
+                digest, (source, _) = next(iter(self._asked.items()))
+                verdict = await check(source)
+                while len(self._verdicts) >= MAX_VERDICTS:
+                    del self._verdicts[next(iter(self._verdicts))]
+                self._verdicts[digest] = verdict
+                checked |= self._asked.pop(digest)[1]
+            if checked:
+                self._done(checked)
+            self._more = anyio.Event()
+            with anyio.move_on_after(KEEP_WARM) as idle:
+                await self._more.wait()
+            if idle.cancelled_caught:
+                await check(b"")
 
 
 async def check(source: bytes) -> Verdict:

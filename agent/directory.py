@@ -133,7 +133,8 @@ def read(
     reader = _Reader(directory, before, local, trust)
     try:
         reading = reader.whole(also, device)
-    except _Fault as fault:
+    except (_Fault, OSError) as error:
+        fault = error if isinstance(error, _Fault) else reader.directory_fault(error)
         place = (directory, None, None)
         finding = Finding(Severity.ERROR, fault.code, *place, fault.message, fault.hint)
         reading = Reading(directory, fault=finding)
@@ -214,13 +215,11 @@ class _Reader:
         self.taken = time.time_ns()
 
     def whole(self, also: frozenset[str], device: int | None) -> Reading:
+        """Read all of it. Raises _Fault, and OSError where the directory itself fails."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
         # Where it cannot be opened, this stays: what `stat` says is what `unchanged` asks for.
         self.marks["."] = _mark(self.directory, self.local)
-        try:
-            fd = self._open(".", self.directory, flags, None)
-        except OSError as error:
-            raise self._directory_fault(error) from error
+        fd = self._open(".", self.directory, flags, None)
         try:
             status = os.fstat(fd)
             self.device = status.st_dev
@@ -285,7 +284,8 @@ class _Reader:
                         severity, "unsafe", wrong.path, None, None, wrong.message, wrong.hint
                     )
 
-    def _directory_fault(self, error: OSError) -> _Fault:
+    def directory_fault(self, error: OSError) -> _Fault:
+        """Why the directory itself cannot be opened or asked."""
         shown = printable(self.directory)
         if error.errno == errno.ENOENT and os.path.islink(self.directory):
             message = f"{shown} is a link that leads nowhere"
@@ -362,6 +362,9 @@ class _Reader:
         """Whether a file with this mark still has the bytes that it had at the last reading."""
         before = self.before
         if before is None or before.marks.get(name) != mark or isinstance(mark, int):
+            return False
+        if before.busy:
+            # Half a file that somebody is still writing looks the same until he goes on.
             return False
         if name != CONF and name not in before._impls:
             return False

@@ -64,6 +64,8 @@ class Served:
     directory: str
     callbacks: tuple[Callback, ...] = ()
     digest: str = ""
+    #: That a language is off, and its callbacks silently do not run.
+    findings: tuple[Finding, ...] = ()
 
     @classmethod
     def of(cls, directory: str, unit: Unit | None, flags: frozenset[str]) -> Served:
@@ -87,41 +89,31 @@ class Served:
             return cls(directory)
         fields = json.dumps([list(c.as_json().values()) for c in callbacks])
         digest = "sha256:" + hashlib.sha256(fields.encode()).hexdigest()
-        return cls(directory, tuple(callbacks), digest)
-
-    def language_findings(self) -> list[Finding]:
-        """A warning for each language of this directory that the supervisor does not run.
-
-        It stands at the first line that is off, and says how many there are.
-        """
-        off: dict[str, list[Callback]] = {}
-        for callback in self.callbacks:
-            if not callback.enabled:
-                off.setdefault(callback.language, []).append(callback)
-        return [
-            Finding(
-                Severity.WARNING,
-                "language-off",
-                f"{self.directory}/{CONF}",
-                callbacks[0].registration.line,
-                1,
-                f"{_off(callbacks[0])} is off in supervisor_language_flags: the supervisor will"
-                f" silently not run {_count(len(callbacks))}",
-                f"add {_off(callbacks[0])} to supervisor_language_flags of qb.conf",
-            )
-            for callbacks in off.values()
-        ]
+        return cls(directory, tuple(callbacks), digest, tuple(_off(callbacks, flags)))
 
 
-def _off(callback: Callback) -> str:
-    """The flag that a callback that is off wants."""
-    if callback.language == "qube":
-        return "qube or mail"
-    return callback.language
+def _off(callbacks: Iterable[Callback], flags: frozenset[str]) -> Iterator[Finding]:
+    """A warning for each language flag that callbacks want and that is off.
 
-
-def _count(callbacks: int) -> str:
-    return "this callback" if callbacks == 1 else f"{callbacks} callbacks here, this the first"
+    It stands at the first of them, and says how many there are.
+    """
+    wanting: dict[str, list[Callback]] = {}
+    for callback in callbacks:
+        if not callback.enabled:
+            # Only code that mails wants more than its language.
+            flag = callback.language if callback.language not in flags else "mail"
+            wanting.setdefault(flag, []).append(callback)
+    for flag, off in wanting.items():
+        first = off[0].registration
+        these = "this callback" if len(off) == 1 else f"{len(off)} callbacks, this the first"
+        path = f"{off[0].directory}/{CONF}"
+        message = (
+            f"{flag} is off in supervisor_language_flags: the supervisor will silently not run"
+            f" {these}"
+        )
+        hint = f"add {flag} to supervisor_language_flags of qb.conf"
+        place = (first.line, first.column)
+        yield Finding(Severity.WARNING, "language-off", path, *place, message, hint)
 
 
 @dataclass(frozen=True, slots=True)

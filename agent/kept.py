@@ -115,8 +115,8 @@ class Kept:
             finding = Finding(Severity.WARNING, "kept-damaged", path, None, None, message, hint)
             return None, [finding]
 
-    def save(self, directory: str, unit: Unit, device: int | None) -> None:
-        """Keep a unit. Blocks, until it is on the disk; never raises."""
+    def save(self, directory: str, unit: Unit, device: int | None) -> bool:
+        """Keep a unit. Blocks, until it is on the disk; never raises. Whether that went well."""
         kept = _KeptUnit(
             FORM,
             directory,
@@ -131,7 +131,7 @@ class Kept:
                 for file, i in unit.implementations.items()
             },
         )
-        self._write(self._path(directory), msgspec.json.encode(kept))
+        return self._write(self._path(directory), msgspec.json.encode(kept))
 
     def _load_settings(self) -> KeptSettings | None:
         data = self._read(self._path(None))
@@ -176,14 +176,16 @@ class Kept:
             self._give_up(error)
             return None
 
-    def _write(self, path: str, body: bytes) -> None:
+    def _write(self, path: str, body: bytes) -> bool:
         if not self.folder:
-            return
+            return False
         try:
             _replace(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
             self._failed = False
         except OSError as error:
             self._give_up(error)
+            return False
+        return True
 
     def _give_up(self, error: OSError) -> None:
         if not self._failed:

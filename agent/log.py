@@ -21,6 +21,10 @@ from agent.finding import printable
 #: How many records wait for a log that cannot be written; older ones are lost, and told of.
 MAX_WAITING = 1000
 
+#: How many records `history` has, and how many bytes of them.
+MAX_HISTORY = 1000
+MAX_HISTORY_BYTES = 16 << 20
+
 STANDARD_OUTPUT = "-"
 
 
@@ -76,6 +80,36 @@ def text(record: Record, who: str = "") -> str:
         )
         lines[-1] = "    " + lines[-1]
     return "\n".join(lines) + "\n"
+
+
+class History:
+    """The last records, as JSON. The very last is always there, however long it is."""
+
+    def __init__(self) -> None:
+        self._records: deque[bytes] = deque()
+        self._bytes = 0
+        #: How many there were in all.
+        self.count = 0
+
+    def add(self, record: bytes) -> None:
+        """Add the newest record; the oldest go."""
+        self.count += 1
+        self._records.append(record)
+        self._bytes += len(record)
+        while len(self._records) > 1 and (
+            len(self._records) > MAX_HISTORY or self._bytes > MAX_HISTORY_BYTES
+        ):
+            self._bytes -= len(self._records.popleft())
+
+    @property
+    def last(self) -> bytes:
+        """The newest record. There must have been one."""
+        return self._records[-1]
+
+    def newest(self, limit: int | None) -> list[bytes]:
+        """At most so many records (None: all that are kept), newest last."""
+        records = list(self._records)
+        return records if limit is None else records[max(0, len(records) - limit) :]
 
 
 class Log:

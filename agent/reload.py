@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -23,13 +22,14 @@ import anyio
 import msgspec
 from anyio import to_thread
 
-from agent import compiler, directory, language, settings
+from agent import directory, language, settings
 from agent.callback import BEING_WRITTEN, Implementation, Judgement, Reading, Unit, judge
+from agent.compiler import Checker
 from agent.directory import QUIET, Mark, Snapshot
 from agent.finding import Finding, Severity, encodable, printable
 from agent.index import Change, Index, Served, changes
 from agent.kept import Kept, KeptSettings
-from agent.log import Log, Record
+from agent.log import History, Log, Record
 from agent.settings import Settings
 from agent.trust import Trust
 from agent.watch import Target, Watch
@@ -38,13 +38,8 @@ from agent.watch import Target, Watch
 WRITING = 2.0
 #: Seconds between two looks at a directory that is held for a writer.
 WRITING_POLL = 0.02
-#: How many records `history` has, and how many bytes of them; the last one always.
-MAX_HISTORY = 1000
-MAX_HISTORY_BYTES = 16 << 20
 #: Seconds between two attempts at a log that could not be written.
 LOG_RETRY = 2.0
-#: Seconds after which the child that checks Python is kept from going away.
-CHECKER_IDLE = 200.0
 
 #: The target that stands for qb.conf.
 _QB_CONF = "qb.conf"
@@ -79,7 +74,7 @@ class _Directory:
         found = [*self.findings]
         if self.judgement is not None:
             found += self.judgement.findings
-        return found + self.served.language_findings()
+        return [*found, *self.served.findings]
 
     @property
     def held(self) -> str | None:
@@ -108,9 +103,7 @@ class Reloader:
         self.settings_findings: tuple[Finding, ...] = first.findings
         self.watch = Watch(self.notice, complain)
         self.index: Index = Index.of(0, ())
-        self.history: deque[bytes] = deque()
-        self._history_bytes = 0
-        self.last_record: bytes = b"null"
+        self.history = History()
         #: Told of each record, encoded, as soon as it is made.
         self.listeners: list[Callable[[bytes], None]] = []
         #: Told of each new index, before anything else is.
@@ -122,16 +115,11 @@ class Reloader:
         #: Monotonic seconds when qb.conf was first found being written; None while it is not.
         self._qb_conf_unsettled: float | None = None
         self._wake = anyio.Event()
-        self._records = 0
         #: Calls of `reload` so far, and those of them that are done.
         self._asked = 0
         self._done = 0
         self._finished = anyio.Event()
-        self._verdicts: dict[str, language.Verdict] = {}
-        #: Sources to check by digest, and the directories that they are in.
-        self._to_check: dict[str, tuple[bytes, set[str]]] = {}
-        self._checking = anyio.Event()
-        self._check_now = anyio.Event()
+        self._checker = Checker(self.notice)
         self._findings: tuple[Finding, ...] = ()
         self._held: dict[str, str] = {}
 
@@ -148,14 +136,14 @@ class Reloader:
     async def reload(self) -> bytes:
         """Read everything again. When it returns, all that changed on disk before the call is
         served, or held with a finding. The last record that came of it, or one without changes."""
-        before = self._records
+        before = self.history.count
         self._asked += 1
         ticket = self._asked
         self.notice()
         while self._done < ticket:
             await self._finished.wait()
-        if self._records > before:
-            return self.last_record
+        if self.history.count > before:
+            return self.history.last
         return _encode(self._record("reloaded", time.monotonic(), [], []))
 
     @property
@@ -182,7 +170,7 @@ class Reloader:
         """Watch, reload, check and log, until cancelled."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.watch.run)
-            tasks.start_soon(self._check_sources)
+            tasks.start_soon(self._checker.run)
             tasks.start_soon(self._retry_log)
             while True:
                 await self._reload()
@@ -248,7 +236,7 @@ class Reloader:
             for tell in self.swapped:
                 tell()
         self.ready.set()
-        self._check_now.set()
+        self._checker.begin()
         await self._tell(began, before, causes, first, changed)
         await to_thread.run_sync(self._save)
         if not self._unsettled():
@@ -389,7 +377,7 @@ class Reloader:
             d.unsettled = None
             d.checking = not self._known(d, snapshot.reading)
             if d.checking:
-                self._check_now.set()
+                self._checker.begin()
             else:
                 settled.append((d, snapshot))
         return settled
@@ -409,9 +397,8 @@ class Reloader:
             urgent = d.unit is not None and (was is None or was.digest != found.digest)
             sources = [found, was] if urgent and was is not None else [found]
             for source in sources:
-                if source.verdict is None and source.digest not in self._verdicts:
-                    self._to_check.setdefault(source.digest, (source.code, set()))[1].add(d.path)
-                    self._checking.set()
+                if source.verdict is None and self._checker.verdict(source.digest) is None:
+                    self._checker.ask(source.digest, source.code, d.path)
                     known = known and not urgent
         return known
 
@@ -446,7 +433,7 @@ class Reloader:
     def _with_verdict(self, file: str, found: F) -> F:
         if not isinstance(found, Implementation) or found.verdict is not None:
             return found
-        verdict = self._verdicts.get(found.digest)
+        verdict = self._checker.verdict(found.digest)
         if verdict is None or language.language_of(file) != "python":
             return found
         return replace(found, verdict=verdict)
@@ -533,14 +520,7 @@ class Reloader:
         }
 
     async def _publish(self, record: bytes) -> None:
-        self._records += 1
-        self.last_record = record
-        self.history.append(record)
-        self._history_bytes += len(record)
-        while len(self.history) > MAX_HISTORY or (
-            self._history_bytes > MAX_HISTORY_BYTES and len(self.history) > 1
-        ):
-            self._history_bytes -= len(self.history.popleft())
+        self.history.add(record)
         for tell in list(self.listeners):
             tell(record)
         await to_thread.run_sync(self._log.write, record)
@@ -551,32 +531,8 @@ class Reloader:
 
     def _save(self) -> None:
         for d in self._directories.values():
-            if d.unsaved:
-                d.unsaved = False
-                if d.unit is not None:
-                    self._kept.save(d.path, d.unit, d.device)
-
-    async def _check_sources(self) -> None:
-        """Check Python sources one after the other; notice their directories when all are done."""
-        # Let the first answer go first, unless it waits for a check itself.
-        await self._check_now.wait()
-        while True:
-            noticed: set[str] = set()
-            while self._to_check:
-                digest, (code, _) = next(iter(self._to_check.items()))
-                verdict = await compiler.check(code)
-                while len(self._verdicts) >= compiler.MAX_VERDICTS:
-                    del self._verdicts[next(iter(self._verdicts))]
-                self._verdicts[digest] = verdict
-                noticed |= self._to_check.pop(digest)[1]
-            self.notice(noticed)
-            self._checking = anyio.Event()
-            with anyio.move_on_after(CHECKER_IDLE) as idle:
-                await self._checking.wait()
-            if idle.cancelled_caught:
-                # anyio ends a child that idles for 5 minutes, and a new one takes 70 ms to start,
-                # which an administrator who edits would wait for.
-                await compiler.check(b"")
+            if d.unsaved and d.unit is not None:
+                d.unsaved = not self._kept.save(d.path, d.unit, d.device)
 
     async def _retry_log(self) -> None:
         while True:

@@ -211,9 +211,7 @@ class Service:
             case protocol.StatusRequest():
                 return self._status()
             case protocol.HistoryRequest(params=wanted):
-                records = list(self._reloader.history)
-                if wanted.limit is not None:
-                    records = records[len(records) - min(wanted.limit, len(records)) :]
+                records = self._reloader.history.newest(wanted.limit)
                 return b'{"records":[' + b",".join(records) + b"]}"
             case protocol.SubscribeRequest():
                 self._subscribers.add(connection)
@@ -250,7 +248,7 @@ class Service:
                 "callbacks": reloader.index.count,
                 "directories": reloader.directories(),
                 "settings": reloader.settings.as_json(),
-                "last_reload": msgspec.Raw(reloader.last_record),
+                "last_reload": msgspec.Raw(reloader.history.last),
                 "clients": len(self._pipe.clients),
                 "notes": self._notes.last,
             }
@@ -311,5 +309,5 @@ async def _check(
             Reading(path, reading.fault, reading.plan, files, reading.held, reading.findings), None
         )
         findings += judgement.findings
-        findings += Served.of(path, judgement.unit, languages).language_findings()
+        findings += Served.of(path, judgement.unit, languages).findings
     return findings

@@ -115,12 +115,12 @@ def vim_opens(file: Path) -> Terminal:
 
 def vim(file: Path, text: str) -> None:
     """Open it in vim, delete all, type the text, `:wq`. vim saves by rename."""
-    vim_opens(file).types(f":%d\ri{text.rstrip()}\x1b:wq\r").ends()
+    vim_opens(file).types(f":set bsk=\r:%d\ri{text.rstrip()}\x1b:wq\r").ends()
 
 
 def vim_in_place(file: Path, text: str) -> None:
     """As vim, with `backupcopy=yes`, which many set so that links and owners stay."""
-    vim_opens(file).types(f":set bkc=yes\r:%d\ri{text.rstrip()}\x1b:wq\r").ends()
+    vim_opens(file).types(f":set bsk= bkc=yes\r:%d\ri{text.rstrip()}\x1b:wq\r").ends()
 
 
 def nano(file: Path, text: str) -> None:

@@ -6,7 +6,10 @@ what it broke goes with them.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +18,15 @@ from agents import ALL_LANGUAGES, Agent, write
 
 
 class Site:
-    """What one test has of the shared agent. `mark` is where its records begin."""
+    """What one test has of the shared agent."""
 
     def __init__(self, agent: Agent, folder: Path) -> None:
         self.agent = agent
         self.folder = folder
         self.directory = folder / "cb"
-        self._before = len(agent.history())
+        self._before = self._told = len(agent.history())
 
-    def list(self, *directories: Path, languages: str = ALL_LANGUAGES) -> dict[str, Any]:
+    def path_list(self, *directories: Path, languages: str = ALL_LANGUAGES) -> dict[str, Any]:
         """Serve these directories and no others; the record of it."""
         paths = ",".join(map(str, directories))
         replace(self.agent.qb_conf, f'{languages}supervisor_universal_callback_path = "{paths}"\n')
@@ -32,18 +35,35 @@ class Site:
     def serve(self, conf: str, **files: str) -> dict[str, Any]:
         """Serve one directory with this callbacks.conf and these files, as `write` has them."""
         write(self.directory, conf, **files)
-        record = self.list(self.directory)
+        record = self.path_list(self.directory)
         self.seen()
         return record
 
     def edit(self, conf: str, **files: str) -> dict[str, Any]:
         """Change the directory, in place; the record of it."""
-        write(self.directory, conf, **files)
+        with self.at_once():
+            write(self.directory, conf, **files)
         return self.reload()
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What is written meanwhile is one edit, however slow this machine is."""
+        assert self.agent.process is not None
+        os.kill(self.agent.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.agent.process.pid, signal.SIGCONT)
+
     def reload(self) -> dict[str, Any]:
+        """Have all changes served, and give the record of them. The agent may have seen them by
+        itself a moment before: then the record is in the history."""
         record = self.agent.reload()
         schemas.validator("record").validate(record)
+        history = self.agent.history()
+        if len(history) > self._told:
+            record = history[-1]
+        self._told = len(history)
         return record
 
     def seen(self) -> None:

@@ -13,7 +13,7 @@ CALLBACKS = [
     # One line of a callbacks.conf, the name, the value, and the column where the value begins.
     (b"a.py = done-job-self", "a.py", "done-job-self", 8),
     (b"a.py=done-job-self", "a.py", "done-job-self", 6),
-    (b" \ta.py\t =\tdone-job-self \t", "a.py", "done-job-self", 10),
+    (b" \ta.py\t =\tdone-job-self \t", "a.py", "done-job-self", 11),
     (b"\xef\xbb\xbfa.py = x\r", "a.py", "x", 8),
     (b"a.py = x # y = z", "a.py", "x", 8),
     (b"a.py = x#y", "a.py", "x", 8),
@@ -132,8 +132,10 @@ def test_a_brace_that_never_closes_hides_nothing() -> None:
 
 BYTES = st.binary() | st.lists(
     st.sampled_from(
-        [*(b"a", b"b.py", b"=", b'"', b"\\", b"{", b"}", b"#", b"\n", b"\r\n", b" ", b"'")]
-        + [b"\xff", "é".encode(), b"\xef\xbb\xbf", b"a = ", b'a = "', b"a = {"]
+        [
+            *(b"a", b"b.py", b"=", b'"', b"\\", b"{", b"}", b"#", b"\n", b"\r\n", b" ", b"'"),
+            *(b"\xff", "é".encode(), b"\xef\xbb\xbf", b"a = ", b'a = "', b"a = {"),
+        ]
     ),
     max_size=40,
 ).map(b"".join)

@@ -173,7 +173,7 @@ def test_bad_usage_exits_2(tmp_path: Path, arguments: list[str]) -> None:
 
 
 def test_the_example_directory_answers_as_its_page_says(site: Site) -> None:
-    site.list(copied(site.directory))
+    site.path_list(copied(site.directory))
 
     def lookup(event: str) -> tuple[list[str], int]:
         done = command(site, "lookup", event, "--json")
@@ -193,7 +193,7 @@ def test_lookup_exits_0_only_where_an_enabled_callback_fires(site: Site) -> None
     write(site.directory, "a.py = done-job-self\nq.qcb = killed-job-self && done-job-parent\n")
     write(site.directory, (site.directory / "callbacks.conf").read_text(), a_py="0\n")
     (site.directory / "q.qcb").write_text("fail-self\n")
-    site.list(site.directory, languages="supervisor_language_flags = qube\n")
+    site.path_list(site.directory, languages="supervisor_language_flags = qube\n")
     assert command(site, "lookup", "done-job-self").returncode == 1
     assert command(site, "lookup", "killed-job-self").returncode == 1
     with_parent = ["--occurred", "submit-job-self", "--occurred", "killed-job-parent"]
@@ -259,12 +259,10 @@ def test_check_reads_as_serve_does_and_changes_nothing(site: Site) -> None:
     for line in lines:
         assert re.fullmatch(r"/.+:\d+:\d+: (error|warning|note): .+ \[[a-z0-9-]+\]", line)
     assert sorted(os.listdir(site.folder)) == before
-    site.list(site.directory)
+    site.path_list(site.directory)
     wait_for(lambda: ("warning", "exits") in site.codes())
     served = site.agent.reload()["diagnostics"]
-    done = run(
-        site.folder, "check", "--json", "--qb-conf", str(site.agent.qb_conf)
-    )
+    done = run(site.folder, "check", "--json", "--qb-conf", str(site.agent.qb_conf))
     checked = json.loads(done.stdout)
     assert list(checked) == ["diagnostics"]
     for finding in checked["diagnostics"]:
@@ -316,7 +314,7 @@ def test_code_that_is_not_utf_8_comes_as_base64_without_loss(site: Site) -> None
     latin = 'print "caf\xe9";\r\n'.encode("latin-1")
     write(site.directory, "a.pl = done-job-self\n")
     (site.directory / "a.pl").write_bytes(latin)
-    site.list(site.directory)
+    site.path_list(site.directory)
     (one,) = site.agent.lookup("done-job-self", code=True)["callbacks"]
     assert "code" not in one
     assert base64.b64decode(one["code_base64"]) == latin
@@ -328,7 +326,7 @@ def test_code_that_is_not_utf_8_comes_as_base64_without_loss(site: Site) -> None
 def test_code_is_the_files_text_as_it_is(site: Site, text: str) -> None:
     write(site.directory, "a.pl = done-job-self\n")
     (site.directory / "a.pl").write_bytes(text.encode())
-    site.list(site.directory)
+    site.path_list(site.directory)
     (one,) = site.agent.lookup("done-job-self", code=True)["callbacks"]
     assert one["code"] == text
 
@@ -337,7 +335,7 @@ def test_order_is_the_directories_as_listed_then_the_lines(site: Site) -> None:
     conf = "b.py = done-job-self\na.py = done-job-self\n"
     two = write(site.folder / "a", conf, a_py="0\n", b_py="0\n")
     one = write(site.folder / "b", conf, a_py="0\n", b_py="0\n")
-    site.list(one, two)
+    site.path_list(one, two)
     expected = [f"{d}/{f}" for d in (one, two) for f in ("b.py", "a.py")]
     for answer in (site.agent.lookup("failed-job-self"), site.agent.call("list")):
         assert [c["path"] for c in answer["callbacks"]] == expected
@@ -350,7 +348,7 @@ def test_mail_needs_the_flag_mail_and_each_language_its_own(site: Site) -> None:
     (site.directory / "d.qcb").write_text("  mail-subjob-status \n")
 
     def enabled(flags: str) -> list[str]:
-        record = site.list(site.directory, languages=f"supervisor_language_flags = {flags}\n")
+        record = site.path_list(site.directory, languages=f"supervisor_language_flags = {flags}\n")
         found = site.agent.lookup("done-job-self")
         off = {c["language"] for c in found["callbacks"] if not c["enabled"]}
         told = [d for d in record["diagnostics"] if d["code"] == "language-off"]
@@ -372,7 +370,9 @@ def test_mail_needs_the_flag_mail_and_each_language_its_own(site: Site) -> None:
 def test_missing_is_the_expression_without_its_true_parts(site: Site) -> None:
     a, b, c, d = (f"{n}-job-self" for n in ("a", "b", "c", "d"))
     site.serve(
-        f"x.py = ({a} && {b}) || ({c} && {d})\ny.py = ({a} or {b}) and {c}\n", x_py="0\n", y_py="0\n"
+        f"x.py = ({a} && {b}) || ({c} && {d})\ny.py = ({a} or {b}) and {c}\n",
+        x_py="0\n",
+        y_py="0\n",
     )
     answer = site.agent.lookup(a)
     assert answer["callbacks"] == []
@@ -439,8 +439,11 @@ def test_globals_are_asked_for_in_full(site: Site) -> None:
 
 @pytest.mark.parametrize(
     "event",
-    ["done", "done-job", "done-job-", "-job-self", "done--self", "done-work-self", "done-x-self"]
-    + ["done-work-self-", "done-work-label", "done-job-self-", " done-job-self-", "", "done-*-self"],
+    [
+        *("done", "done-job", "done-job-", "-job-self", "done--self", "done-work-self", ""),
+        *("done-x-self", "done-work-self-", "done-work-label", "done-job-self-", "done-*-self"),
+        " done-job-self-",
+    ],
 )
 def test_a_string_that_is_no_event_is_refused_with_a_column(agent: Agent, event: str) -> None:
     with pytest.raises(client.Refused) as refused:
@@ -485,18 +488,20 @@ def test_two_agents_on_the_same_directories_report_the_same_digest(tmp_path: Pat
 
 def test_the_digest_names_every_field_and_their_order(site: Site) -> None:
     digests = set()
-    one = write(site.folder / "one", "a.py = done-job-self\nb.py = x-job-1\n", a_py="0\n", b_py="0\n")
+    one = write(
+        site.folder / "one", "a.py = done-job-self\nb.py = x-job-1\n", a_py="0\n", b_py="0\n"
+    )
     two = write(site.folder / "two", "a.py = done-job-self\n", a_py="0\n")
     empty = write(site.folder / "empty", "# nothing\n")
-    digests.add(site.list(one, two)["digest"])
+    digests.add(site.path_list(one, two)["digest"])
     # What has no callbacks has no part in it.
-    assert site.list(empty, one, two)["digest"] in digests
-    digests.add(site.list(two, one)["digest"])
-    digests.add(site.list(one)["digest"])
-    digests.add(site.list(one, languages="supervisor_language_flags = qube\n")["digest"])
+    assert site.path_list(empty, one, two)["digest"] in digests
+    digests.add(site.path_list(two, one)["digest"])
+    digests.add(site.path_list(one)["digest"])
+    digests.add(site.path_list(one, languages="supervisor_language_flags = qube\n")["digest"])
     for conf in ("a.py = done-job-self\n\nb.py = x-job-1\n", "a.py = x-job-1\nb.py = x-job-1\n"):
         write(one, conf)
-        digests.add(site.list(one)["digest"])
+        digests.add(site.path_list(one)["digest"])
     assert len(digests) == 6
 
 

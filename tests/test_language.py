@@ -100,7 +100,38 @@ def test_code_that_mails_needs_the_flag_mail() -> None:
 
 
 def test_every_code_string_is_known() -> None:
-    listed = ["unblock-self", "block-self", "fail-self", "kill-self", "migrate-self", "preempt-self", "interrupt-self", "suspend-self", "resume-self", "block-work-self", "kill-work-self", "unblock-work-self", "retry-work-self", "requeue-work-self", "complete-work-self", "fail-work-self", "mail-status", "mail-license-status", "mail-report-status", "unblock-subjob-self-single", "unblock-subjob-self", "block-subjob-self", "fail-subjob-self", "kill-subjob-self", "migrate-subjob-self", "preempt-subjob-self", "interrupt-subjob-self", "suspend-subjob-self", "resume-subjob-self", "mail-subjob-status"]
+    listed = [
+        "unblock-self",
+        "block-self",
+        "fail-self",
+        "kill-self",
+        "migrate-self",
+        "preempt-self",
+        "interrupt-self",
+        "suspend-self",
+        "resume-self",
+        "block-work-self",
+        "kill-work-self",
+        "unblock-work-self",
+        "retry-work-self",
+        "requeue-work-self",
+        "complete-work-self",
+        "fail-work-self",
+        "mail-status",
+        "mail-license-status",
+        "mail-report-status",
+        "unblock-subjob-self-single",
+        "unblock-subjob-self",
+        "block-subjob-self",
+        "fail-subjob-self",
+        "kill-subjob-self",
+        "migrate-subjob-self",
+        "preempt-subjob-self",
+        "interrupt-subjob-self",
+        "suspend-subjob-self",
+        "resume-subjob-self",
+        "mail-subjob-status",
+    ]
     assert set(listed) == CODES
     for code in listed:
         assert check_qube(code.encode()) == check_qube(f"\ufeff {code}\r\n".encode()) == []
@@ -188,7 +219,13 @@ def test_what_does_not_compile_is_told(source: bytes, line: int | None) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        *(b"", b"\n", b"\xef\xbb\xbfx = 1\r\n", b"# coding: latin-1\nx = '\xe9'\n", b"x = 1\rx = 2"),
+        *(
+            b"",
+            b"\n",
+            b"\xef\xbb\xbfx = 1\r\n",
+            b"# coding: latin-1\nx = '\xe9'\n",
+            b"x = 1\rx = 2",
+        ),
         *(b"\x0c\nx = 1\n", b"#!/usr/bin/env python\n", b"x = '\\d'\n", b"pass", b"'\\\n'"),
     ],
 )

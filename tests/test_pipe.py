@@ -130,9 +130,7 @@ def code(answer: Any) -> Any:
         (' \t{"jsonrpc":"2.0","method":"unsubscribe","id":1}\r', ({}, 1)),
     ],
 )
-def test_one_line_gets_what_the_specification_says(
-    agent: Agent, sent: str, expected: Any
-) -> None:
+def test_one_line_gets_what_the_specification_says(agent: Agent, sent: str, expected: Any) -> None:
     def short(answer: dict[str, Any]) -> tuple[Any, Any]:
         assert answer["jsonrpc"] == "2.0"
         assert set(answer) in ({"jsonrpc", "id", "result"}, {"jsonrpc", "id", "error"})
@@ -259,9 +257,7 @@ def test_a_reload_as_notification_is_done_and_not_answered(site: Site) -> None:
 
 def test_the_largest_batch_is_answered_and_one_more_is_one_error(site: Site) -> None:
     batch = [{**LOOKUP, "id": n} for n in range(1000)]
-    first, second, third = exchange(
-        site.agent, line(batch) + line([*batch, LOOKUP]) + STATUS
-    )
+    first, second, third = exchange(site.agent, line(batch) + line([*batch, LOOKUP]) + STATUS)
     assert [a["id"] for a in first] == list(range(1000))
     assert (code(second), second["id"]) == (-32600, None)
     assert "result" in third
@@ -336,9 +332,8 @@ def test_a_client_that_goes_on_after_a_line_too_long_is_cut_off(agent: Agent) ->
     with agent.connect() as one:
         one.sendall(b"x" * (MEBIBYTE + 1))
         wait_for(lambda: agent.status()["clients"] == before)
-        with pytest.raises(OSError):
-            while True:
-                one.sendall(b"x" * 65536)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            one.sendall(b"x" * (64 * MEBIBYTE))
 
 
 # Clients that behave badly -----------------------------------------------------------------------
@@ -361,7 +356,12 @@ def test_a_client_may_close_before_it_reads(agent: Agent, sent: bytes) -> None:
 def test_who_sends_no_more_still_gets_all_answers(site: Site) -> None:
     many = b"".join(call("list", n, code=True) for n in range(3000))
     with site.agent.connect() as one, one.makefile("rb") as answers:
-        sender = threading.Thread(target=lambda: (one.sendall(many), one.shutdown(1)))
+
+        def send() -> None:
+            one.sendall(many)
+            one.shutdown(socket.SHUT_WR)
+
+        sender = threading.Thread(target=send)
         sender.start()
         assert [json.loads(a)["id"] for a in answers] == list(range(3000))
         sender.join()

@@ -37,9 +37,7 @@ def held(record: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def changes(record: dict[str, Any]) -> list[tuple[str, str, str, int]]:
-    return [
-        (c["change"], Path(c["path"]).name, c["trigger"], c["line"]) for c in record["changes"]
-    ]
+    return [(c["change"], Path(c["path"]).name, c["trigger"], c["line"]) for c in record["changes"]]
 
 
 def found(record: dict[str, Any]) -> list[tuple[str, str]]:
@@ -95,7 +93,7 @@ def test_a_reload_serves_all_that_was_changed_before_the_call(site: Site) -> Non
 def test_a_reload_with_nothing_changed_gives_a_record_that_is_nowhere_else(site: Site) -> None:
     site.serve(ONE, a_py="0\n")
     logged = site.agent.log.read_bytes()
-    record = site.reload()
+    record = site.agent.reload()
     assert (record["changes"], record["causes"], record["held"]) == ([], [], [])
     assert record["event"] == "reloaded"
     assert site.records() == []
@@ -165,17 +163,13 @@ def test_one_file_on_several_triggers_is_several_callbacks(site: Site) -> None:
 def test_several_files_that_change_together_are_one_record(site: Site) -> None:
     site.serve(TWO, a_py="0\n", b_py="0\n")
     other = write(site.folder / "other", ONE, a_py="0\n")
-    site.list(site.directory, other)
+    site.path_list(site.directory, other)
     site.seen()
-    assert site.agent.process is not None
-    os.kill(site.agent.process.pid, signal.SIGSTOP)
-    try:
+    with site.at_once():
         for directory in (site.directory, other):
             for file in ("a.py", "b.py"):
                 (directory / file).write_text("1\n")
         write(other, TWO)
-    finally:
-        os.kill(site.agent.process.pid, signal.SIGCONT)
     site.reload()
     (record,) = site.records()
     assert len(record["changes"]) == 4
@@ -183,7 +177,6 @@ def test_several_files_that_change_together_are_one_record(site: Site) -> None:
 
 
 def test_sighup_reloads(tmp_path: Path) -> None:
-    """Where there are no events: the directory is behind a link that nothing watches yet."""
     directory = write(tmp_path / "cb", ONE, a_py="0\n")
     with running(tmp_path, directory) as agent:
         (directory / "a.py").write_text("1\n")
@@ -273,8 +266,9 @@ def test_what_is_no_regular_file_holds(site: Site) -> None:
     site.serve(ONE, a_py="0\n")
     (site.directory / "b.py").mkdir()
     assert found(site.edit(TWO)) == [("error", "not-a-regular-file")]
-    (site.directory / "b.py").rmdir()
-    os.mkfifo(site.directory / "b.py")
+    with site.at_once():
+        (site.directory / "b.py").rmdir()
+        os.mkfifo(site.directory / "b.py")
     record = site.reload()
     assert (held(record), found(record)) == (
         [("cb", "error")],
@@ -361,8 +355,10 @@ def test_a_removed_implementation_goes_even_while_its_unit_is_held(site: Site) -
 
 def test_removed_in_the_edit_that_is_held_it_goes_too(site: Site) -> None:
     site.serve(TWO, a_py="0\n", b_py="0\n")
-    (site.directory / "a.py").unlink()
-    record = site.edit("b.py = nonsense\n")
+    with site.at_once():
+        (site.directory / "a.py").unlink()
+        write(site.directory, "b.py = nonsense\n")
+    record = site.reload()
     assert held(record) == [("cb", "error")]
     assert site.served() == [("b.py", "failed-job-self", "0\n")]
 
@@ -410,7 +406,7 @@ def test_a_directory_that_is_gone_is_a_fault_and_what_was_served_stays(site: Sit
 
 
 def test_a_missing_directory_is_held_and_served_when_it_comes(site: Site) -> None:
-    record = site.list(site.directory)
+    record = site.path_list(site.directory)
     assert (record["event"], held(record)) == ("held", [("cb", "fault")])
     assert (site.served(), site.agent.status()["state"]) == ([], "degraded")
     write(site.directory, ONE, a_py="0\n")
@@ -422,15 +418,11 @@ def test_a_missing_directory_is_held_and_served_when_it_comes(site: Site) -> Non
 def test_held_comes_before_restored_in_one_reload(site: Site) -> None:
     one = write(site.folder / "one", "nonsense\n", a_py="0\n")
     two = write(site.folder / "two", ONE, a_py="0\n")
-    site.list(one, two)
+    site.path_list(one, two)
     site.seen()
-    assert site.agent.process is not None
-    os.kill(site.agent.process.pid, signal.SIGSTOP)
-    try:
+    with site.at_once():
         write(one, ONE)
         write(two, "nonsense\n")
-    finally:
-        os.kill(site.agent.process.pid, signal.SIGCONT)
     site.reload()
     (record,) = site.records()
     assert (record["event"], held(record)) == ("held", [("two", "error")])
@@ -512,7 +504,7 @@ def test_python_that_compiled_before_a_restart_and_does_not_now_holds(tmp_path: 
 def test_the_path_list_takes_effect_live(site: Site) -> None:
     one = write(site.folder / "one", ONE, a_py="1\n")
     two = write(site.folder / "two", ONE, a_py="2\n")
-    site.list(one)
+    site.path_list(one)
     site.seen()
     text = site.agent.qb_conf.read_text()
     replace(site.agent.qb_conf, text.replace(f"{one}", f" {two} , {one}/../one ,"))
@@ -539,17 +531,17 @@ def test_a_dropped_path_is_forgotten(site: Site) -> None:
     """Old code must not come back to life."""
     other = write(site.folder / "other", "")
     site.serve(TWO, a_py="old\n", b_py="old\n")
-    site.list(other)
+    site.path_list(other)
     assert site.served() == []
     write(site.directory, "b.py = failed-job-self\nnonsense\n", a_py="new\n", b_py="new\n")
-    site.list(site.directory, other)
+    site.path_list(site.directory, other)
     assert site.served() == [("b.py", "failed-job-self", "new\n")]
 
 
 def test_a_held_directory_that_is_dropped_is_not_held_any_more(site: Site) -> None:
     other = write(site.folder / "other", ONE, a_py="0\n")
     site.serve("nonsense\n")
-    record = site.list(other)
+    record = site.path_list(other)
     assert (record["held"], record["diagnostics"]) == ([], [])
     assert site.agent.status()["state"] == "ok"
 
@@ -561,8 +553,9 @@ def test_the_language_mask_takes_effect_live(site: Site) -> None:
     path = f"supervisor_universal_callback_path = {site.directory}\n"
     replace(site.agent.qb_conf, f"{path}supervisor_language_flags = 0x5\n")
     wait_for(
-        lambda: [c["enabled"] for c in site.agent.lookup("done-job-self")["callbacks"]]
-        == [True, False]
+        lambda: (
+            [c["enabled"] for c in site.agent.lookup("done-job-self")["callbacks"]] == [True, False]
+        )
     )
     record = site.records()[-1]
     assert changes(record) == [("modified", "q.qcb", "done-job-self", 2)]
@@ -572,8 +565,9 @@ def test_the_language_mask_takes_effect_live(site: Site) -> None:
     # Without a word about them the default counts: Perl and Python are off.
     replace(site.agent.qb_conf, path)
     wait_for(
-        lambda: [c["enabled"] for c in site.agent.lookup("done-job-self")["callbacks"]]
-        == [False, True]
+        lambda: (
+            [c["enabled"] for c in site.agent.lookup("done-job-self")["callbacks"]] == [False, True]
+        )
     )
     assert site.agent.status()["state"] == "ok"
 
@@ -691,6 +685,26 @@ def test_a_finding_about_a_whole_file_has_no_line(site: Site) -> None:
     (site.directory / "callbacks.conf").unlink()
     (finding,) = site.reload()["diagnostics"]
     assert (finding["line"], finding["column"]) == (None, None)
+
+
+def test_a_qb_conf_that_somebody_writes_for_long_is_told_of(site: Site) -> None:
+    site.serve(ONE, a_py="0\n")
+    text = site.agent.qb_conf.read_text()
+    before = site.agent.call("list", {"code": True})
+    with site.agent.qb_conf.open("w") as file:
+        record = site.reload()
+        assert found(record) == [("error", "being-written")]
+        assert record["diagnostics"][0]["path"] == str(site.agent.qb_conf)
+        assert site.agent.status()["state"] == "degraded"
+        # Edits of callbacks do not wait for him.
+        (site.directory / "a.py").write_text("1\n")
+        site.reload()
+        assert site.served() == [("a.py", "done-job-self", "1\n")]
+        (site.directory / "a.py").write_text("0\n")
+        file.write(text)
+    wait_for(lambda: site.agent.status()["state"] == "ok")
+    site.reload()
+    assert site.agent.call("list", {"code": True})["digest"] == before["digest"]
 
 
 def test_generations_count_only_what_was_accepted(site: Site) -> None:
