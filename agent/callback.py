@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from agent import conf, language, trigger
 from agent.finding import Finding, Severity, printable
@@ -46,8 +47,7 @@ BEING_WRITTEN = "being-written"
 UNSAFE = "unsafe"
 
 
-@dataclass(frozen=True, slots=True)
-class Registration:
+class Registration(NamedTuple):
     """One line of a callbacks.conf: this file on this trigger."""
 
     file: str

@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from agent.finding import Finding, Severity, printable
 
@@ -33,8 +33,7 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _BRACE_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|#.*|[{}]')
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One `name = value` line. Lines and columns count from 1, columns in code points."""
 
     name: str

@@ -18,7 +18,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from agent import language
 from agent.callback import CONF, MAX_CALLBACKS, Implementation, Registration, Unit
@@ -28,8 +28,7 @@ from agent.trigger import DONE, TYPES, Event, Term, Trigger, glob, missing, term
 V = TypeVar("V")
 
 
-@dataclass(frozen=True, slots=True)
-class Callback:
+class Callback(NamedTuple):
     """One callback as it is served."""
 
     directory: str
@@ -87,7 +86,15 @@ class Served:
             )
         if not callbacks:
             return cls(directory)
-        fields = json.dumps([list(c.as_json().values()) for c in callbacks])
+        fields = json.dumps(
+            [
+                (
+                    *(c.registration.file, c.path, directory, c.language, c.registration.text),
+                    *(c.registration.line, c.implementation.digest, c.enabled),
+                )
+                for c in callbacks
+            ]
+        )
         digest = "sha256:" + hashlib.sha256(fields.encode()).hexdigest()
         return cls(directory, tuple(callbacks), digest, tuple(_off(callbacks, flags)))
 
@@ -160,13 +167,13 @@ class Index:
     def of(cls, generation: int, served: Iterable[Served]) -> Index:
         """The index of these directories' callbacks, the directories in this order."""
         served = tuple(served)
-        return cls(generation, served, _edit({}, (), _entries(enumerate(served))))
+        return cls(generation, served, _edit({}, {}, dict(enumerate(served))))
 
     def replace(self, generation: int, changed: Mapping[int, Served]) -> Index:
         """The index with other callbacks for the directories at some places of the order."""
         served = tuple(changed.get(place, old) for place, old in enumerate(self.served))
-        gone = _entries((place, self.served[place]) for place in changed)
-        return Index(generation, served, _edit(self._tree, gone, _entries(changed.items())))
+        gone = {place: self.served[place] for place in changed}
+        return Index(generation, served, _edit(self._tree, gone, changed))
 
     def callbacks(self) -> Iterator[Callback]:
         """All callbacks, in order."""
@@ -376,80 +383,70 @@ def _ending(extras: _Patterns[_Numbers], text: str) -> Iterator[_Numbers]:
                 yield numbers
 
 
-_Entry = tuple[Term, int]
-
-
-def _entries(served: Iterable[tuple[int, Served]]) -> Iterator[_Entry]:
-    """Every term, and the number of its callback."""
-    for place, directory in served:
-        for number, callback in enumerate(directory.callbacks, place * _PLACE):
-            tree = callback.registration.trigger
-            if isinstance(tree, Term):
-                yield tree, number
-            else:
-                for term in terms(tree):
-                    yield term, number
-
-
-class _Leaf:
-    """What an edit takes from the numbers behind one pattern, and what it adds."""
-
-    __slots__ = ("added", "gone")
-
-    def __init__(self) -> None:
-        self.gone: set[int] = set()
-        self.added: set[int] = set()
+#: What an edit adds to the numbers behind each pattern it touches, in rising order.
+_Edits = dict[str, dict[str | None, dict[str, dict[str | None, list[int]]]]]
 
 
 def _edit(
-    tree: Mapping[str, _Patterns[_Slots]], gone: Iterable[_Entry], added: Iterable[_Entry]
+    tree: Mapping[str, _Patterns[_Slots]],
+    gone: Mapping[int, Served],
+    added: Mapping[int, Served],
 ) -> dict[str, _Patterns[_Slots]]:
-    """The tree without some entries and with others. Only what they touch is copied."""
-    edits: dict[str, dict[str | None, dict[str, dict[str | None, _Leaf]]]] = {}
+    """The tree with other callbacks at some places. Only what they touch is copied."""
+    edits: _Edits = {}
+    for place, served in gone.items():
+        for term, _ in _entries(place, served):
+            for _ in _touched(edits, term):
+                pass
+    for place in sorted(added):
+        for term, number in _entries(place, added[place]):
+            for numbers in _touched(edits, term):
+                if not numbers or numbers[-1] != number:
+                    numbers.append(number)
 
-    def leaves(term: Term) -> Iterator[_Leaf]:
-        slots = edits.setdefault(term.type, {}).setdefault(term.name, {})
-        for slot, pattern in _places(term):
-            patterns = slots.setdefault(slot, {})
-            leaf = patterns.get(pattern)
-            if leaf is None:
-                leaf = patterns[pattern] = _Leaf()
-            yield leaf
+    def edit_leaf(old: _Numbers | None, new: list[int]) -> _Numbers:
+        if not old:
+            return tuple(new)
+        stay = [n for n in old if n // _PLACE not in gone]
+        return tuple(sorted(stay + new)) if new else tuple(stay)
 
-    for term, number in gone:
-        for leaf in leaves(term):
-            leaf.gone.add(number)
-    for term, number in added:
-        for leaf in leaves(term):
-            leaf.added.add(number)
-    return _edited(
-        tree,
-        edits,
-        lambda names, by_name: _edit_patterns(
-            names,
-            by_name,
-            lambda slots, by_slot: _edited(
-                slots or {},
-                by_slot,
-                lambda patterns, by_pattern: _edit_patterns(patterns, by_pattern, _edit_leaf),
-            ),
-        ),
-    )
+    def edit_slots(old: _Slots | None, by_slot: dict[str, dict[str | None, list[int]]]) -> _Slots:
+        return _edited(old or {}, by_slot, lambda p, edits: _edit_patterns(p, edits, edit_leaf))
+
+    return _edited(tree, edits, lambda names, by_name: _edit_patterns(names, by_name, edit_slots))
 
 
-def _places(term: Term) -> Iterator[tuple[str, str | None]]:
+def _entries(place: int, served: Served) -> Iterator[tuple[Term, int]]:
+    """Every term of a directory, and the number of its callback."""
+    for number, callback in enumerate(served.callbacks, place * _PLACE):
+        tree = callback.registration.trigger
+        if isinstance(tree, Term):
+            yield tree, number
+        else:
+            for term in terms(tree):
+                yield term, number
+
+
+def _touched(edits: _Edits, term: Term) -> Iterator[list[int]]:
+    """What an edit adds behind each pattern of a term, made where it is not yet."""
+    slots = edits.setdefault(term.type, {}).setdefault(term.name, {})
+    for slot, pattern in _places(term):
+        yield slots.setdefault(slot, {}).setdefault(pattern, [])
+
+
+def _places(term: Term) -> Sequence[tuple[str, str | None]]:
     """The slots and patterns under which a term stands."""
-    if term.label is not None:
-        yield _LABEL, term.label
-        if term.label.endswith("-*"):
-            yield _ALONE, term.label[:-2]
-        return
-    assert term.context is not None
-    yield term.context, term.extra
-    if term.extra == "*":
-        yield term.context, None
-    elif term.context == "*" and term.extra is not None and term.extra.endswith("-*"):
-        yield _ANY_ALONE, term.extra[:-2]
+    _, _, _, context, extra, label = term
+    if label is not None:
+        if label.endswith("-*"):
+            return (_LABEL, label), (_ALONE, label[:-2])
+        return ((_LABEL, label),)
+    assert context is not None
+    if extra == "*":
+        return (context, extra), (context, None)
+    if context == "*" and extra is not None and extra.endswith("-*"):
+        return (context, extra), (_ANY_ALONE, extra[:-2])
+    return ((context, extra),)
 
 
 K = TypeVar("K")
@@ -468,12 +465,6 @@ def _edited(
         else:
             new.pop(key, None)
     return new
-
-
-def _edit_leaf(numbers: _Numbers | None, leaf: _Leaf) -> _Numbers:
-    if not numbers:
-        return tuple(sorted(leaf.added))
-    return tuple(sorted((set(numbers) - leaf.gone) | leaf.added))
 
 
 _NONE: dict[Any, Any] = {}

@@ -25,6 +25,8 @@ from agent.trust import IGNORE, REFUSE, Trust, Way
 
 #: Raised when the form of what is kept changes. What has another number is thrown away.
 FORM = 1
+#: How often a kept file that cannot be read is tried.
+READS = 3
 
 
 class _Code(msgspec.Struct):
@@ -61,8 +63,8 @@ class Known:
 
 
 class Kept:
-    """One agent's folder in the state directory. Where it cannot be used, nothing is kept, and
-    `complain` is told so once."""
+    """One agent's folder in the state directory. Where it cannot be used, `complain` is told so
+    once, and what is to be kept waits for the next `flush`."""
 
     def __init__(
         self, state: str, pipe: str, complain: Callable[[str], None], trust: Trust
@@ -71,23 +73,29 @@ class Kept:
         self._complain = complain
         self._trust = trust
         self._failed = False
+        self._ready = False
+        #: What is not on the disk yet, by path.
+        self._waiting: dict[str, bytes] = {}
+        #: The only files that may stay in the folder, until the others are removed.
+        self._keep: set[str] | None = None
         #: The last settings that were valid, None where there were none yet.
         self.settings: KeptSettings | None = None
 
     def open(self) -> None:
-        """Make the folder, see that nobody else may write to it, and read the last settings.
-        Blocks; never raises."""
-        try:
-            state = os.path.dirname(self.folder)
-            os.makedirs(os.path.dirname(state), exist_ok=True)
-            for folder in (state, self.folder):
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(folder, 0o700)
-                self._judge(folder)
-        except OSError as error:
-            self._give_up(error)
-            self.folder = ""
+        """Read the last settings. Blocks; never raises."""
         self.settings = self._load_settings()
+
+    def _prepare(self) -> None:
+        """Make the folder, and see that nobody else may write to it. Raises OSError."""
+        if self._ready:
+            return
+        state = os.path.dirname(self.folder)
+        os.makedirs(os.path.dirname(state), exist_ok=True)
+        for folder in (state, self.folder):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, 0o700)
+            self._judge(folder)
+        self._ready = True
 
     def _judge(self, folder: str) -> None:
         """Raise OSError where others may write to a folder, or to one above it and that counts."""
@@ -104,11 +112,12 @@ class Kept:
     def load(self, directory: str) -> tuple[Known | None, list[Finding]]:
         """What was kept of a directory, and a warning if it was damaged. Blocks."""
         path = self._path(directory)
-        data = self._read(path)
-        if data is None:
-            return None, []
         try:
-            return _known(data, directory), []
+            data = self._read(path)
+            return (None if data is None else _known(data, directory)), []
+        except OSError as error:
+            self._give_up(error)
+            return None, []
         except (ValueError, msgspec.MsgspecError) as error:
             message = f"what was kept of {printable(directory)} is damaged and not used: {error}"
             hint = "nothing to do: it is written anew"
@@ -134,11 +143,14 @@ class Kept:
         return self._write(self._path(directory), msgspec.json.encode(kept))
 
     def _load_settings(self) -> KeptSettings | None:
-        data = self._read(self._path(None))
-        if data is None:
-            return None
         try:
+            data = self._read(self._path(None))
+            if data is None:
+                return None
             settings = msgspec.json.decode(_checked(data), type=KeptSettings)
+        except OSError as error:
+            self._give_up(error)
+            return None
         except (ValueError, msgspec.MsgspecError):
             return None
         return settings if settings.form == FORM else None
@@ -147,17 +159,36 @@ class Kept:
         """Keep the settings, and forget the directories that they do not list: old code must not
         come back to life when a path is listed again. Blocks; never raises."""
         self.settings = settings
-        if not self.folder:
-            return
-        keep = {self._path(None), *map(self._path, settings.directories)}
-        try:
-            with os.scandir(self.folder) as entries:
-                for entry in entries:
-                    if entry.path not in keep:
-                        os.unlink(entry.path)
-        except OSError as error:
-            self._give_up(error)
+        self._keep = {self._path(None), *map(self._path, settings.directories)}
+        self._waiting = {path: data for path, data in self._waiting.items() if path in self._keep}
         self._write(self._path(None), msgspec.json.encode(settings))
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is not on the disk yet."""
+        return bool(self._waiting) or self._keep is not None
+
+    def flush(self) -> None:
+        """Try to write what waits. Blocks; never raises."""
+        try:
+            self._prepare()
+            if self._keep is not None:
+                with os.scandir(self.folder) as entries:
+                    for entry in entries:
+                        if entry.path not in self._keep:
+                            os.unlink(entry.path)
+                self._keep = None
+            for path, data in list(self._waiting.items()):
+                _replace(path, data)
+                del self._waiting[path]
+        except OSError as error:
+            # Somebody may have removed the folder.
+            self._ready = False
+            self._give_up(error)
+            return
+        if self._failed:
+            self._complain(f"accepted callbacks are kept again in {printable(self.folder)}")
+        self._failed = False
 
     def _path(self, directory: str | None) -> str:
         if directory is None:
@@ -165,31 +196,28 @@ class Kept:
         return f"{self.folder}/{hashlib.sha256(directory.encode()).hexdigest()[:32]}"
 
     def _read(self, path: str) -> bytes | None:
-        if not self.folder:
-            return None
-        try:
-            with open(path, "rb") as file:
-                return file.read()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            self._give_up(error)
-            return None
+        """The bytes of a kept file, None where there is none. Raises OSError."""
+        for attempt in range(READS):
+            try:
+                self._prepare()
+                with open(path, "rb") as file:
+                    return file.read()
+            except FileNotFoundError:
+                return None
+            except OSError:
+                # What is wrong for a moment must not cost what was kept.
+                if attempt == READS - 1:
+                    raise
+        return None
 
     def _write(self, path: str, body: bytes) -> bool:
-        if not self.folder:
-            return False
-        try:
-            _replace(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-            self._failed = False
-        except OSError as error:
-            self._give_up(error)
-            return False
-        return True
+        self._waiting[path] = hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+        self.flush()
+        return path not in self._waiting
 
     def _give_up(self, error: OSError) -> None:
         if not self._failed:
-            where = printable(self.folder or "the state directory")
+            where = printable(self.folder)
             self._complain(f"accepted callbacks cannot be kept in {where}: {error.strerror}")
         self._failed = True
 

@@ -249,7 +249,10 @@ class Connection(asyncio.Protocol):
 
     def _batch(self, batch: protocol.Batch) -> bytes | Awaitable[bytes]:
         answers: list[bytes] = []
+        until = time.monotonic() + SLICE
         for place, item in enumerate(batch.items):
+            if time.monotonic() > until:
+                return self._rest_of_batch(answers, None, batch.items[place:])
             answer = self._answer(item)
             if not isinstance(answer, bytes):
                 return self._rest_of_batch(answers, answer, batch.items[place + 1 :])
@@ -259,11 +262,16 @@ class Connection(asyncio.Protocol):
     async def _rest_of_batch(
         self,
         answers: list[bytes],
-        first: Awaitable[bytes],
+        first: Awaitable[bytes] | None,
         items: list[protocol.Request | protocol.Refusal],
     ) -> bytes:
-        answers.append(await first)
+        if first is not None:
+            answers.append(await first)
+        until = 0.0
         for item in items:
+            if time.monotonic() > until:
+                await asyncio.sleep(0)
+                until = time.monotonic() + SLICE
             answer = self._answer(item)
             answers.append(answer if isinstance(answer, bytes) else await answer)
         return protocol.batch(answers)

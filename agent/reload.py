@@ -146,6 +146,13 @@ class Reloader:
             return self.history.last
         return _encode(self._record("reloaded", time.monotonic(), [], []))
 
+    def last_record(self) -> bytes:
+        """The newest record. The first, with all that is served in it, may still be in the making
+        when the first answers are given; then it is given without."""
+        if self.history.count:
+            return self.history.last
+        return _encode(self._record("started", time.monotonic(), [], []))
+
     @property
     def state(self) -> str:
         bad = bool(self._held) or any(f.severity is Severity.ERROR for f in self._findings)

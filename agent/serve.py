@@ -42,7 +42,11 @@ HELD = 4
 
 def complain(message: str) -> None:
     """Say on standard error what is no record."""
-    print(f"callback-agent: {message}", file=sys.stderr, flush=True)
+    line = f"callback-agent: {message}\n".encode("utf-8", "backslashreplace")
+    # Nobody may read it any more, and that is no reason to stop the serving. Python's own
+    # sys.stderr would keep what failed, and spoil the exit status with it.
+    with contextlib.suppress(OSError):
+        os.write(2, line)
 
 
 def run(flags: Mapping[str, str | None]) -> int:
@@ -248,7 +252,7 @@ class Service:
                 "callbacks": reloader.index.count,
                 "directories": reloader.directories(),
                 "settings": reloader.settings.as_json(),
-                "last_reload": msgspec.Raw(reloader.history.last),
+                "last_reload": msgspec.Raw(reloader.last_record()),
                 "clients": len(self._pipe.clients),
                 "notes": self._notes.last,
             }

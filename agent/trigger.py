@@ -35,7 +35,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from sys import intern
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from agent.finding import Severity
 
@@ -76,6 +76,7 @@ _OPERATOR = re.compile(
     re.IGNORECASE,
 )
 _SHORT_GLOBALS = ("globaltime-", "globalrepeat-")
+_CONTEXTS = frozenset({"self", "parent", "*"})
 _SINGLE = re.compile(r"(?<!\S)[&|](?!\S)")
 _STARS = re.compile(r"\*+")
 _ESCAPED_STAR = re.compile(r"\\+\*")
@@ -94,8 +95,7 @@ class Problem:
     hint: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(NamedTuple):
     """One event pattern of a trigger.
 
     Either `context` is `self`, `parent`, a job id in canonical decimal or `*`, and `extra` is a
@@ -235,8 +235,7 @@ class EventError(ValueError):
         self.column = column
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One event as its owner sees it.
 
     `contexts` holds what it may be called: `self`, `parent`, job ids in decimal. `text` is what
@@ -363,6 +362,11 @@ def parse(text: str) -> tuple[Trigger | None, list[Problem]]:
             tree: Trigger | None = _term(term, len(text) - len(text.lstrip()), problems)
         else:
             tree = _Parser(text, problems).whole()
+        # The canonical text, which is less than twice as long, must be readable too.
+        if 2 * len(text) > MAX_LENGTH and (length := len(str(tree))) > MAX_LENGTH:
+            message = f"this trigger has {length} characters when written out"
+            hint = f"at most {MAX_LENGTH} are read: split it into several lines"
+            raise _Wrong("too-long", 0, message, hint)
     except _Wrong as wrong:
         problems.append(wrong.problem)
         tree = None
@@ -500,45 +504,32 @@ def _term(text: str, start: int, problems: list[Problem]) -> Term:
             raise _Wrong("empty-field", start + len(text), f"there is no time after {kind}-")
         _warn_number(warn, kind, rest, len(kind) + 1)
         return Term(f"*-{kind}-*-{rest}", "*", intern(kind), "*", _star(rest))
-    name, hyphen, after_name = text.partition("-")
-    kind, _, rest = after_name.partition("-")
-    at_type, at_context = len(name) + 1, len(name) + len(kind) + 2
-    if not name:
-        raise _Wrong("empty-field", start, "this event has no name", "write name-type-context")
-    if not hyphen:
-        raise _Wrong(
-            "not-an-event",
-            start,
-            f"{text} is no event",
-            "an event is written name-type-context or name-type-context-extra",
-        )
-    if not kind:
-        raise _Wrong("empty-field", start + at_type, "this event has no type", _types())
-    if kind not in TYPES:
-        raise _unknown_type(name, kind, start, start + at_type)
-    if not rest:
-        offset = start + len(text)
-        message = "this event has no context"
-        raise _Wrong("empty-field", offset, message, "write self, parent, a job id or a label")
-    _warn_name(warn, name)
+    fields = text.split("-", 2)
+    if len(fields) < 3 or not all(fields) or fields[1] not in TYPES:
+        raise _malformed(text, fields, start)
+    name, kind, rest = fields
+    needs = TYPES[kind]
+    at_context = len(name) + len(kind) + 2
+    if name not in NAMES:
+        _warn_name(warn, name)
     name, kind = intern(_star(name)), intern(kind)
     field, hyphen, extra = rest.partition("-")
     context = _star(field)
-    if context in ("self", "parent", "*") or _ID.fullmatch(context):
+    if context in _CONTEXTS or (context.isdigit() and context.isascii()):
         if hyphen and not extra:
             message = "this event ends in a hyphen, and nothing follows it"
             raise _Wrong("empty-field", start + len(text), message, "write the extra, or *")
-        if not hyphen and TYPES[kind] is not None:
-            message = f"this never fires: an event of type {kind} has an extra, the {TYPES[kind]}"
+        if not hyphen and needs is not None:
+            message = f"this never fires: an event of type {kind} has an extra, the {needs}"
             warn("never-fires", 0, message, f"write {text}-* to match any")
-        elif hyphen:
+        elif hyphen and kind in _NUMBER:
             _warn_number(warn, kind, extra, at_context + len(field) + 1)
-        number = _decimal(context) if _ID.fullmatch(context) else intern(context)
-        return Term(text, name, kind, number, _star(extra) if hyphen else None)
+        place = intern(context) if context in _CONTEXTS else _decimal(context)
+        return Term(text, name, kind, place, _star(extra) if hyphen else None)
     label = _star(rest)
-    if TYPES[kind] is not None:
+    if needs is not None:
         if "-" not in label and "*" not in label:
-            message = f"this never fires: an event of type {kind} has an extra, the {TYPES[kind]}"
+            message = f"this never fires: an event of type {kind} has an extra, the {needs}"
             warn("never-fires", 0, message, f"write {text}-* to match any")
         elif "-" in label:
             parts = _NUMBER.get(kind, 1)
@@ -563,6 +554,24 @@ def _term(text: str, start: int, problems: list[Problem]) -> Term:
             f"write {single[0] * 2}",
         )
     return Term(text, name, kind, label=label)
+
+
+def _malformed(text: str, fields: list[str], start: int) -> _Wrong:
+    """Why a term is no event: a field is missing or empty, or the type is unknown."""
+    name, kind, rest = [*fields, "", ""][:3]
+    if not name:
+        return _Wrong("empty-field", start, "this event has no name", "write name-type-context")
+    at_type = start + len(name) + 1
+    if len(fields) == 1:
+        hint = "an event is written name-type-context or name-type-context-extra"
+        return _Wrong("not-an-event", start, f"{text} is no event", hint)
+    if not kind:
+        return _Wrong("empty-field", at_type, "this event has no type", _types())
+    if kind not in TYPES:
+        return _unknown_type(name, kind, start, at_type)
+    assert not rest
+    hint = "write self, parent, a job id or a label"
+    return _Wrong("empty-field", start + len(text), "this event has no context", hint)
 
 
 def _star(field: str) -> str:

@@ -106,7 +106,9 @@ class Watch:
             self._failures.clear()
         old = self._watcher
         try:
-            watcher = RustNotify([path for path, _, _ in watched], False, False, 0, False, True)
+            # The last: failures are not passed over. Asked to pass over missing permissions,
+            # watchfiles 1.3 says nothing of watches that ran out either, and is deaf.
+            watcher = RustNotify([path for path, _, _ in watched], False, False, 0, False, False)
         except FileNotFoundError:
             return False
         except (OSError, RuntimeError) as error:

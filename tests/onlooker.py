@@ -104,7 +104,8 @@ class Onlooker:
 
     def saw_only(self, *right: Answer) -> None:
         """Nothing was ever answered but these."""
-        wrong = [seen for seen in self.seen if seen not in right]
+        allowed = frozenset(right)
+        wrong = [seen for seen in self.seen if seen not in allowed]
         assert not wrong, f"{len(wrong)} answers that were never whole on disk, such as {wrong[0]}"
 
     def _run(self) -> None:

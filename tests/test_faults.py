@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 
 import pytest
@@ -60,13 +60,20 @@ def held(agent: Agent) -> dict[str, str]:
 
 
 def waits_held(agent: Agent, directory: Path, reason: str) -> None:
-    wait_for(lambda: held(agent) == {str(directory): reason}, f"{directory} held for {reason}")
-    assert agent.status()["state"] == "degraded"
+    wait_for(
+        lambda: held(agent) == {str(directory): reason} and agent.status()["state"] == "degraded",
+        f"{directory} held for {reason}",
+    )
 
 
 def waits_well(agent: Agent) -> None:
     wait_for(lambda: agent.status()["state"] == "ok", "nothing held")
     assert not held(agent)
+
+
+def told_of(agent: Agent) -> set[str]:
+    """The codes of the findings of the last record."""
+    return {finding["code"] for finding in agent.history()[-1]["diagnostics"]}
 
 
 def edit(file: Path, text: str) -> None:
@@ -95,6 +102,16 @@ class Content:
         self.right.append(self.answer)
         write(self.directory / name, self.now[name])
         return self.answer
+
+
+def scanning(agent: Agent, seconds: float) -> Agent:
+    """An agent that scans as often as this: to wait for as long as in the field would be tedious.
+
+    A failed watcher is tried anew as often.
+    """
+    assert seconds <= watch.SCAN <= 30
+    agent.program = ["-c", f"import agent.watch as w, agent.cli as c; w.SCAN = {seconds}; c.main()"]
+    return agent
 
 
 @pytest.fixture
@@ -211,7 +228,7 @@ def test_row_01_writer_who_pauses(tmp_path: Path) -> None:
             assert held(agent) == {str(conf): "being-written", str(code): "being-written"}
             status = agent.status()
             assert (status["digest"], status["generation"]) == (digest, generation)
-            assert {d["code"] for d in agent.history()[-1]["diagnostics"]} == {"being-written"}
+            wait_for(lambda: told_of(agent) == {"being-written"}, "the record")
             put(other, files(3))
             look.sees(served(1, 1, 3), SOON)
             wait_for(lambda: time.monotonic() - began > 2.5)
@@ -417,7 +434,7 @@ def test_row_03_conf_before_the_files_that_it_names(tmp_path: Path, directory: P
         editors.run("cp", desk / CONF, directory)
         waits_held(agent, directory, "error")
         assert look.seen == [answer((directory, old))]
-        assert agent.history()[-1]["diagnostics"][0]["code"] == "missing-file"
+        wait_for(lambda: told_of(agent) == {"missing-file"}, "the record")
         editors.run("cp", desk / "a.pl", directory)
         editors.run("cp", desk / "z.pl", directory)
         look.sees(answer((directory, files(2, "a.pl", "z.pl"))), SOON)
@@ -638,25 +655,41 @@ def test_row_08_a_file_that_is_a_link(tmp_path: Path, directory: Path, name: str
 
     The agent: noticed, at the latest at the next scan.
     """
+    linked_file(scanning(Agent(tmp_path, directory), 3.0), directory, name, 3.0 + SOON)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="the links that a reading finds are not watched before the reading after it",
+)
+@pytest.mark.parametrize("name", [CONF, "a.pl"])
+def test_row_08_at_once(tmp_path: Path, directory: Path, name: str) -> None:
+    """Row 8, and better: on a file system of this machine there is an event of the change, so it
+    need not wait for the scan.
+    """
+    linked_file(Agent(tmp_path, directory), directory, name, SOON)
+
+
+def linked_file(agent: Agent, directory: Path, name: str, within: float) -> None:
+    tmp_path = directory.parent
     content = Content(directory)
     real = tmp_path / "shared" / "real"
     real.parent.mkdir()
     (directory / name).rename(real)
     (directory / name).symlink_to(real)
-    assert watch.SCAN <= 30
-    with running(tmp_path, directory) as agent, Onlooker(agent) as look:
+    with started(agent), Onlooker(agent) as look:
 
         def linked(write: Edit) -> Edit:
             return lambda _, text: write(real, text)
 
         for version, write in ((2, editors.cp), (3, editors.mv), (4, editors.cat), (5, edit)):
-            look.sees(content.edited(name, version, linked(write)), SOON)
+            look.sees(content.edited(name, version, linked(write)), within)
         # The target goes: a fault, since a link that leads nowhere is no deletion.
         real.rename(tmp_path / "away")
         waits_held(agent, directory, "fault")
         (tmp_path / "away").rename(real)
         waits_well(agent)
-        look.sees(content.edited(name, 6, linked(edit)), SOON)
+        look.sees(content.edited(name, 6, linked(edit)), within)
         # Another link in its place, and the target of that one changes.
         other = tmp_path / "elsewhere" / "other"
         other.parent.mkdir()
@@ -664,8 +697,8 @@ def test_row_08_a_file_that_is_a_link(tmp_path: Path, directory: Path, name: str
         content.now[name] = files(7)[name]
         content.right.append(content.answer)
         editors.ln(directory / name, other)
-        look.sees(content.answer, SOON)
-        look.sees(content.edited(name, 8, lambda _, text: edit(other, text)), SOON)
+        look.sees(content.answer, within)
+        look.sees(content.edited(name, 8, lambda _, text: edit(other, text)), within)
         look.saw_only(*content.right)
 
 
@@ -709,11 +742,8 @@ def test_row_09_the_event_queue_overflows(tmp_path: Path, directory: Path) -> No
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if most > 200_000:
         pytest.skip(f"the queue has room for {most} events: too many to make")
-    assert watch.SCAN <= 30
     put(directory, files(1))
-    agent = Agent(tmp_path, directory)
-    # As often as in the field would be too long to wait for.
-    agent.program = ["-c", "import agent.watch as w, agent.cli as c; w.SCAN = 3.0; c.main()"]
+    agent = scanning(Agent(tmp_path, directory), 3.0)
     junk = [tmp_path / "x", tmp_path / "y"]
     for file in junk:
         file.touch()
@@ -824,12 +854,13 @@ def test_row_11_event_queues_run_out(stranger: Stranger) -> None:
         count, error = map(int, taker.stdout.readline().split())
         if error != errno.EMFILE:
             pytest.skip(f"after {count} instances: {os.strerror(error)}, not the limit")
-        with started(stranger.agent(directory)) as agent, Onlooker(agent) as look:
+        with started(scanning(stranger.agent(directory), 3.0)) as agent, Onlooker(agent) as look:
             scans_instead(agent, content, look)
             # When there are some again, events come back with the next reload.
-            taker.stdin.close()
+            taker.kill()
             taker.wait(DEADLINE)
             wait_for(lambda: agent.reload() and watched_by(agent) == ["events"], "events again")
+            assert watched_by(agent) == ["events"]
             look.sees(content.edited("a.pl", 9), SOON)
             look.saw_only(*content.right)
     finally:
@@ -920,7 +951,7 @@ def test_row_12_mounted_over_and_unmounted(
     put(directory, files(1))
     hidden = tmp_path / "hidden"
     hidden.mkdir()
-    mount("-t", "tmpfs", "tmpfs", hidden)
+    mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", hidden)
     put(hidden, files(2))
     with running(tmp_path, directory) as agent, Onlooker(agent) as look:
         for _ in range(2):
@@ -947,7 +978,7 @@ def test_row_12_unmounted(tmp_path: Path, directory: Path, mount: Callable[..., 
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     directory.mkdir()
-    mount("-t", "tmpfs", "tmpfs", hidden)
+    mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", hidden)
     mount("--bind", hidden, directory)
     put(hidden, files(1))
     with running(tmp_path, directory) as agent, Onlooker(agent) as look:
@@ -955,7 +986,7 @@ def test_row_12_unmounted(tmp_path: Path, directory: Path, mount: Callable[..., 
         for version in (1, 2):
             editors.run("umount", directory)
             waits_held(agent, directory, "fault")
-            assert {d["code"] for d in agent.history()[-1]["diagnostics"]} == {"unmounted"}
+            wait_for(lambda: told_of(agent) == {"unmounted"}, "the record")
             look.sees(code_of(directory, version), SOON)
             put(hidden, files(version + 1))
             mount("--bind", hidden, directory)
@@ -1103,15 +1134,19 @@ def test_row_14_the_disk_under_the_log_fills_up(
     agent = Agent(tmp_path, directory)
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount("-t", "tmpfs", "-o", "size=64k", "tmpfs", disk)
+    mount("-t", "tmpfs", "-o", "size=64k,mode=755", "tmpfs", disk)
     agent.log = disk / "reload.log"
     agent.flags = ["--log-format", form]
+    versions = count(2)
     with started(agent), Onlooker(agent) as look:
         for round_of in (1, 2):
             fill(disk / "ballast")
-            # Several records, some of which begin in the last page of the file.
-            for version in range(2, 12):
-                look.sees(content.edited("a.pl", version + 20 * round_of), SOON)
+            # The last page of the log has room for some records yet.
+            refused = 0
+            while refused < round_of:
+                look.sees(content.edited("a.pl", next(versions)), SOON)
+                refused = agent.errors.read_text().count("cannot be written")
+            look.sees(content.edited("a.pl", next(versions)), SOON)
             assert agent.status()["state"] == "ok"
             assert_whole(agent, form)
             assert len(logged(agent, form)) < len(agent.history())
@@ -1219,18 +1254,24 @@ def test_row_15_a_burst_of_edits(tmp_path: Path, directory: Path) -> None:
     The agent: never more than one reload under way and one waiting; up to date within the time of
     one reload after the last edit. Memory does not grow with the number of edits.
     """
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="agent-") as folder:
+        # In memory: on a disk, ten thousand renames take longer than a few seconds.
+        burst_of_edits(tmp_path, Path(folder) / "callback")
+
+
+def burst_of_edits(tmp_path: Path, directory: Path) -> None:
     content = Content(directory)
     right = {content.answer}
     with running(tmp_path, directory) as agent, Onlooker(agent) as look:
 
-        def burst(first: int, count: int) -> float:
-            for number in range(first, first + count):
+        def burst(first: int, edits: int) -> float:
+            for number in range(first, first + edits):
                 content.now["a.pl"] = files(number)["a.pl"]
                 edit(directory / "a.pl", content.now["a.pl"])
             last = time.monotonic()
             right.update(
                 answer((directory, {**content.now, "a.pl": files(number)["a.pl"]}))
-                for number in range(first, first + count)
+                for number in range(first, first + edits)
             )
             look.sees(content.answer, SOON)
             return time.monotonic() - last
@@ -1289,11 +1330,11 @@ def test_row_16_edits_during_a_reload(tmp_path: Path, directory: Path) -> None:
     it, of the same directory and of the other.
     """
     big = tmp_path / "big"
-    count = 5_000
+    lines = 5_000
 
     def conf(version: int) -> str:
-        lines = (f"a.pl = v{version:05d}-job-{1000 + number}\n" for number in range(count))
-        return "".join(lines)
+        triggers = (f"v{version:05d}-job-{1000 + number}" for number in range(lines))
+        return "".join(f"a.pl = {trigger}\n" for trigger in triggers)
 
     put(big, {"a.pl": "# big\n", CONF: conf(1)})
     put(directory, files(1))
@@ -1325,7 +1366,7 @@ def test_row_16_edits_during_a_reload(tmp_path: Path, directory: Path) -> None:
             thread.join(DEADLINE)
         agent.reload()
         assert served(agent) == (13, code_of(directory, 13))
-        assert agent.call("list")["callbacks"][-1]["trigger"] == f"v00013-job-{999 + count}"
+        assert agent.call("list")["callbacks"][-1]["trigger"] == f"v00013-job-{999 + lines}"
 
 
 def served(agent: Agent) -> tuple[int, Answer]:

@@ -269,3 +269,22 @@ def test_as_text_by_default_and_to_standard_output_with_a_hyphen(tmp_path: Path)
         assert agent.stop() == 0
         assert ": stopped: " in output.read().decode()
     assert not agent.log.exists()
+
+
+def test_nobody_need_read_standard_output_and_standard_error(tmp_path: Path) -> None:
+    """As in `serve --log - 2>&1 | head -1`."""
+    directory = write(tmp_path / "cb", "a.py = done-job-self\n", a_py="x = 0\n")
+    agent = Agent(tmp_path, directory)
+    agent.flags = ["--log", "-"]
+    reading, writing = os.pipe()
+    agent.process = subprocess.Popen(
+        agent.command, stdout=writing, stderr=writing, cwd=tmp_path, close_fds=True
+    )
+    os.close(writing)
+    with open(reading, "rb") as output:
+        assert b": started: " in output.readline()
+    wait_for(agent.pipe.exists)
+    write(directory, "a.py = done-job-self\n", a_py="x = 1\n")
+    agent.reload()
+    assert [code for _, _, code in agent.served()] == ["x = 1\n"]
+    assert agent.stop() == 0

@@ -502,28 +502,31 @@ def test_the_next_agent_takes_over_what_a_killed_one_left(tmp_path: Path) -> Non
         assert one.stop() == 0
 
 
-def test_who_pipelines_much_does_not_make_others_wait(site: Site) -> None:
+@pytest.mark.parametrize("in_a_batch", [False, True])
+def test_who_asks_much_at_once_does_not_make_others_wait(site: Site, in_a_batch: bool) -> None:
     """The others have their turn between his answers."""
     conf = "".join(f"a.py = done-job-{n}\n" for n in range(2000))
     write(site.directory, conf, a_py="0\n")
     site.reload()
     one = call("list")
+    sent = b"[" + b",".join([one[:-1]] * 200) + b"]\n" if in_a_batch else one * 200
     answered = threading.Event()
+    got: list[bytes] = []
 
     def read(greedy: socket.socket) -> None:
         with greedy.makefile("rb") as answers:
-            for number, _ in enumerate(answers, 1):
-                if number == 500:
-                    answered.set()
+            got.extend(answers)
+        answered.set()
 
     with site.agent.connect() as greedy:
         reader = threading.Thread(target=read, args=(greedy,))
         reader.start()
-        greedy.sendall(one * 500)
+        greedy.sendall(sent)
         greedy.shutdown(socket.SHUT_WR)
         turns = 0
         while not answered.is_set():
             site.agent.call("unsubscribe")
             turns += 1
         reader.join()
+    assert len(got) == (1 if in_a_batch else 200)
     assert turns > 10
