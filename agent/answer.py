@@ -21,6 +21,8 @@ encode = msgspec.json.Encoder().encode
 #: in a second; beyond that, working an answer out anew is cheap.
 MAX_ANSWERS = 8192
 MAX_ANSWER_BYTES = 16 << 20
+#: Bytes of parameters of which the answer is remembered; those of a real request have some hundred.
+MAX_KNOWN_PARAMS = 4096
 #: Bytes of an answer that may be given for thousands of requests at once.
 MAX_COMMON_BYTES = 4096
 
@@ -80,11 +82,15 @@ class Lookups:
         known = self._known.get(params)
         if known is None:
             known = lookup(self._index, params)
-            self._bytes += len(known)
+            size = len(encode(params))
+            if size > MAX_KNOWN_PARAMS:
+                # The parameters are remembered with the answer, and may be far larger than it.
+                return known
+            self._bytes += len(known) + size
             if len(self._known) >= MAX_ANSWERS or self._bytes > MAX_ANSWER_BYTES:
                 self._known.clear()
                 self._common.clear()
-                self._bytes = len(known)
+                self._bytes = len(known) + size
             self._known[params] = known
         return known
 
@@ -97,7 +103,7 @@ class Lookups:
                 end = common.get(asked.params.event)
                 if end is None:
                     end = b',"result":%b}\n' % self.result(LookupParams(asked.params.event))
-                    if len(end) > MAX_COMMON_BYTES:
+                    if len(end) > MAX_COMMON_BYTES or len(asked.params.event) > MAX_KNOWN_PARAMS:
                         return None
                     common[asked.params.event] = end
                 answers.append(b'{"jsonrpc":"2.0","id":%d' % asked.id)

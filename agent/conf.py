@@ -177,6 +177,12 @@ def _setting(line: str, number: int, wanted: Collection[str] | None = None) -> S
     With `wanted`, a line that sets something else, or nothing, is None however it looks.
     """
     left, equals, right = line.partition("=")
+    if equals and "#" not in line and '"' not in line:
+        # Nearly every line that is a setting.
+        name, value = left.strip(), right.strip()
+        if name and value and (wanted is None or name in wanted):
+            value_column = len(left) + right.index(value) + 2
+            return Setting(name, value, number, left.index(name) + 1, value_column)
     comment = left.find("#")
     if comment >= 0 or not equals:
         left, equals, right = line.partition("#")[0], "", ""

@@ -395,14 +395,9 @@ def _edit(
     """The tree with other callbacks at some places. Only what they touch is copied."""
     edits: _Edits = {}
     for place, served in gone.items():
-        for term, _ in _entries(place, served):
-            for _ in _touched(edits, term):
-                pass
+        _gather(edits, place, served, adding=False)
     for place in sorted(added):
-        for term, number in _entries(place, added[place]):
-            for numbers in _touched(edits, term):
-                if not numbers or numbers[-1] != number:
-                    numbers.append(number)
+        _gather(edits, place, added[place], adding=True)
 
     def edit_leaf(old: _Numbers | None, new: list[int]) -> _Numbers:
         if not old:
@@ -416,22 +411,26 @@ def _edit(
     return _edited(tree, edits, lambda names, by_name: _edit_patterns(names, by_name, edit_slots))
 
 
-def _entries(place: int, served: Served) -> Iterator[tuple[Term, int]]:
-    """Every term of a directory, and the number of its callback."""
+def _gather(edits: _Edits, place: int, served: Served, adding: bool) -> None:
+    """Note each pattern that a directory's terms touch; when adding, with their numbers."""
     for number, callback in enumerate(served.callbacks, place * _PLACE):
         tree = callback.registration.trigger
-        if isinstance(tree, Term):
-            yield tree, number
-        else:
-            for term in terms(tree):
-                yield term, number
-
-
-def _touched(edits: _Edits, term: Term) -> Iterator[list[int]]:
-    """What an edit adds behind each pattern of a term, made where it is not yet."""
-    slots = edits.setdefault(term.type, {}).setdefault(term.name, {})
-    for slot, pattern in _places(term):
-        yield slots.setdefault(slot, {}).setdefault(pattern, [])
+        for term in (tree,) if isinstance(tree, Term) else terms(tree):
+            names = edits.get(term.type)
+            if names is None:
+                names = edits[term.type] = {}
+            slots = names.get(term.name)
+            if slots is None:
+                slots = names[term.name] = {}
+            for slot, pattern in _places(term):
+                patterns = slots.get(slot)
+                if patterns is None:
+                    patterns = slots[slot] = {}
+                numbers = patterns.get(pattern)
+                if numbers is None:
+                    numbers = patterns[pattern] = []
+                if adding and (not numbers or numbers[-1] != number):
+                    numbers.append(number)
 
 
 def _places(term: Term) -> Sequence[tuple[str, str | None]]:

@@ -29,6 +29,9 @@ MAX_UNREAD = 1 << 20
 #: Bytes of notifications that may wait for a subscriber that does not read; then it is closed,
 #: so that it learns that it missed some.
 MAX_UNREAD_NOTIFICATIONS = 32 << 20
+#: Bytes of the answers of one batch, which must be whole before any of it is sent. The rest of its
+#: requests are refused, one by one.
+MAX_BATCH_BYTES = 64 << 20
 #: Seconds for which one connection's requests are answered before the others have their turn.
 SLICE = 0.005
 #: Seconds for which a client that is told to go may still send, so that it reads why: to close on
@@ -41,6 +44,8 @@ MAX_CONNECTIONS = 1000
 MAX_LINE_SECONDS = 30.0
 #: The code of a refused connection; JSON-RPC leaves -32000 to -32099 to servers.
 REFUSED = -32000
+#: The code of a request whose answer does not fit into its batch's.
+TOO_MUCH = -32001
 #: Connections that wait to be accepted: a farm's supervisor opens its own at once.
 BACKLOG = 512
 
@@ -267,13 +272,23 @@ class Connection(asyncio.Protocol):
     ) -> bytes:
         if first is not None:
             answers.append(await first)
+        size = sum(map(len, answers))
         until = 0.0
         for item in items:
             if time.monotonic() > until:
                 await asyncio.sleep(0)
                 until = time.monotonic() + SLICE
+                if self._transport is None:
+                    # Nobody waits for it any more.
+                    return b""
+            if size > MAX_BATCH_BYTES and not isinstance(item, protocol.Refusal):
+                message = "Batch refused from here on: its answers are too large"
+                data = {"expected": f"answers of at most {MAX_BATCH_BYTES} bytes in one batch"}
+                answers.append(protocol.error(item.id, TOO_MUCH, message, data))
+                continue
             answer = self._answer(item)
             answers.append(answer if isinstance(answer, bytes) else await answer)
+            size += len(answers[-1])
         return protocol.batch(answers)
 
 

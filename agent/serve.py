@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.metadata
 import os
 import resource
 import signal
@@ -269,6 +268,9 @@ class Service:
 @cache
 def version() -> str:
     """This distribution's version."""
+    # It brings half of the `email` package along, which a start need not wait for.
+    import importlib.metadata
+
     try:
         return importlib.metadata.version("callback-agent")
     except importlib.metadata.PackageNotFoundError:

@@ -357,9 +357,9 @@ def parse(text: str) -> tuple[Trigger | None, list[Problem]]:
         if len(text) > MAX_LENGTH:
             message = f"this trigger has {len(text)} characters; at most {MAX_LENGTH} are read"
             raise _Wrong("too-long", MAX_LENGTH, message, "split it into several lines")
-        if _OPERATOR.search(text) is None and (term := text.strip()):
+        if _is_term(text):
             # Nearly every trigger is one term.
-            tree: Trigger | None = _term(term, len(text) - len(text.lstrip()), problems)
+            tree: Trigger | None = _term(text, 0, problems)
         else:
             tree = _Parser(text, problems).whole()
         # The canonical text, which is less than twice as long, must be readable too.
@@ -371,6 +371,16 @@ def parse(text: str) -> tuple[Trigger | None, list[Problem]]:
         problems.append(wrong.problem)
         tree = None
     return tree, problems
+
+
+def _is_term(text: str) -> bool:
+    """Whether the text is plainly one term, with no operator in it and no white space around."""
+    if "&&" in text or "||" in text or "(" in text or ")" in text:
+        return False
+    words = text.split()
+    if len(words) == 1:
+        return words[0] == text and text.lower() not in ("and", "or")
+    return words != [] and text == text.strip() and _OPERATOR.search(text) is None
 
 
 class _Parser:
@@ -512,9 +522,11 @@ def _term(text: str, start: int, problems: list[Problem]) -> Term:
     at_context = len(name) + len(kind) + 2
     if name not in NAMES:
         _warn_name(warn, name)
-    name, kind = intern(_star(name)), intern(kind)
     field, hyphen, extra = rest.partition("-")
-    context = _star(field)
+    context, label = field, rest
+    if "**" in text:
+        name, context, extra, label = map(_star, (name, field, extra, rest))
+    name, kind = intern(name), intern(kind)
     if context in _CONTEXTS or (context.isdigit() and context.isascii()):
         if hyphen and not extra:
             message = "this event ends in a hyphen, and nothing follows it"
@@ -525,8 +537,7 @@ def _term(text: str, start: int, problems: list[Problem]) -> Term:
         elif hyphen and kind in _NUMBER:
             _warn_number(warn, kind, extra, at_context + len(field) + 1)
         place = intern(context) if context in _CONTEXTS else _decimal(context)
-        return Term(text, name, kind, place, _star(extra) if hyphen else None)
-    label = _star(rest)
+        return Term(text, name, kind, place, extra if hyphen else None)
     if needs is not None:
         if "-" not in label and "*" not in label:
             message = f"this never fires: an event of type {kind} has an extra, the {needs}"
@@ -538,7 +549,7 @@ def _term(text: str, start: int, problems: list[Problem]) -> Term:
     if context.lower() in ("self", "parent"):
         message = f"{context} is read as a label, the context is {context.lower()}"
         warn("context-case", at_context, message, f"write {context.lower()}")
-    if rest.startswith("-") or rest.endswith("-"):
+    if "-" in (rest[0], rest[-1]):
         warn(
             "odd-hyphen",
             at_context if rest.startswith("-") else len(text) - 1,
@@ -553,7 +564,7 @@ def _term(text: str, start: int, problems: list[Problem]) -> Term:
             f"a single {single[0]} is an ordinary character, here part of a label",
             f"write {single[0] * 2}",
         )
-    return Term(text, name, kind, label=label)
+    return Term(text, name, kind, None, None, label)
 
 
 def _malformed(text: str, fields: list[str], start: int) -> _Wrong:
@@ -576,7 +587,7 @@ def _malformed(text: str, fields: list[str], start: int) -> _Wrong:
 
 def _star(field: str) -> str:
     """The field with several `*` in a row as one."""
-    return _STARS.sub("*", field) if "**" in field else field
+    return _STARS.sub("*", field)
 
 
 def _types() -> str:

@@ -252,6 +252,7 @@ def test_the_log_command_shows_the_last_records(site: Site) -> None:
 def test_check_reads_as_serve_does_and_changes_nothing(site: Site) -> None:
     conf = "a.py = complte-jbo-self\nb.py = done-work-self\nc.py = done-job-self\n"
     write(site.directory, conf, b_py="import sys\nsys.exit()\n")
+    site.path_list(site.directory)
     before = sorted(os.listdir(site.folder))
     done = command(site, "check", str(site.directory), "--qb-conf", str(site.agent.qb_conf))
     assert done.returncode == 1
@@ -259,7 +260,6 @@ def test_check_reads_as_serve_does_and_changes_nothing(site: Site) -> None:
     for line in lines:
         assert re.fullmatch(r"/.+:\d+:\d+: (error|warning|note): .+ \[[a-z0-9-]+\]", line)
     assert sorted(os.listdir(site.folder)) == before
-    site.path_list(site.directory)
     wait_for(lambda: ("warning", "exits") in site.codes())
     served = site.agent.reload()["diagnostics"]
     done = run(site.folder, "check", "--json", "--qb-conf", str(site.agent.qb_conf))

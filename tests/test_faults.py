@@ -659,7 +659,8 @@ def test_row_08_a_file_that_is_a_link(tmp_path: Path, directory: Path, name: str
 
 
 @pytest.mark.xfail(
-    strict=True,
+    # A mount anywhere on the machine makes the agent look once more, and then it passes.
+    strict=False,
     reason="the links that a reading finds are not watched before the reading after it",
 )
 @pytest.mark.parametrize("name", [CONF, "a.pl"])

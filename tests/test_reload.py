@@ -803,7 +803,9 @@ def test_the_very_first_answer_is_whole(tmp_path: Path) -> None:
     agent = Agent(tmp_path, write(tmp_path / "cb", conf, a_py="0\n"))
     process = agent.launch()
     try:
-        with wait_for(lambda: connected(agent)) as one, one.makefile("rb") as answers:
+        one = wait_for(lambda: connected(agent))
+        assert one is not None
+        with one, one.makefile("rb") as answers:
             one.sendall(
                 b'{"jsonrpc":"2.0","id":1,"method":"status"}\n{"jsonrpc":"2.0","id":2,"method":"list"}\n'
             )

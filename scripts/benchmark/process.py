@@ -27,9 +27,11 @@ def running(
     command: Sequence[str | Path], log: Path, cwd: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `command` in the background, what it prints going to the file `log`; end it after."""
+    # Installed programs have their bytecode compiled: what is started again here may keep its own.
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=cwd
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=cwd, env=environ
         )
     try:
         yield process
