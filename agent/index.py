@@ -23,7 +23,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from agent import language
 from agent.callback import CONF, MAX_CALLBACKS, Implementation, Registration, Unit
 from agent.finding import Finding, Severity
-from agent.trigger import DONE, TYPES, Event, Term, Trigger, glob, missing, terms
+from agent.trigger import DONE, TYPES, Event, Occurred, Term, Trigger, glob, missing, terms
 
 V = TypeVar("V")
 
@@ -183,12 +183,12 @@ class Index:
     def lookup(self, event: Event, occurred: Sequence[Event] = ()) -> Answer:
         """Which callbacks fire for the event, given those that occurred before it."""
         answer = Answer([], [])
-        events: tuple[Event, ...] | None = None
+        events: Occurred | None = None
         for number in sorted(set(self._satisfied(event))):
             callback = self.served[number // _PLACE].callbacks[number % _PLACE]
             tree = callback.registration.trigger
             if not isinstance(tree, Term):
-                events = events or (event, *occurred)
+                events = events or Occurred((event, *occurred))
                 rest = missing(tree, events)
                 if rest is not None:
                     answer.partial.append((callback, rest))

@@ -175,17 +175,84 @@ def terms(trigger: Trigger) -> Iterator[Term]:
             yield from terms(part)
 
 
-def missing(trigger: Trigger, events: Iterable[Event]) -> Trigger | None:
+#: So few events are asked one by one.
+FEW_EVENTS = 16
+# No field of a term begins so: a term is a part of one line.
+_LABEL, _ANY = "\nlabel", "\nany"
+
+
+class Occurred:
+    """Events that happened, arranged so that a term need not be held against each of them.
+
+    A request may name tens of thousands of events, and a site have as many terms; asked one by
+    one, every client would wait for minutes.
+    """
+
+    __slots__ = ("_any", "_by_type", "_events", "_known")
+
+    def __init__(self, events: Iterable[Event]) -> None:
+        self._events = tuple(events)
+        self._known: dict[Term, bool] = {}
+        self._by_type: dict[str, list[Event]] = {}
+        #: What terms without a `*` inside a field ask for; the last field is the extra, the label's
+        #: text under _LABEL, or _ANY for an extra of `*`.
+        self._any: set[tuple[str, str, str | None, str | None]] = set()
+        if len(self._events) > FEW_EVENTS:
+            for event in self._events:
+                self._by_type.setdefault(event.type, []).append(event)
+                self._any.update(_asked(event))
+
+    def satisfy(self, term: Term) -> bool:
+        """Whether one of them satisfies the term."""
+        if not self._by_type:
+            return any(map(term.matches, self._events))
+        place, extra = term.context, term.extra
+        if term.label is not None:
+            place, extra = _LABEL, term.label
+        elif extra == "*":
+            extra = _ANY
+        if (term.type, term.name, place, extra) in self._any:
+            return True
+        if (
+            (term.name == "*" or "*" not in term.name)
+            and (extra is None or "*" not in extra)
+            and (place != "*" or extra is None)
+        ):
+            return False
+        known = self._known.get(term)
+        if known is None:
+            known = any(map(term.matches, self._by_type.get(term.type, ())))
+            self._known[term] = known
+        return known
+
+
+def _asked(event: Event) -> Iterator[tuple[str, str, str | None, str | None]]:
+    """All that a term may ask for without a `*` inside a field, and that this event satisfies."""
+    names = {event.name, "*"} | ({"done"} if event.name in DONE else set())
+    for name in names:
+        if event.text is not None:
+            yield event.type, name, _LABEL, event.text
+        for context in event.contexts:
+            yield event.type, name, context, event.extra
+            yield event.type, name, context, _ANY
+        if event.unsplit is None:
+            yield event.type, name, "*", event.extra
+            yield event.type, name, "*", _ANY
+        elif TYPES[event.type] is None:
+            yield event.type, name, "*", None
+
+
+def missing(trigger: Trigger, events: Iterable[Event] | Occurred) -> Trigger | None:
     """The trigger with its true parts removed, None when the events make all of it true.
 
     A true part of an And goes; an Or with a true part goes whole.
     """
-    return _missing(trigger, tuple(events))
+    return _missing(trigger, events if isinstance(events, Occurred) else Occurred(events))
 
 
-def _missing(trigger: Trigger, events: tuple[Event, ...]) -> Trigger | None:
+def _missing(trigger: Trigger, events: Occurred) -> Trigger | None:
     if isinstance(trigger, Term):
-        return None if any(map(trigger.matches, events)) else trigger
+        return None if events.satisfy(trigger) else trigger
     rest = [_missing(part, events) for part in trigger.parts]
     if isinstance(trigger, Or):
         return None if None in rest else _join(Or, [r for r in rest if r is not None])

@@ -534,18 +534,21 @@ def test_every_setting_is_there() -> None:
     assert f"`{settings._QB_DIRECTORY}`" in section("Settings")
 
 
-#: Numbers with a name that are no limits: exit statuses, error codes and the like.
+#: Numbers with a name that are no limits. Nor are those below zero: they are error codes.
 NO_LIMITS = {
-    *("cli.USAGE", "cli.NO_AGENT", "cli.NO_OUTPUT", "serve.STOPPED", "serve.HELD"),
-    *("protocol.PARSE_ERROR", "protocol.INVALID_REQUEST", "protocol.METHOD_NOT_FOUND"),
-    *("protocol.INVALID_PARAMS", "protocol.INTERNAL_ERROR", "pipe.REFUSED", "kept.FORM"),
+    "cli.USAGE",
+    "cli.NO_AGENT",
+    "cli.NO_OUTPUT",
+    "serve.STOPPED",
+    "serve.HELD",
+    "kept.FORM",
 }
 UNITS = {"bytes": 1.0, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "s": 1.0, "ms": 0.001}
 #: Those that are given in milliseconds.
 MILLISECONDS = {"watch.STEP", "watch.DEBOUNCE"}
 
 
-def limits() -> dict[str, float | Mapping[str, int]]:
+def numbers() -> dict[str, float | Mapping[str, int]]:
     """Every named number of the code, by module and name."""
     found: dict[str, float | Mapping[str, int]] = {}
     for path in sorted((ROOT / "agent").glob("*.py")):
@@ -562,7 +565,17 @@ def limits() -> dict[str, float | Mapping[str, int]]:
                 named = f"{path.stem}.{name}"
                 if isinstance(value, int | float) or named == "settings.MOST_PIPE_BYTES":
                     found[named] = value
-    return {name: value for name, value in found.items() if name not in NO_LIMITS}
+    return found
+
+
+def is_code(value: float | Mapping[str, int]) -> bool:
+    """Whether a named number is an error code of JSON-RPC."""
+    return not isinstance(value, Mapping) and value < 0
+
+
+def limits() -> dict[str, float | Mapping[str, int]]:
+    """Every named number that is a limit."""
+    return {n: v for n, v in numbers().items() if n not in NO_LIMITS and not is_code(v)}
 
 
 def told_limits() -> dict[str, str]:
@@ -592,6 +605,12 @@ def test_every_limit_is_there_with_its_value() -> None:
         assert exact == pytest.approx(value / (1000 if name in MILLISECONDS else 1), rel=1e-12), (
             name
         )
+
+
+def test_every_error_code_is_there() -> None:
+    codes = {str(value) for value in numbers().values() if is_code(value)}
+    assert "-32602" in codes
+    assert codes == {row[0] for row in rows("The pipe") if row[0].startswith("-3")}
 
 
 def test_every_code_of_the_fixtures_is_there() -> None:
