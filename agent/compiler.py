@@ -28,6 +28,8 @@ MAX_MEMORY = 1 << 30
 #: How many verdicts are remembered.
 MAX_VERDICTS = 4096
 
+#: Seconds until a check is tried again for which no process could be started.
+RETRY = 5.0
 #: Seconds after which the child is kept from going away: anyio ends one that idles for 5 minutes,
 #: and a new one takes 70 ms to start, which an administrator who edits would wait for.
 KEEP_WARM = 200.0
@@ -43,6 +45,8 @@ class Checker:
         #: Told whose sources were checked, when all that were asked for are.
         self._done = done
         self._verdicts: dict[str, Verdict] = {}
+        #: Whose checks failed for want of a process: that says nothing of the source.
+        self._unsure: dict[str, set[str]] = {}
         #: Sources to check by digest, and who asked.
         self._asked: dict[str, tuple[bytes, set[str]]] = {}
         self._more = anyio.Event()
@@ -66,24 +70,36 @@ class Checker:
         await self._begin.wait()
         while True:
             checked: set[str] = set()
+            while len(self._verdicts) > MAX_VERDICTS:
+                del self._verdicts[next(iter(self._verdicts))]
             while self._asked:
                 digest, (source, _) = next(iter(self._asked.items()))
                 verdict = await check(source)
-                while len(self._verdicts) >= MAX_VERDICTS:
-                    del self._verdicts[next(iter(self._verdicts))]
-                self._verdicts[digest] = verdict
-                checked |= self._asked.pop(digest)[1]
+                self._verdicts[digest] = verdict or _NOT_CHECKED
+                who = self._asked.pop(digest)[1]
+                if verdict is None:
+                    self._unsure[digest] = who
+                checked |= who
             if checked:
                 self._done(checked)
             self._more = anyio.Event()
-            with anyio.move_on_after(KEEP_WARM) as idle:
+            with anyio.move_on_after(RETRY if self._unsure else KEEP_WARM) as idle:
                 await self._more.wait()
-            if idle.cancelled_caught:
+            if idle.cancelled_caught and self._unsure:
+                for digest, who in self._unsure.items():
+                    self._verdicts.pop(digest, None)
+                    checked |= who
+                self._unsure.clear()
+                self._done(checked)
+            elif idle.cancelled_caught:
                 await check(b"")
 
 
-async def check(source: bytes) -> Verdict:
-    """Whether the source compiles, and what it does that hurts a supervisor. Never raises."""
+async def check(source: bytes) -> Verdict | None:
+    """Whether the source compiles, and what it does that hurts a supervisor.
+
+    None where no process for the check could be started. Never raises.
+    """
     try:
         with anyio.fail_after(MAX_WALL):
             return await to_process.run_sync(_check, source, cancellable=True, limiter=_children)
@@ -94,11 +110,19 @@ async def check(source: bytes) -> Verdict:
             f"the check took more than {MAX_CPU} s of processor time"
             f" or {MAX_MEMORY >> 20} MiB of memory"
         )
-    except OSError as error:
-        why = f"no process for the check could be started ({error.strerror})"
+    except OSError:
+        return None
+    return Verdict(_uncompiled(why, "make it simpler"))
+
+
+def _uncompiled(why: str, hint: str) -> Problem:
     message = f"this does not compile under {language.HERE}: {why}"
-    hint = "make it simpler"
-    return Verdict(Problem(Severity.WARNING, "does-not-compile", None, None, message, hint))
+    return Problem(Severity.WARNING, "does-not-compile", None, None, message, hint)
+
+
+_NOT_CHECKED = Verdict(
+    _uncompiled("no process for the check could be started", "nothing to do: it is tried again")
+)
 
 
 def _check(source: bytes) -> Verdict:

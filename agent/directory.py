@@ -17,8 +17,9 @@ What must never happen is that a part of an edit is taken for the whole of it. S
 
 Nothing stays open between readings: that would keep a file system from being unmounted.
 
-A stat is trusted to mean `the same bytes` only if it was at least TRUST seconds old when it was
-taken: before Linux 6.13, two writes in one tick of the clock look alike.
+A stat is trusted to mean `the same bytes` only if the bytes were read at least TRUST seconds after
+it was first seen: before Linux 6.13, two writes in one tick of the clock look alike. Only the
+monotonic clock counts: that of a file server may be another, and any other may jump.
 """
 
 from __future__ import annotations
@@ -82,8 +83,9 @@ class Snapshot:
     retry: bool = False
     #: The names that are symbolic links.
     links: tuple[str, ...] = ()
-    #: Wall time of the reading in ns, to be compared with the times of files.
-    taken: int = 0
+    #: By name of a file that was read: when it was first seen to look as it does, and when its
+    #: bytes were read, in monotonic seconds.
+    seen: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     _conf: bytes = b""
     _impls: Mapping[str, Implementation] = field(default_factory=dict)
     #: By name, what others may change.
@@ -149,7 +151,7 @@ def read(
         reader.busy,
         reader.retry,
         tuple(reader.links),
-        reader.taken,
+        reader.seen,
         reader.conf,
         reader.implementations,
         reader.unsafe,
@@ -212,7 +214,8 @@ class _Reader:
         self.device = 0
         #: Why there is a callbacks.conf that cannot be read.
         self.lost: Finding | None = None
-        self.taken = time.time_ns()
+        self.seen: dict[str, tuple[float, float]] = {}
+        self.now = time.monotonic()
 
     def whole(self, also: frozenset[str], device: int | None) -> Reading:
         """Read all of it. Raises _Fault, and OSError where the directory itself fails."""
@@ -361,7 +364,7 @@ class _Reader:
     def _believed(self, name: str, mark: Mark) -> bool:
         """Whether a file with this mark still has the bytes that it had at the last reading."""
         before = self.before
-        if before is None or before.marks.get(name) != mark or isinstance(mark, int):
+        if before is None or before.marks.get(name) != mark or name not in before.seen:
             return False
         if before.busy:
             # Half a file that somebody is still writing looks the same until he goes on.
@@ -373,11 +376,12 @@ class _Reader:
         if self.trust.mode != IGNORE and name in self.links:
             # Others may have come to own what the link leads over.
             return False
-        changed = max(mark[-2:])
-        return before.taken - changed >= TRUST * 1e9
+        first_seen, read = before.seen[name]
+        return read - first_seen >= TRUST
 
     def _known(self, name: str) -> bytes:
         assert self.before is not None
+        self.seen[name] = self.before.seen[name]
         if name in self.before._unsafe:
             self.unsafe[name] = self.before._unsafe[name]
         return self.before._conf if name == CONF else self.before._impls[name].code
@@ -400,6 +404,9 @@ class _Reader:
                 f"{printable(name)} has {first.st_size} bytes; at most {most} are read",
                 "make it smaller",
             )
+        before = self.before
+        same = before is not None and before.marks.get(name) == mark and name in before.seen
+        self.seen[name] = (before.seen[name][0] if before and same else self.now, self.now)
         self.busy = self.busy or (self.local and _being_written(fd))
         data = bytearray()
         while len(data) <= most and (part := os.read(fd, most + 1 - len(data))):

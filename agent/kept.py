@@ -2,8 +2,9 @@
 
 After a restart, a crash or a power cut, a held directory still serves what it served. Each pipe has
 a folder of its own in the state directory, so that two agents do not meet in one. A unit is keyed
-by its directory's path as listed. It is written by rename and begins with the digest of the rest:
-what is damaged is thrown away, with a warning.
+by its directory's path as listed. It is written by rename, before it is served, and reaches the
+disk soon after (`sync`). It begins with the digest of the rest: what is damaged is thrown away,
+with a warning.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import base64
 import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -74,8 +76,11 @@ class Kept:
         self._trust = trust
         self._failed = False
         self._ready = False
-        #: What is not on the disk yet, by path.
+        self._lock = threading.Lock()
+        #: What is not written yet, by path.
         self._waiting: dict[str, bytes] = {}
+        #: What is written, and would not survive a power cut yet.
+        self._unsynced: set[str] = set()
         #: The only files that may stay in the folder, until the others are removed.
         self._keep: set[str] | None = None
         #: The last settings that were valid, None where there were none yet.
@@ -125,7 +130,8 @@ class Kept:
             return None, [finding]
 
     def save(self, directory: str, unit: Unit, device: int | None) -> bool:
-        """Keep a unit. Blocks, until it is on the disk; never raises. Whether that went well."""
+        """Keep a unit. When it returns, a crash of the agent does not lose it; a power cut may,
+        until `sync`. Blocks; never raises. Whether that went well."""
         kept = _KeptUnit(
             FORM,
             directory,
@@ -159,36 +165,63 @@ class Kept:
         """Keep the settings, and forget the directories that they do not list: old code must not
         come back to life when a path is listed again. Blocks; never raises."""
         self.settings = settings
-        self._keep = {self._path(None), *map(self._path, settings.directories)}
-        self._waiting = {path: data for path, data in self._waiting.items() if path in self._keep}
+        with self._lock:
+            keep = {self._path(None), *map(self._path, settings.directories)}
+            self._keep = keep
+            self._waiting = {path: data for path, data in self._waiting.items() if path in keep}
         self._write(self._path(None), msgspec.json.encode(settings))
 
     @property
     def waiting(self) -> bool:
-        """Whether something is not on the disk yet."""
-        return bool(self._waiting) or self._keep is not None
+        """Whether something is not written, or not on the disk yet."""
+        return bool(self._waiting or self._unsynced) or self._keep is not None
 
     def flush(self) -> None:
         """Try to write what waits. Blocks; never raises."""
-        try:
-            self._prepare()
-            if self._keep is not None:
-                with os.scandir(self.folder) as entries:
-                    for entry in entries:
-                        if entry.path not in self._keep:
-                            os.unlink(entry.path)
-                self._keep = None
-            for path, data in list(self._waiting.items()):
-                _replace(path, data)
-                del self._waiting[path]
-        except OSError as error:
-            # Somebody may have removed the folder.
-            self._ready = False
-            self._give_up(error)
+        with self._lock:
+            try:
+                self._prepare()
+                self._forget()
+                for path, data in list(self._waiting.items()):
+                    _replace(path, data)
+                    self._unsynced.add(path)
+                    del self._waiting[path]
+            except OSError as error:
+                # Somebody may have removed the folder.
+                self._ready = False
+                self._give_up(error)
+                return
+            if self._failed:
+                self._complain(f"accepted callbacks are kept again in {printable(self.folder)}")
+            self._failed = False
+
+    def _forget(self) -> None:
+        """Remove what is kept of directories that are listed no more. Raises OSError."""
+        if self._keep is None:
             return
-        if self._failed:
-            self._complain(f"accepted callbacks are kept again in {printable(self.folder)}")
-        self._failed = False
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                if entry.path not in self._keep:
+                    os.unlink(entry.path)
+        self._keep = None
+
+    def sync(self) -> None:
+        """Make what is written survive a power cut. A disk may take seconds for it, so it is no
+        part of a reload. Blocks; never raises."""
+        with self._lock:
+            paths, self._unsynced = self._unsynced, set()
+        try:
+            for path in (*paths, self.folder) if paths else ():
+                with contextlib.suppress(FileNotFoundError):
+                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                    try:
+                        os.fsync(fd)
+                    finally:
+                        os.close(fd)
+        except OSError as error:
+            with self._lock:
+                self._unsynced |= paths
+            self._give_up(error)
 
     def _path(self, directory: str | None) -> str:
         if directory is None:
@@ -254,7 +287,7 @@ _OLD = Problem(Severity.WARNING, "does-not-compile", None, None, "this did not c
 
 
 def _replace(path: str, data: bytes) -> None:
-    """Write a file whole or not at all, so that it survives a power cut."""
+    """Write a file whole or not at all. Raises OSError."""
     new = f"{path}.new"
     try:
         fd = os.open(
@@ -262,14 +295,7 @@ def _replace(path: str, data: bytes) -> None:
         )
         with os.fdopen(fd, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(fd)
         os.rename(new, path)
-        folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(new)

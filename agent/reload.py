@@ -38,8 +38,8 @@ from agent.watch import Target, Watch
 WRITING = 2.0
 #: Seconds between two looks at a directory that is held for a writer.
 WRITING_POLL = 0.02
-#: Seconds between two attempts at a log that could not be written.
-LOG_RETRY = 2.0
+#: Seconds between two attempts at what could not be written.
+RETRY = 2.0
 
 #: The target that stands for qb.conf.
 _QB_CONF = "qb.conf"
@@ -119,6 +119,7 @@ class Reloader:
         self._asked = 0
         self._done = 0
         self._finished = anyio.Event()
+        self._saved = anyio.Event()
         self._checker = Checker(self.notice)
         self._findings: tuple[Finding, ...] = ()
         self._held: dict[str, str] = {}
@@ -164,8 +165,9 @@ class Reloader:
             {
                 "path": d.path,
                 "callbacks": len(d.served.callbacks),
-                "held": d.held,
-                "watch": "scan" if self.watch.trouble or self._blind(d) else "events",
+                # As `state` knows it: a judgement that is not told yet is not said here either.
+                "held": self._held.get(d.path),
+                "watch": "scan" if self.watch.trouble or _blind(d.snapshot) else "events",
                 "digest": d.served.digest,
             }
             for d in self._directories.values()
@@ -178,7 +180,7 @@ class Reloader:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.watch.run)
             tasks.start_soon(self._checker.run)
-            tasks.start_soon(self._retry_log)
+            tasks.start_soon(self._write_behind)
             while True:
                 await self._reload()
                 await self._rest()
@@ -245,7 +247,9 @@ class Reloader:
         self.ready.set()
         self._checker.begin()
         await self._tell(began, before, causes, first, changed)
-        await to_thread.run_sync(self._save)
+        if first:
+            await to_thread.run_sync(self._save)
+        self._saved.set()
         if not self._unsettled():
             self._done = ticket
             self._finished.set()
@@ -339,9 +343,8 @@ class Reloader:
         """Watch these directories as they are now, then read them. Blocks."""
         targets = {_QB_CONF: Target((self.settings.qb_conf,), self._qb_conf_unchanged)}
         for path, d in self._directories.items():
-            links = d.snapshot.links if d.snapshot else ()
-            paths = (path, *(f"{path}/{link}" for link in links))
-            targets[path] = Target(paths, partial(_unchanged, d), self._blind(d))
+            paths = (path, *(f"{path}/{link}" for link in _links(d.snapshot)))
+            targets[path] = Target(paths, partial(_unchanged, d), _blind(d.snapshot))
         self.watch.follow(targets, {_QB_CONF, *names})
         snapshots = []
         for d in map(self._directories.__getitem__, names):
@@ -356,10 +359,6 @@ class Reloader:
         except OSError:
             return False
         return new is self.settings and findings == self.settings_findings
-
-    def _blind(self, d: _Directory) -> bool:
-        snapshot = d.snapshot
-        return snapshot is not None and (not snapshot.local or snapshot.retry)
 
     async def _settled(self, names: list[str], began: float) -> list[tuple[_Directory, Snapshot]]:
         """Read these directories; those that stood still for a quiet time, or were waited for long
@@ -416,6 +415,9 @@ class Reloader:
         judged = []
         for d, snapshot in settled:
             causes += _causes(d.snapshot, snapshot)
+            if _links(snapshot) != _links(d.snapshot) or _blind(snapshot) != _blind(d.snapshot):
+                # What was only found now is watched from the next reading on.
+                self.notice({d.path})
             d.snapshot = snapshot
             reading = snapshot.reading
             reading = replace(reading, files=self._with_verdicts(reading.files))
@@ -446,11 +448,15 @@ class Reloader:
         return replace(found, verdict=verdict)
 
     def _whole_index(self) -> Index:
+        if self.ready.is_set():
+            self._save()
         for d in self._directories.values():
             d.served = self._serve(d)
         return Index.of(self.index.generation + 1, [d.served for d in self._directories.values()])
 
     def _changed_index(self, judged: list[_Directory]) -> Index:
+        # What is served must not be lost by a crash. At the first index nobody was served yet.
+        self._save()
         places = {path: place for place, path in enumerate(self._directories)}
         changed = {}
         for d in judged:
@@ -533,7 +539,9 @@ class Reloader:
         await to_thread.run_sync(self._log.write, record)
 
     async def stopped(self) -> None:
-        """The last record, when the agent stops."""
+        """The last record, when the agent stops, and what is not on the disk yet."""
+        await to_thread.run_sync(self._kept.flush)
+        await to_thread.run_sync(self._kept.sync)
         await self._publish(_encode(self._record("stopped", time.monotonic(), [], [])))
 
     def _save(self) -> None:
@@ -541,15 +549,29 @@ class Reloader:
             if d.unsaved and d.unit is not None:
                 d.unsaved = not self._kept.save(d.path, d.unit, d.device)
 
-    async def _retry_log(self) -> None:
+    async def _write_behind(self) -> None:
+        """Bring to the disk what is written, and write what could not be written."""
         while True:
-            await anyio.sleep(LOG_RETRY)
+            with anyio.move_on_after(RETRY):
+                await self._saved.wait()
+            self._saved = anyio.Event()
+            if self._kept.waiting:
+                await to_thread.run_sync(self._kept.flush)
+                await to_thread.run_sync(self._kept.sync)
             if self._log.waiting:
                 await to_thread.run_sync(self._log.flush)
 
 
 def _all_unchanged(snapshots: list[Snapshot]) -> list[bool]:
     return [directory.unchanged(s) for s in snapshots]
+
+
+def _blind(snapshot: Snapshot | None) -> bool:
+    return snapshot is not None and (not snapshot.local or snapshot.retry)
+
+
+def _links(snapshot: Snapshot | None) -> tuple[str, ...]:
+    return snapshot.links if snapshot else ()
 
 
 def _unchanged(d: _Directory) -> bool:

@@ -188,7 +188,7 @@ class Occurred:
     one, every client would wait for minutes.
     """
 
-    __slots__ = ("_any", "_by_type", "_events", "_known")
+    __slots__ = ("_by_type", "_events", "_exact", "_known")
 
     def __init__(self, events: Iterable[Event]) -> None:
         self._events = tuple(events)
@@ -196,11 +196,11 @@ class Occurred:
         self._by_type: dict[str, list[Event]] = {}
         #: What terms without a `*` inside a field ask for; the last field is the extra, the label's
         #: text under _LABEL, or _ANY for an extra of `*`.
-        self._any: set[tuple[str, str, str | None, str | None]] = set()
+        self._exact: set[tuple[str, str, str | None, str | None]] = set()
         if len(self._events) > FEW_EVENTS:
             for event in self._events:
                 self._by_type.setdefault(event.type, []).append(event)
-                self._any.update(_asked(event))
+                self._exact.update(_asked(event))
 
     def satisfy(self, term: Term) -> bool:
         """Whether one of them satisfies the term."""
@@ -211,7 +211,7 @@ class Occurred:
             place, extra = _LABEL, term.label
         elif extra == "*":
             extra = _ANY
-        if (term.type, term.name, place, extra) in self._any:
+        if (term.type, term.name, place, extra) in self._exact:
             return True
         if (
             (term.name == "*" or "*" not in term.name)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import stat
 from dataclasses import dataclass, field
 
@@ -50,20 +51,22 @@ class Trust:
     def judge(self, path: str, status: os.stat_result, inside: bool = False) -> Unsafe | None:
         """What is wrong with an open file or directory. `inside` says that it is a directory on
         the way, in which only the next name matters: there root's sticky ones are well."""
-        shown = printable(path)
+        # The commands are to be pasted into a shell.
+        shown, quoted = printable(path), shlex.quote(printable(path))
         mode = stat.S_IMODE(status.st_mode)
         found = f"owner {status.st_uid}, group {status.st_gid}, mode {mode:04o}"
         if status.st_uid not in (0, self.uid):
             message = f"{shown} belongs to another user ({found}), who may change it"
-            return Unsafe(path, message, f"chown {self.uid} {shown}")
+            return Unsafe(path, message, f"chown {self.uid} {quoted}")
         if inside and mode & stat.S_ISVTX and status.st_uid == 0:
             return None
+        by_group = mode & stat.S_IWGRP and status.st_gid not in self.groups
         if mode & stat.S_IWOTH:
             message = f"{shown} may be written to by anybody ({found})"
-            return Unsafe(path, message, f"chmod o-w {shown}")
-        if mode & stat.S_IWGRP and status.st_gid not in self.groups:
+            return Unsafe(path, message, f"chmod {'go' if by_group else 'o'}-w {quoted}")
+        if by_group:
             message = f"{shown} may be written to by its group, which is not trusted ({found})"
-            return Unsafe(path, message, f"chmod g-w {shown}, or name the group: --trusted-group")
+            return Unsafe(path, message, f"chmod g-w {quoted}, or name the group: --trusted-group")
         return None
 
 

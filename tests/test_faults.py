@@ -304,10 +304,6 @@ def test_row_01_where_no_lease_can_be_had(stranger: Stranger) -> None:
 
 @root
 @linux
-@pytest.mark.xfail(
-    strict=False,
-    reason="a file system without events is not scanned before the second reading of it",
-)
 def test_row_01_where_the_lease_proves_nothing(
     tmp_path: Path, directory: Path, mount: Callable[..., None]
 ) -> None:
@@ -673,11 +669,6 @@ def test_row_08_a_file_that_is_a_link(tmp_path: Path, directory: Path, name: str
     linked_file(scanning(Agent(tmp_path, directory), 3.0), directory, name, 3.0 + SOON)
 
 
-@pytest.mark.xfail(
-    # A mount anywhere on the machine makes the agent look once more, and then it passes.
-    strict=False,
-    reason="the links that a reading finds are not watched before the reading after it",
-)
 @pytest.mark.parametrize("name", [CONF, "a.pl"])
 def test_row_08_at_once(tmp_path: Path, directory: Path, name: str) -> None:
     """Row 8, and better: on a file system of this machine there is an event of the change, so it
@@ -923,10 +914,6 @@ def watched_by(agent: Agent) -> list[str]:
 
 @root
 @linux
-@pytest.mark.xfail(
-    strict=False,
-    reason="a file system without events is not scanned before the second reading of it",
-)
 def test_row_12_changes_that_give_no_event(
     tmp_path: Path, directory: Path, mount: Callable[..., None]
 ) -> None:
@@ -1341,20 +1328,21 @@ def test_row_15_a_pile_of_edits(tmp_path: Path) -> None:
 
 @root
 @linux
-@pytest.mark.xfail(
-    strict=True, reason="the next reload waits until what the last one accepted is on the disk"
-)
 def test_row_15_the_disk_under_the_state_is_slow(tmp_path: Path, directory: Path) -> None:
     """Row 15: up to date within the time of one reload after the last edit; also where keeping a
     unit takes long. strace makes each fsync take a second.
     """
     editors.need("strace")
     content = Content(directory)
-    with running(tmp_path, directory) as agent, Onlooker(agent) as look:
-        with traced(agent, "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=1000000"):
-            look.sees(content.edited("a.pl", 2), SOON)
-            assert look.sees(content.edited("a.pl", 3), SOON) < 1.0
-            assert look.sees(content.edited("a.pl", 4), SOON) < 1.0
+    slowly = ("-e", "trace=fsync", "-e", "inject=fsync:delay_enter=1000000")
+    with (
+        running(tmp_path, directory) as agent,
+        Onlooker(agent) as look,
+        traced(agent, *slowly),
+    ):
+        look.sees(content.edited("a.pl", 2), SOON)
+        assert look.sees(content.edited("a.pl", 3), SOON) < 1.0
+        assert look.sees(content.edited("a.pl", 4), SOON) < 1.0
 
 
 # 16 -----------------------------------------------------------------------------------------------
