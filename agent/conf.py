@@ -71,8 +71,10 @@ def read_callbacks(
     settings: list[Setting] = []
     findings: list[Finding] = []
     lines = _lines(data)
-    if most_lines is not None and len(lines) > most_lines:
-        message = f"this file has {len(lines)} lines; at most {most_lines} are read"
+    # What follows the last line feed is a line only if there is something.
+    count = len(lines) - (not lines[-1])
+    if most_lines is not None and count > most_lines:
+        message = f"this file has {count} lines; at most {most_lines} are read"
         hint = "split the callbacks over several directories"
         return [], [Finding(Severity.ERROR, "too-many-lines", path, None, None, message, hint)]
     for number, line in enumerate(lines, 1):

@@ -254,14 +254,16 @@ class Connection(asyncio.Protocol):
 
     def _batch(self, batch: protocol.Batch) -> bytes | Awaitable[bytes]:
         answers: list[bytes] = []
+        size = 0
         until = time.monotonic() + SLICE
         for place, item in enumerate(batch.items):
-            if time.monotonic() > until:
+            if time.monotonic() > until or size > MAX_BATCH_BYTES:
                 return self._rest_of_batch(answers, None, batch.items[place:])
             answer = self._answer(item)
             if not isinstance(answer, bytes):
                 return self._rest_of_batch(answers, answer, batch.items[place + 1 :])
             answers.append(answer)
+            size += len(answer)
         return protocol.batch(answers)
 
     async def _rest_of_batch(

@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
+import atexit
 import functools
 import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
-
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from agent import answer, callback, compiler, conf, language, protocol, settings, trigger
 from agent.callback import Implementation, Registration, Unit
@@ -234,22 +233,22 @@ def languages(data: bytes) -> None:
         assert hint
 
 
-#: Kept for the life of the process, as the agent keeps its child.
-_STACK = contextlib.ExitStack()
-
-
 @functools.cache
-def _portal() -> BlockingPortal:
-    return _STACK.enter_context(start_blocking_portal())
+def _loop() -> asyncio.Runner:
+    """One loop for the life of the process: the child lives as long, as the agent's does."""
+    runner = asyncio.Runner()
+    atexit.register(runner.close)
+    return runner
 
 
 def python(data: bytes) -> None:
     """Python source: a verdict within the limits of the child, and the child goes on."""
     data = blown_up(data)
     began = time.monotonic()
-    verdict = _portal().call(compiler.check, data)
+    verdict = _loop().run(compiler.check(data))
     took = time.monotonic() - began
     assert took < compiler.MAX_WALL + 5, f"{len(data)} bytes took {took:.1f} s"
+    assert verdict is not None, "no process for the check could be started"
     problems = [*verdict.warnings, *([verdict.error] if verdict.error else [])]
     for problem in problems:
         assert problem.severity is Severity.WARNING

@@ -352,6 +352,7 @@ def test_after_a_restart_what_was_served_stays_and_nothing_unsafe_comes(
     agent = Agent(tmp_path, cb, CALLBACK_AGENT_UNSAFE_PERMISSIONS="refuse")
     agent.start()
     before = agent.served()
+    agent.reload()  # What is served is kept when it returns.
     assert agent.stop() == 0
     (cb / "b.pl").write_text("# evil\n")
     cb.chmod(0o777)
@@ -484,6 +485,7 @@ def test_what_was_planted_in_an_unsafe_state_folder_does_not_come_to_life(
     agent.state = place / "state"
     agent.start()
     assert agent.fires("done-job-self") == ["a.pl"]
+    agent.reload()
     assert agent.stop() == 0
     agent.state.chmod(0o777)
     (cb / "callbacks.conf").write_text("a.pl = (\n")
