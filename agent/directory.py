@@ -243,7 +243,7 @@ class _Reader:
         finally:
             os.close(fd)
         findings = tuple(self._unsafe_findings())
-        if self._refused(".") or self._refused(CONF):
+        if plan is not None and (self._refused(".") or self._refused(CONF)):
             return Reading(self.directory, None, None, files, callback.UNSAFE, findings)
         if self.lost is not None:
             # What was removed is believed all the same.

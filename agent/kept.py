@@ -3,8 +3,8 @@
 After a restart, a crash or a power cut, a held directory still serves what it served. Each pipe has
 a folder of its own in the state directory, so that two agents do not meet in one. A unit is keyed
 by its directory's path as listed. It is written by rename, before it is served, and reaches the
-disk soon after (`sync`). It begins with the digest of the rest: what is damaged is thrown away,
-with a warning.
+disk soon after (`sync`); until then the older one stays beside it. It begins with the digest of the
+rest: what is damaged is thrown away, with a warning.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ from agent.trust import IGNORE, REFUSE, Trust, Way
 FORM = 1
 #: How often a kept file that cannot be read is tried.
 READS = 3
+
+
+#: The end of the name of what is written and not on the disk yet. It counts before the other.
+_NEW = ".new"
 
 
 class _Code(msgspec.Struct):
@@ -116,18 +120,23 @@ class Kept:
 
     def load(self, directory: str) -> tuple[Known | None, list[Finding]]:
         """What was kept of a directory, and a warning if it was damaged. Blocks."""
+        findings: list[Finding] = []
         path = self._path(directory)
-        try:
-            data = self._read(path)
-            return (None if data is None else _known(data, directory)), []
-        except OSError as error:
-            self._give_up(error)
-            return None, []
-        except (ValueError, msgspec.MsgspecError) as error:
-            message = f"what was kept of {printable(directory)} is damaged and not used: {error}"
-            hint = "nothing to do: it is written anew"
-            finding = Finding(Severity.WARNING, "kept-damaged", path, None, None, message, hint)
-            return None, [finding]
+        for candidate in (f"{path}{_NEW}", path):
+            try:
+                data = self._read(candidate)
+                if data is not None:
+                    return _known(data, directory), findings
+            except OSError as error:
+                self._give_up(error)
+            except (ValueError, msgspec.MsgspecError) as error:
+                message = (
+                    f"what was kept of {printable(directory)} is damaged and not used: {error}"
+                )
+                hint = "nothing to do: it is written anew"
+                place = (candidate, None, None)
+                findings.append(Finding(Severity.WARNING, "kept-damaged", *place, message, hint))
+        return None, findings
 
     def save(self, directory: str, unit: Unit, device: int | None) -> bool:
         """Keep a unit. When it returns, a crash of the agent does not lose it; a power cut may,
@@ -149,17 +158,21 @@ class Kept:
         return self._write(self._path(directory), msgspec.json.encode(kept))
 
     def _load_settings(self) -> KeptSettings | None:
-        try:
-            data = self._read(self._path(None))
-            if data is None:
-                return None
-            settings = msgspec.json.decode(_checked(data), type=KeptSettings)
-        except OSError as error:
-            self._give_up(error)
-            return None
-        except (ValueError, msgspec.MsgspecError):
-            return None
-        return settings if settings.form == FORM else None
+        path = self._path(None)
+        for candidate in (f"{path}{_NEW}", path):
+            try:
+                data = self._read(candidate)
+                if data is None:
+                    continue
+                settings = msgspec.json.decode(_checked(data), type=KeptSettings)
+            except OSError as error:
+                self._give_up(error)
+                continue
+            except (ValueError, msgspec.MsgspecError):
+                continue
+            if settings.form == FORM:
+                return settings
+        return None
 
     def save_settings(self, settings: KeptSettings) -> None:
         """Keep the settings, and forget the directories that they do not list: old code must not
@@ -183,7 +196,7 @@ class Kept:
                 self._prepare()
                 self._forget()
                 for path, data in list(self._waiting.items()):
-                    _replace(path, data)
+                    _replace(f"{path}{_NEW}", data)
                     self._unsynced.add(path)
                     del self._waiting[path]
             except OSError as error:
@@ -201,27 +214,42 @@ class Kept:
             return
         with os.scandir(self.folder) as entries:
             for entry in entries:
-                if entry.path not in self._keep:
+                if entry.path.removesuffix(_NEW) not in self._keep:
                     os.unlink(entry.path)
         self._keep = None
 
     def sync(self) -> None:
         """Make what is written survive a power cut. A disk may take seconds for it, so it is no
-        part of a reload. Blocks; never raises."""
-        with self._lock:
-            paths, self._unsynced = self._unsynced, set()
+        part of a reload. Until then the file that is on the disk stays beside the new one. Blocks;
+        never raises."""
         try:
-            for path in (*paths, self.folder) if paths else ():
-                with contextlib.suppress(FileNotFoundError):
-                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                    try:
-                        os.fsync(fd)
-                    finally:
-                        os.close(fd)
+            for path in list(self._unsynced):
+                self._sync(path)
+            folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
         except OSError as error:
-            with self._lock:
-                self._unsynced |= paths
             self._give_up(error)
+
+    def _sync(self, path: str) -> None:
+        new = f"{path}{_NEW}"
+        try:
+            fd = os.open(new, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            # The directory is listed no more.
+            self._unsynced.discard(path)
+            return
+        try:
+            os.fsync(fd)
+            with self._lock:
+                # A newer one may have been written meanwhile: that one is not on the disk yet.
+                if os.stat(new).st_ino == os.fstat(fd).st_ino:
+                    os.rename(new, path)
+                    self._unsynced.discard(path)
+        finally:
+            os.close(fd)
 
     def _path(self, directory: str | None) -> str:
         if directory is None:
@@ -288,15 +316,13 @@ _OLD = Problem(Severity.WARNING, "does-not-compile", None, None, "this did not c
 
 def _replace(path: str, data: bytes) -> None:
     """Write a file whole or not at all. Raises OSError."""
-    new = f"{path}.new"
+    begun = f"{path}.begun"
     try:
-        fd = os.open(
-            new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-        )
-        with os.fdopen(fd, "wb") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        with os.fdopen(os.open(begun, flags, 0o600), "wb") as file:
             file.write(data)
-        os.rename(new, path)
+        os.rename(begun, path)
     except OSError:
         with contextlib.suppress(OSError):
-            os.unlink(new)
+            os.unlink(begun)
         raise

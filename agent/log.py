@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
@@ -20,6 +21,8 @@ from agent.finding import printable
 
 #: How many records wait for a log that cannot be written; older ones are lost, and told of.
 MAX_WAITING = 1000
+#: And how many bytes of them.
+MAX_WAITING_BYTES = 32 << 20
 
 #: How many records `history` has, and how many bytes of them.
 MAX_HISTORY = 1000
@@ -120,6 +123,8 @@ class Log:
         self._form = form
         self._who = who
         self._complain = complain
+        #: The loop's thread writes records, another tries again what failed.
+        self._lock = threading.Lock()
         self._waiting: deque[bytes] = deque()
         self._lost = 0
         self._failed = False
@@ -130,10 +135,14 @@ class Log:
             entry = text(msgspec.json.decode(record), self._who).encode("utf-8", "backslashreplace")
         else:
             entry = record + b"\n"
-        if len(self._waiting) == MAX_WAITING:
-            self._waiting.popleft()
-            self._lost += 1
-        self._waiting.append(entry)
+        with self._lock:
+            self._waiting.append(entry)
+            while len(self._waiting) > 1 and (
+                len(self._waiting) > MAX_WAITING
+                or sum(map(len, self._waiting)) > MAX_WAITING_BYTES
+            ):
+                self._waiting.popleft()
+                self._lost += 1
         self.flush()
 
     @property
@@ -143,21 +152,22 @@ class Log:
 
     def flush(self) -> None:
         """Try to write what waits. Blocks; never raises."""
-        try:
-            while self._waiting:
-                self._append(self._waiting[0])
-                self._waiting.popleft()
-        except OSError as error:
-            if not self._failed:
-                shown = printable(self._path)
-                self._complain(f"the reload log {shown} cannot be written: {error.strerror}")
-            self._failed = True
-            return
-        if self._failed:
-            lost = f"; {self._lost} records were lost" if self._lost else ""
-            self._complain(f"the reload log {printable(self._path)} is written again{lost}")
-        self._failed = False
-        self._lost = 0
+        with self._lock:
+            try:
+                while self._waiting:
+                    self._append(self._waiting[0])
+                    self._waiting.popleft()
+            except OSError as error:
+                if not self._failed:
+                    shown = printable(self._path)
+                    self._complain(f"the reload log {shown} cannot be written: {error.strerror}")
+                self._failed = True
+                return
+            if self._failed:
+                lost = f"; {self._lost} records were lost" if self._lost else ""
+                self._complain(f"the reload log {printable(self._path)} is written again{lost}")
+            self._failed = False
+            self._lost = 0
 
     def _append(self, entry: bytes) -> None:
         if self._path == STANDARD_OUTPUT:

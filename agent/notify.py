@@ -18,7 +18,9 @@ class Notify:
         watchdog = environ.get("WATCHDOG_USEC", "")
         ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         #: Seconds between two signs of life: half of what the manager waits. None: none wanted.
-        self.interval = int(watchdog) / 2e6 if watchdog.isdigit() and ours and address else None
+        self.interval: float | None = None
+        if ours and address and watchdog.isascii() and watchdog.isdigit():
+            self.interval = int(watchdog) / 2e6 or None
 
     def send(self, *assignments: str) -> None:
         """Send some `NAME=value`. A manager that does not listen is no reason to stop."""

@@ -63,6 +63,8 @@ class _Directory:
     served: Served = field(default_factory=lambda: Served(""))
     #: Monotonic seconds when it was first found unsettled; None while it is settled.
     unsettled: float | None = None
+    #: The last call of `reload` since which it was settled or held.
+    settled: int = -1
     #: Whether it waits for a check of its Python.
     checking: bool = False
     #: Findings of what was kept of it.
@@ -198,12 +200,10 @@ class Reloader:
                 await self._wake.wait()
         self._wake = anyio.Event()
 
-    def _unsettled(self) -> bool:
-        """Whether something was read, and is neither served nor held as it was read."""
-        return self._qb_conf_awaited() or any(
-            d.checking or (d.unsettled is not None and d.held != BEING_WRITTEN)
-            for d in self._directories.values()
-        )
+    def _done_since(self, ticket: int = 0) -> int:
+        """The last call of `reload` since which every directory was settled once. Not all at one
+        time: where many are edited without a pause, that may never be."""
+        return min((d.settled for d in self._directories.values()), default=ticket)
 
     def _qb_conf_awaited(self) -> bool:
         """Whether qb.conf is being written, and not yet for so long that this was told."""
@@ -225,9 +225,12 @@ class Reloader:
             for name, d in self._directories.items()
             if everything or name in dirty or d.unsettled is not None or d.snapshot is None
         ]
-        judged = self._judged(await self._settled(names, began), causes)
+        settled = await self._settled(names, began)
+        for d, _ in settled:
+            d.settled = ticket
+        judged = self._judged(settled, causes)
         first = not self.ready.is_set()
-        if first and self._unsettled():
+        if first and (self._qb_conf_awaited() or self._done_since() < 0):
             # The first index is whole, or there is none.
             return
         before = self.index
@@ -250,8 +253,9 @@ class Reloader:
         if first:
             await to_thread.run_sync(self._save)
         self._saved.set()
-        if not self._unsettled():
-            self._done = ticket
+        done = self._done if self._qb_conf_awaited() else self._done_since(ticket)
+        if done > self._done:
+            self._done = done
             self._finished.set()
             self._finished = anyio.Event()
 
@@ -341,7 +345,9 @@ class Reloader:
 
     def _look(self, names: list[str]) -> list[Snapshot]:
         """Watch these directories as they are now, then read them. Blocks."""
-        targets = {_QB_CONF: Target((self.settings.qb_conf,), self._qb_conf_unchanged)}
+        # That it can be read again gives no event.
+        unread = any(f.code == "qb-conf-unreadable" for f in self.settings_findings)
+        targets = {_QB_CONF: Target((self.settings.qb_conf,), self._qb_conf_unchanged, unread)}
         for path, d in self._directories.items():
             paths = (path, *(f"{path}/{link}" for link in _links(d.snapshot)))
             targets[path] = Target(paths, partial(_unchanged, d), _blind(d.snapshot))
@@ -377,7 +383,7 @@ class Reloader:
             if snapshot.busy or not same:
                 d.unsettled = d.unsettled or began
                 if time.monotonic() - d.unsettled >= WRITING:
-                    written = being_written(snapshot.reading)
+                    written = being_written(snapshot.reading, same)
                     settled.append((d, replace(snapshot, reading=written)))
                 continue
             d.unsettled = None
@@ -579,10 +585,12 @@ def _unchanged(d: _Directory) -> bool:
     return snapshot is not None and not snapshot.retry and directory.unchanged(snapshot)
 
 
-def being_written(reading: Reading) -> Reading:
+def being_written(reading: Reading, same: bool = True) -> Reading:
     """A reading that says only that somebody writes: what was read may be half a file."""
     finding = _written(reading.directory)
-    return Reading(reading.directory, None, None, reading.files, BEING_WRITTEN, (finding,))
+    # What was missing is removed only if it still was after the quiet time.
+    files = reading.files if same else {}
+    return Reading(reading.directory, None, None, files, BEING_WRITTEN, (finding,))
 
 
 def _written(path: str) -> Finding:

@@ -35,6 +35,9 @@ from agent.trust import IGNORE, Trust
 #: Seconds for which a reload, in its thread, may keep the interpreter from the lookups.
 SWITCH_INTERVAL = 0.0005
 
+#: uvloop answers twice as many lookups as asyncio's own loop.
+LOOP = {"loop_factory": uvloop.new_event_loop}
+
 STOPPED = 0
 HELD = 4
 
@@ -82,9 +85,7 @@ def run(flags: Mapping[str, str | None]) -> int:
     _more_files()
     gc.disable()
     sys.setswitchinterval(SWITCH_INTERVAL)
-    # uvloop answers twice as many lookups as asyncio's own loop.
-    loop = {"loop_factory": uvloop.new_event_loop}
-    anyio.run(_serve, reloader, pipe, door, notes, backend="asyncio", backend_options=loop)
+    anyio.run(_serve, reloader, pipe, door, notes, backend_options=LOOP)
     return STOPPED
 
 
@@ -287,7 +288,8 @@ def check(
     if sys.platform == "linux":
         signal.signal(signal.SIGIO, signal.SIG_IGN)
     groups = frozenset() if trusted_group is None else frozenset({trusted_group})
-    return anyio.run(_check, directories, languages, Trust(unsafe_permissions, groups=groups))
+    trust = Trust(unsafe_permissions, groups=groups)
+    return anyio.run(_check, directories, languages, trust, backend_options=LOOP)
 
 
 async def _check(

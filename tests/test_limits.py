@@ -147,6 +147,8 @@ def test_a_line_must_end_in_time_and_silence_may_last_for_ever(tmp_path: Path, c
         # What ends in time is answered, however it came.
         whole = request("status")
         slow.send(whole[:10])
+        # By now it has seen that the line is begun.
+        assert silent.ask("status")["state"] == silent.ask("status")["state"]
         slow.send(whole[10:])
         assert slow.next()["result"]["state"] == "ok"
         with Talk(agent) as begun, Talk(agent) as drip:

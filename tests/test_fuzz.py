@@ -1,0 +1,102 @@
+"""A short run of scripts/fuzz, and what it does when it finds something.
+
+The long run is made by hand: `scripts/fuzz --seconds 600`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import targets
+from agents import DEADLINE
+
+SCRIPT = Path(__file__).parent.parent / "scripts/fuzz"
+
+
+def fuzz(*options: str) -> subprocess.CompletedProcess[str]:
+    # With this very Python, as the tests themselves.
+    command = [sys.executable, str(SCRIPT), "--here", *options]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=5 * DEADLINE, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    loader = SourceFileLoader("fuzz", str(SCRIPT))
+    spec = importlib.util.spec_from_loader("fuzz", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def test_some_seconds_find_nothing() -> None:
+    done = fuzz("--seconds", "6")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(targets.TARGETS)
+    assert all(line.endswith("well") for line in done.stdout.splitlines())
+
+
+def test_a_finding_is_found(script: ModuleType) -> None:
+    def target(data: bytes) -> None:
+        assert b"7" not in data
+
+    seeds, words = targets.TARGETS["triggers"][1:]
+    found = script.searched((target, seeds, words), 5 * DEADLINE)
+    assert isinstance(found, bytes)
+    assert b"7" in found
+    assert script.searched((lambda _: None, seeds, words), 0.2) > 0
+
+
+def test_a_finding_can_be_seen_again(
+    script: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def target(data: bytes) -> None:
+        raise AssertionError(f"{len(data)} bytes are too many")
+
+    assert script.again(target, b"abc") == 1
+    assert "3 bytes are too many" in capsys.readouterr().out
+    assert script.again(lambda _: None, b"abc") == 0
+    done = fuzz("--target", "triggers", "--bytes", repr(b"\xff(\0 && "))
+    assert (done.returncode, done.stdout) == (0, "nothing was found\n")
+
+
+def test_time_that_grows_faster_than_size_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "MAX_SECONDS", 0.01)
+    monkeypatch.setattr(targets, "MAX_SECONDS_A_BYTE", 1e-7)
+
+    @targets.in_time
+    def quadratic(data: bytes) -> None:
+        for n in range(0, len(data), 8):
+            data[:n].count(b"x")
+
+    quadratic(b"x" * 100)
+    # One input in 16 is blown up.
+    with pytest.raises(AssertionError, match="bytes took"):
+        quadratic(b"\x07x")
+
+
+@pytest.mark.parametrize("name", targets.TARGETS)
+def test_what_each_target_begins_with_is_well(name: str) -> None:
+    target, seeds, words = targets.TARGETS[name]
+    for data in (*seeds, *words, b""):
+        target(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        # Found by the fuzzer: as it would be written out it was too long to be read again.
+        ("triggers", b"'globalrepeat-"),
+    ],
+)
+def test_what_was_found_before(name: str, data: bytes) -> None:
+    targets.TARGETS[name][0](data)

@@ -1,0 +1,99 @@
+"""A short run of scripts/soak, and that it can fail.
+
+The long run is made by hand: `scripts/soak --minutes 10`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from agents import DEADLINE
+
+SCRIPT = Path(__file__).parent.parent / "scripts/soak"
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it measures by /proc")
+
+
+def test_some_seconds_of_everything_at_once(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--minutes", "0.1", "--growth", "100", "--folder", tmp_path],
+        capture_output=True, text=True, timeout=6 * DEADLINE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all was well" in done.stdout
+    assert "p99" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def soak() -> ModuleType:
+    loader = SourceFileLoader("soak", str(SCRIPT))
+    spec = importlib.util.spec_from_loader("soak", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["soak"] = module
+    loader.exec_module(module)
+    return module
+
+
+def report(soak: ModuleType, **what: Any) -> bool:
+    """What is said of a run in which all was well but for this."""
+    tried = {way.__name__: 1 for way in soak.MISBEHAVIOURS}
+    client = {"wrong": [], "refused": 0, "late": 0, "seconds": [0.001] * 100}
+    results = {
+        "client 0": client | what.get("client", {}),
+        "rogues": {"count": tried | what.get("tried", {})},
+        "editor": {"count": {}, "wrong": what.get("edits", [])},
+        "log": {"count": {}},
+    }
+    if "failed" in what:
+        results[what["failed"]] = None
+    memory, descriptors = what.get("memory", 100.0), what.get("descriptors", 20)
+    measures = [soak.Measure(n, 100.0, 20) for n in range(9)]
+    measures.append(soak.Measure(10, memory, descriptors))
+    left = {"state": what.get("state", "ok"), "last_reload": {"diagnostics": []}}
+    log, said = what.get("log", "{}\n"), what.get("said", "")
+    well: bool = soak.report(
+        10.0, soak.MAX_GROWTH_MIB, measures, results, left, log, what.get("status", 0), said, True
+    )
+    return well
+
+
+def test_a_run_in_which_all_was_well(soak: ModuleType) -> None:
+    assert report(soak)
+    assert report(soak, memory=100.0 + soak.MAX_GROWTH_MIB)
+    assert report(soak, said="callback-agent: refused a client\n")
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        {"client": {"wrong": ["of no version"]}},
+        {"client": {"seconds": []}},
+        {"edits": ["version 3 was not served"]},
+        {"failed": "rogues"},
+        {"failed": "client 0"},
+        {"memory": 120.0},
+        {"descriptors": 30},
+        {"state": "degraded"},
+        {"log": '{"half'},
+        {"status": 1},
+        {"said": "Traceback (most recent call last)"},
+        {"said": "callback-agent: internal error in lookup"},
+        {"tried": {"flood": 0}},
+    ],
+    ids=str,
+)
+def test_a_run_in_which_something_was_wrong(
+    soak: ModuleType, what: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not report(soak, **what)
+    assert "WRONG: " in capsys.readouterr().out
