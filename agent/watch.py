@@ -172,6 +172,10 @@ class Watch:
                     self._notice(None)
                 continue
             if isinstance(changes, set):
+                if any(path in self._places for _, path in changes):
+                    # A watched directory came, went or was renamed. Then watchfiles forgets its
+                    # watch, also where the same directory comes back.
+                    self._watched = frozenset()
                 names = set(self._meant(changes))
                 if names:
                     self._notice(names)

@@ -824,3 +824,16 @@ def connected(agent: Agent) -> socket.socket | None:
         return agent.connect()
     except OSError:
         return None
+
+
+def test_a_directory_that_was_renamed_away_and_back_is_watched_as_before(tmp_path: Path) -> None:
+    """watchfiles forgets the watch of what is renamed, and the directory is the same as before."""
+    one = write(tmp_path / "one", "a.pl = x-job-1\n", a_pl="1\n")
+    with running(tmp_path, one) as agent:
+        for number in range(3):
+            one.rename(tmp_path / "away")
+            (tmp_path / "away").rename(one)
+            agent.reload()
+            (one / "callbacks.conf").write_text(f"a.pl = x{number}-job-1\n")
+            # Well before a scan would find it.
+            wait_for(lambda n=number: agent.fires(f"x{n}-job-1"), deadline=15)  # type: ignore[misc]

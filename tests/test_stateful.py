@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
@@ -461,6 +461,8 @@ def test_any_sequence_of_edits_then_quiet(tmp_path: Path) -> None:
         run_state_machine_as_test(
             AnyEdits,
             settings=settings(
+                # A failure is told as it was found: to make it smaller takes many real agents.
+                phases=[Phase.explicit, Phase.reuse, Phase.generate],
                 max_examples=1000 if THOROUGH else 25,
                 stateful_step_count=40 if THOROUGH else 20,
                 suppress_health_check=list(HealthCheck),

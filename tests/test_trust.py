@@ -17,7 +17,7 @@ import pytest
 
 import strangers
 from agent import settings
-from agent.callback import FAULT, UNSAFE, Implementation, Judgement, Unit, judge
+from agent.callback import FAULT, UNSAFE, Judgement, Unit, judge
 from agent.directory import read
 from agent.finding import Finding, Severity
 from agent.kept import Kept
@@ -404,12 +404,11 @@ def test_unsafe_bytes_are_never_served_however_files_are_swapped(
     place: Path, cb: Path, what: str, again: bool
 ) -> None:
     evil = safe(write(place / "evil" / "cb", "a.pl = evil-job-self\n", a_pl="# evil\n"))
-    (evil / "a.pl").chmod(0o666)
-    (evil / "callbacks.conf").chmod(0o666)
     (evil / "b.pl").write_text("# b\n")
     # Where links lead, the end is as safe as can be: only the way there tells.
-    if what.endswith("link"):
-        (evil / "a.pl").chmod(0o644)
+    if what in ("file", "conf"):
+        (evil / "a.pl").chmod(0o666)
+        (evil / "callbacks.conf").chmod(0o666)
     (evil.parent if what == "directory" else evil).chmod(0o777)
     good, where = cb, cb
     name = "callbacks.conf" if what == "conf" else "a.pl"
@@ -429,16 +428,14 @@ def test_unsafe_bytes_are_never_served_however_files_are_swapped(
             ones = links if what == "link" else [kept, links[1]]
     seen: set[str] = set()
     before = None
+    accepted = judged(cb).unit
     with swapping(swapped, *ones):
         for count in range(50_000):
             snapshot = read(str(where), before, trust=REFUSING)
             before = snapshot if again else None
-            reading = snapshot.reading
-            for found in reading.files.values():
-                if isinstance(found, Implementation):
-                    assert b"evil" not in found.code
-            assert reading.plan is None or "evil" not in str(reading.plan.registrations)
-            verdict = judge(reading, None)
+            verdict = judge(snapshot.reading, None)
+            assert "evil" not in str(verdict.unit)
+            assert "evil" not in str(judge(snapshot.reading, accepted).unit)
             seen.add("unsafe" if unsafe(verdict) else "safe" if verdict.held is None else "other")
             if count >= READINGS and seen >= {"safe", "unsafe"}:
                 break
