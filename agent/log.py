@@ -138,8 +138,7 @@ class Log:
         with self._lock:
             self._waiting.append(entry)
             while len(self._waiting) > 1 and (
-                len(self._waiting) > MAX_WAITING
-                or sum(map(len, self._waiting)) > MAX_WAITING_BYTES
+                len(self._waiting) > MAX_WAITING or sum(map(len, self._waiting)) > MAX_WAITING_BYTES
             ):
                 self._waiting.popleft()
                 self._lost += 1

@@ -1,9 +1,10 @@
 """The floor of every server on this event loop: it sends back what it gets. `echo.py SOCKET`."""
 
 import asyncio
-import importlib
 import sys
 from typing import cast
+
+import uvloop
 
 
 class Echo(asyncio.Protocol):
@@ -26,12 +27,9 @@ async def serve(path: str) -> None:
 
 
 def main() -> None:
-    """Use uvloop where it is installed, as the agent does."""
-    try:
-        importlib.import_module("uvloop").install()
-    except ImportError:
-        pass
-    asyncio.run(serve(sys.argv[1]))
+    """Serve on uvloop, as the agent does."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(sys.argv[1]))
 
 
 main()

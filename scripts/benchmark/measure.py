@@ -14,11 +14,12 @@ from typing import TypeVar
 
 import edits
 import peers
-from agents import Agent, agent
 from directories import Conf, Directories, patterns, write_example, write_generated
 from generator import Generator, Sample, Server, Shape
 from process import BenchError, cpu_seconds, cpu_share, resident, settle
 from report import Goal, Row
+
+from agents import Agent, agent
 
 ONE = Shape()
 SIXTEEN = Shape(connections=16)

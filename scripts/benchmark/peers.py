@@ -127,7 +127,8 @@ class Notices:
             stderr=subprocess.PIPE,
             bufsize=0,
         )
-        assert self._process.stdout is not None and self._process.stderr is not None
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
         self._out = self._process.stdout.fileno()
         for line in self._process.stderr:
             if b"established" in line:
