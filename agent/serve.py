@@ -17,8 +17,9 @@ from functools import cache, partial
 import anyio
 import msgspec
 import uvloop
+from anyio import to_thread
 
-from agent import answer, compiler, directory, language, protocol, settings
+from agent import answer, compiler, directory, language, memory, protocol, settings
 from agent.callback import Implementation, Reading, judge
 from agent.finding import Finding
 from agent.index import Served
@@ -33,7 +34,7 @@ from agent.settings import Settings, SettingsError
 from agent.trust import IGNORE, Trust
 
 #: Seconds for which a reload, in its thread, may keep the interpreter from the lookups.
-SWITCH_INTERVAL = 0.0005
+SWITCH_INTERVAL = 0.00005
 
 #: uvloop answers twice as many lookups as asyncio's own loop.
 LOOP = {"loop_factory": uvloop.new_event_loop}
@@ -144,6 +145,7 @@ async def _listen(
     await pipe.listen(service, door)
     # The signals were in place before the first index.
     notify.send("READY=1", _status_line(reloader))
+    await to_thread.run_sync(memory.give_back)
     if notify.interval is not None:
         while True:
             # From the loop that serves: where it hangs, systemd must know.

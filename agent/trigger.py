@@ -32,7 +32,7 @@ while the whole expression is true of that event and those that occurred before.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from sys import intern
 from typing import NamedTuple, Protocol
@@ -75,6 +75,8 @@ _OPERATOR = re.compile(
     r"|(?:(?<![^\s()])|(?<=&&)|(?<=\|\|))(?:and|or)(?:(?![^\s()])|(?=&&|\|\|))",
     re.IGNORECASE,
 )
+_SYMBOL = re.compile(r"&&|\|\||[()]")
+_WORDS = {"and": "&&", "or": "||"}
 _SHORT_GLOBALS = ("globaltime-", "globalrepeat-")
 _CONTEXTS = frozenset({"self", "parent", "*"})
 _SINGLE = re.compile(r"(?<!\S)[&|](?!\S)")
@@ -473,14 +475,18 @@ class _Parser:
         return tree
 
     def any_of(self) -> Trigger:
-        return self.joined("||", Or, lambda: self.joined("&&", And, self.one))
-
-    def joined(self, operator: str, kind: type[And | Or], part: Callable[[], Trigger]) -> Trigger:
-        parts = [part()]
-        while self.at < len(self.tokens) and self.tokens[self.at][0] == operator:
+        parts = [self.all_of()]
+        while self.at < len(self.tokens) and self.tokens[self.at][0] == "||":
             self.at += 1
-            parts.append(part())
-        return parts[0] if len(parts) == 1 else _join(kind, parts)
+            parts.append(self.all_of())
+        return parts[0] if len(parts) == 1 else _join(Or, parts)
+
+    def all_of(self) -> Trigger:
+        parts = [self.one()]
+        while self.at < len(self.tokens) and self.tokens[self.at][0] == "&&":
+            self.at += 1
+            parts.append(self.one())
+        return parts[0] if len(parts) == 1 else _join(And, parts)
 
     def one(self) -> Trigger:
         """A term or a group, and the check that an operator, a `)` or the end follows it."""
@@ -535,21 +541,20 @@ class _Parser:
 
 
 def _tokens(text: str) -> Iterator[tuple[str, int, int]]:
+    low = text.lower()
+    words = "and" in low or "or" in low
     at = 0
-    for operator in _OPERATOR.finditer(text):
-        yield from _stripped(text, at, operator.start())
-        word = operator[0].lower()
-        yield {"and": "&&", "or": "||"}.get(word, word), operator.start(), operator.end()
-        at = operator.end()
-    yield from _stripped(text, at, len(text))
-
-
-def _stripped(text: str, start: int, end: int) -> Iterator[tuple[str, int, int]]:
-    part = text[start:end]
-    term = part.strip()
-    if term:
-        start += len(part) - len(part.lstrip())
-        yield "term", start, start + len(term)
+    for operator in (_OPERATOR if words else _SYMBOL).finditer(text):
+        start, end = operator.span()
+        if term := text[at:start].strip():
+            at = text.index(term, at)
+            yield "term", at, at + len(term)
+        word = operator[0]
+        yield _WORDS.get(word) or _WORDS.get(word.lower(), word), start, end
+        at = end
+    if term := text[at:].strip():
+        at = text.index(term, at)
+        yield "term", at, at + len(term)
 
 
 def _join(kind: type[And | Or], parts: Sequence[Trigger]) -> Trigger:
