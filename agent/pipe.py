@@ -155,7 +155,7 @@ class Connection(asyncio.Protocol):
         """Write at once what the kernel takes, past the transport's queue, when that is empty. It
         saves a sixth of the time of a lookup."""
         transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport is None:
             return
         if not transport.get_write_buffer_size():
             try:

@@ -384,18 +384,19 @@ _decode_common = msgspec.json.Decoder(CommonLookup).decode_lines
 def common_lookups(data: bytes) -> list[CommonLookup] | None:
     """Decode whole lines at once, if each is a common lookup; else None, and `read` tells.
 
-    msgspec takes the values where it finds them, lines or not. So it is counted: where each line
-    feed but the last stands between a `}` and a `{`, none is inside a value, and as many values as
-    lines are one on each.
+    msgspec takes the values where it finds them, lines or not. So where there are several it is
+    counted: where each line feed but the last stands between a `}` and a `{`, none is inside a
+    value, and as many values as lines are one on each.
     """
-    lines = data.count(b"\n")
-    if data.count(b"}\n{") != lines - 1 or data[-2:] != b"}\n":
-        return None
     try:
         lookups = _decode_common(data)
     except _REFUSED:
         return None
-    return lookups if len(lookups) == lines else None
+    if len(lookups) == 1:
+        return lookups if data.find(b"\n") == len(data) - 1 else None
+    lines = data.count(b"\n")
+    whole = len(lookups) == lines and data.count(b"}\n{") == lines - 1 and data[-2:] == b"}\n"
+    return lookups if whole else None
 
 
 def read(line: bytes) -> Request | Refusal | Batch:

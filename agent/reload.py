@@ -546,6 +546,7 @@ class Reloader:
 
     async def stopped(self) -> None:
         """The last record, when the agent stops, and what is not on the disk yet."""
+        await to_thread.run_sync(self._save)
         await to_thread.run_sync(self._kept.flush)
         await to_thread.run_sync(self._kept.sync)
         await self._publish(_encode(self._record("stopped", time.monotonic(), [], [])))
