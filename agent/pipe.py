@@ -363,20 +363,28 @@ class Pipe:
                 )
 
     async def listen(self, service: Service, door: Door) -> None:
-        """Make the socket, in the place of a dead agent's, and serve it. Needs the lock."""
+        """Make the socket, in the place of a dead agent's, and serve it. Needs the lock.
+
+        Raises SettingsError.
+        """
         self._refuse_files()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # Nobody may connect before the mode is right.
-        before = os.umask(0o177)
         try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
             listener.bind(self.path)
-        finally:
-            os.umask(before)
-        if self._group is not None:
-            os.chown(self.path, -1, self._group)
-            os.chmod(self.path, 0o660)
+            # Nobody can connect before it listens, which is after the mode is right.
+            if self._group is None:
+                os.chmod(self.path, 0o600)
+            else:
+                os.chown(self.path, -1, self._group)
+                os.chmod(self.path, 0o660)
+        except OSError as error:
+            listener.close()
+            raise SettingsError(
+                f"the pipe {printable(self.path)} cannot be made: {error.strerror};"
+                " say where it is to be with --pipe"
+            ) from None
         listener.setblocking(False)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(

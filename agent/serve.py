@@ -86,7 +86,16 @@ def run(flags: Mapping[str, str | None]) -> int:
     _more_files()
     gc.disable()
     sys.setswitchinterval(SWITCH_INTERVAL)
-    anyio.run(_serve, reloader, pipe, door, notes, backend_options=LOOP)
+    try:
+        anyio.run(_serve, reloader, pipe, door, notes, backend_options=LOOP)
+    except ExceptionGroup as errors:
+        # The task group wraps what one of its tasks raised.
+        first: Exception = errors
+        while isinstance(first, ExceptionGroup):
+            first = first.exceptions[0]
+        if isinstance(first, SettingsError):
+            raise first from None
+        raise
     return STOPPED
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -19,7 +20,7 @@ import strangers
 from agent import peer, settings
 from agent.peer import Door, Peer
 from agent.pipe import REFUSED
-from agents import Agent, running, wait_for, write
+from agents import DEADLINE, Agent, running, wait_for, write
 from strangers import Strangers
 
 STATUS = b'{"jsonrpc":"2.0","id":1,"method":"status"}\n'
@@ -358,3 +359,21 @@ def test_the_lock_is_its_users_alone(agent: Agent) -> None:
     found = Path(f"{agent.pipe}.lock").stat()
     assert stat.S_IMODE(found.st_mode) == 0o600
     assert found.st_uid == os.geteuid()
+
+
+def test_a_pipe_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+    """The folder goes between the lock and the listening: exit 2, and no traceback."""
+    directory = write(tmp_path / "callback", "a.pl = x-job-1\n", a_pl="1\n")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    agent = Agent(tmp_path, directory)
+    agent.pipe = folder / "pipe"
+    # A writer who does not close keeps the first index from being made for a while.
+    with (directory / "a.pl").open("ab"):
+        process = agent.launch()
+        wait_for(lambda: agent.pipe.with_name("pipe.lock").exists())
+        shutil.rmtree(folder)
+    assert process.wait(DEADLINE) == 2
+    said = agent.errors.read_text()
+    assert "cannot be made: No such file or directory" in said
+    assert "Traceback" not in said
