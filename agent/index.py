@@ -27,6 +27,10 @@ from agent.trigger import DONE, TYPES, Event, Occurred, Term, Trigger, glob, mis
 
 V = TypeVar("V")
 
+#: Callbacks that are encoded at once for a digest. To encode them keeps the interpreter, and
+#: lookups wait for it. Part of what a digest is made of: two agents must have the same.
+_CHUNK = 64
+
 
 class Callback(NamedTuple):
     """One callback as it is served."""
@@ -86,17 +90,18 @@ class Served:
             )
         if not callbacks:
             return cls(directory)
-        fields = json.dumps(
-            [
+        digest = hashlib.sha256()
+        for start in range(0, len(callbacks), _CHUNK):
+            fields = [
                 (
                     *(c.registration.file, c.path, directory, c.language, c.registration.text),
                     *(c.registration.line, c.implementation.digest, c.enabled),
                 )
-                for c in callbacks
+                for c in callbacks[start : start + _CHUNK]
             ]
-        )
-        digest = "sha256:" + hashlib.sha256(fields.encode()).hexdigest()
-        return cls(directory, tuple(callbacks), digest, tuple(_off(callbacks, flags)))
+            digest.update(json.dumps(fields).encode())
+        name = "sha256:" + digest.hexdigest()
+        return cls(directory, tuple(callbacks), name, tuple(_off(callbacks, flags)))
 
 
 def _off(callbacks: Iterable[Callback], flags: frozenset[str]) -> Iterator[Finding]:
