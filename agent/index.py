@@ -18,6 +18,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from agent import language
@@ -172,13 +173,18 @@ class Index:
     def of(cls, generation: int, served: Iterable[Served]) -> Index:
         """The index of these directories' callbacks, the directories in this order."""
         served = tuple(served)
-        return cls(generation, served, _edit({}, {}, dict(enumerate(served))))
+        changes = (c for place, new in enumerate(served) for c in _changes(place, None, new))
+        return cls(generation, served, _edit({}, changes))
 
     def replace(self, generation: int, changed: Mapping[int, Served]) -> Index:
         """The index with other callbacks for the directories at some places of the order."""
         served = tuple(changed.get(place, old) for place, old in enumerate(self.served))
-        gone = {place: self.served[place] for place in changed}
-        return Index(generation, served, _edit(self._tree, gone, changed))
+        changes = (
+            change
+            for place in sorted(changed)
+            for change in _changes(place, self.served[place], changed[place])
+        )
+        return Index(generation, served, _edit(self._tree, changes))
 
     def callbacks(self) -> Iterator[Callback]:
         """All callbacks, in order."""
@@ -388,26 +394,43 @@ def _ending(extras: _Patterns[_Numbers], text: str) -> Iterator[_Numbers]:
                 yield numbers
 
 
+#: A callback's number, its trigger before and its trigger now; None where there is none.
+_Change = tuple[int, Trigger | None, Trigger | None]
+
 #: What an edit adds to the numbers behind each pattern it touches, in rising order.
 _Edits = dict[str, dict[str | None, dict[str, dict[str | None, list[int]]]]]
 
 
+def _changes(place: int, old: Served | None, new: Served) -> Iterator[_Change]:
+    """Where a directory has another trigger at some place than before. A line that was added at
+    the end leaves all others as they are."""
+    before = old.callbacks if old is not None else ()
+    for number, (was, now) in enumerate(zip_longest(before, new.callbacks), place * _PLACE):
+        if was is None:
+            yield number, None, now.registration.trigger
+        elif now is None:
+            yield number, was.registration.trigger, None
+        elif was.registration.text != now.registration.text:
+            yield number, was.registration.trigger, now.registration.trigger
+
+
 def _edit(
-    tree: Mapping[str, _Patterns[_Slots]],
-    gone: Mapping[int, Served],
-    added: Mapping[int, Served],
+    tree: Mapping[str, _Patterns[_Slots]], changes: Iterable[_Change]
 ) -> dict[str, _Patterns[_Slots]]:
-    """The tree with other callbacks at some places. Only what they touch is copied."""
+    """The tree after changes, which come in rising order. Only what they touch is copied."""
     edits: _Edits = {}
-    for place, served in gone.items():
-        _gather(edits, place, served, adding=False)
-    for place in sorted(added):
-        _gather(edits, place, added[place], adding=True)
+    gone: set[int] = set()
+    for number, was, now in changes:
+        if was is not None:
+            gone.add(number)
+            _gather(edits, was, None)
+        if now is not None:
+            _gather(edits, now, number)
 
     def edit_leaf(old: _Numbers | None, new: list[int]) -> _Numbers:
         if not old:
             return tuple(new)
-        stay = [n for n in old if n // _PLACE not in gone]
+        stay = [n for n in old if n not in gone]
         return tuple(sorted(stay + new)) if new else tuple(stay)
 
     def edit_slots(old: _Slots | None, by_slot: dict[str, dict[str | None, list[int]]]) -> _Slots:
@@ -416,26 +439,24 @@ def _edit(
     return _edited(tree, edits, lambda names, by_name: _edit_patterns(names, by_name, edit_slots))
 
 
-def _gather(edits: _Edits, place: int, served: Served, adding: bool) -> None:
-    """Note each pattern that a directory's terms touch; when adding, with their numbers."""
-    for number, callback in enumerate(served.callbacks, place * _PLACE):
-        tree = callback.registration.trigger
-        for term in (tree,) if isinstance(tree, Term) else terms(tree):
-            names = edits.get(term.type)
-            if names is None:
-                names = edits[term.type] = {}
-            slots = names.get(term.name)
-            if slots is None:
-                slots = names[term.name] = {}
-            for slot, pattern in _places(term):
-                patterns = slots.get(slot)
-                if patterns is None:
-                    patterns = slots[slot] = {}
-                numbers = patterns.get(pattern)
-                if numbers is None:
-                    numbers = patterns[pattern] = []
-                if adding and (not numbers or numbers[-1] != number):
-                    numbers.append(number)
+def _gather(edits: _Edits, tree: Trigger, number: int | None) -> None:
+    """Note each pattern that a trigger's terms touch, and the number to add there, if any."""
+    for term in (tree,) if isinstance(tree, Term) else terms(tree):
+        names = edits.get(term.type)
+        if names is None:
+            names = edits[term.type] = {}
+        slots = names.get(term.name)
+        if slots is None:
+            slots = names[term.name] = {}
+        for slot, pattern in _places(term):
+            patterns = slots.get(slot)
+            if patterns is None:
+                patterns = slots[slot] = {}
+            numbers = patterns.get(pattern)
+            if numbers is None:
+                numbers = patterns[pattern] = []
+            if number is not None and (not numbers or numbers[-1] != number):
+                numbers.append(number)
 
 
 def _places(term: Term) -> Sequence[tuple[str, str | None]]:
