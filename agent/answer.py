@@ -23,6 +23,9 @@ MAX_ANSWERS = 8192
 MAX_ANSWER_BYTES = 16 << 20
 #: Bytes of parameters of which the answer is remembered; those of a real request have some hundred.
 MAX_KNOWN_PARAMS = 4096
+#: Events that occurred, and characters of an event, up to which a lookup is answered on the spot.
+QUICK_EVENTS = 16
+QUICK_CHARACTERS = 1024
 #: Bytes of an answer that may be given for thousands of requests at once.
 MAX_COMMON_BYTES = 4096
 
@@ -60,6 +63,14 @@ def _event(given: str | EventObject, owner: Job | None, pointer: str) -> Event:
         return Event.from_job(given.name, given.type, given.extra, given.job, owner)
     except EventError as wrong:
         raise BadEvent(pointer, wrong) from wrong
+
+
+def is_heavy(params: LookupParams) -> bool:
+    """Whether a lookup may take so long that other clients would feel it."""
+    event = params.event
+    if not isinstance(event, str):
+        event = (event.extra or "") + (event.job.label or "")
+    return len(params.occurred) > QUICK_EVENTS or len(event) > QUICK_CHARACTERS
 
 
 class Lookups:
@@ -102,8 +113,10 @@ class Lookups:
             for asked in lookups:
                 end = common.get(asked.params.event)
                 if end is None:
+                    if len(asked.params.event) > QUICK_CHARACTERS:
+                        return None
                     end = b',"result":%b}\n' % self.result(LookupParams(asked.params.event))
-                    if len(end) > MAX_COMMON_BYTES or len(asked.params.event) > MAX_KNOWN_PARAMS:
+                    if len(end) > MAX_COMMON_BYTES:
                         return None
                     common[asked.params.event] = end
                 answers.append(b'{"jsonrpc":"2.0","id":%d' % asked.id)

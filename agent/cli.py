@@ -64,6 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Nobody reads what we complain about. Python would complain again at exit, so:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         return NO_OUTPUT
+    except OSError as error:
+        # click prints its help itself.
+        _complain(f"the output cannot be written: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NO_OUTPUT
 
 
 # -- the options that several commands take -------------------------------------------------------

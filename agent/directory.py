@@ -116,6 +116,19 @@ def unchanged(snapshot: Snapshot) -> bool:
     )
 
 
+def gone(snapshot: Snapshot) -> frozenset[str]:
+    """The names that were looked for and were not there, and are not there now, in the same
+    directory. Blocks. A link that leads nowhere is there."""
+    directory = snapshot.reading.directory
+    if _mark(directory, snapshot.local) != snapshot.marks.get("."):
+        return frozenset()
+    return frozenset(
+        name
+        for name, mark in snapshot.marks.items()
+        if mark == errno.ENOENT and not os.path.lexists(os.path.join(directory, name))
+    )
+
+
 def read(
     directory: str,
     before: Snapshot | None = None,

@@ -28,6 +28,12 @@ from agent.trigger import DONE, TYPES, Event, Occurred, Term, Trigger, glob, mis
 
 V = TypeVar("V")
 
+#: Characters of a reason, and of the event's text in it: a request of 1 MiB must not be repeated
+#: for each callback.
+MAX_REASON = 500
+#: Terms of one trigger that a reason goes into.
+_MOST_TERMS = 20
+
 #: Callbacks that are encoded at once for a digest. To encode them keeps the interpreter, and
 #: lookups wait for it. Part of what a digest is made of: two agents must have the same.
 _CHUNK = 64
@@ -251,14 +257,15 @@ class Index:
             alike = [t for t in terms(callback.registration.trigger) if _alike(t, event)]
             if not alike:
                 continue
-            met = " and ".join(str(t) for t in alike if t.matches(event))
+            met = _short(" and ".join(str(t) for t in alike if t.matches(event)))
             if id(callback) in firing:
                 explained.append((callback, "fires", f"the event satisfies {met}"))
             elif id(callback) in partial:
                 reason = f"the event satisfies {met}; still missing: {partial[id(callback)]}"
+                reason = _short(reason)
                 explained.append((callback, "partial", reason))
             else:
-                reason = "; ".join(_refusal(t, event) for t in alike)
+                reason = _short("; ".join(_refusal(t, event) for t in alike[:_MOST_TERMS]))
                 explained.append((callback, "no", reason))
         return explained
 
@@ -290,16 +297,21 @@ def _alike(term: Term, event: Event) -> bool:
 def _refusal(term: Term, event: Event) -> str:
     """Why an event of a term's name and type does not satisfy it."""
     if term.label is not None:
-        seen = event.text if event.text is not None else "no label that counts"
+        seen = _short(event.text) if event.text is not None else "no label that counts"
         return f"{term} wants the label text {term.label}, the event has {seen}"
     if term.context != "*" and term.context not in event.contexts:
-        seen = " = ".join(sorted(event.contexts)) or event.text or "none that counts"
+        seen = " = ".join(sorted(event.contexts)) or _short(event.text or "none that counts")
         return f"{term} wants the context {term.context}, the event has {seen}"
     if term.extra is None and TYPES[term.type] is not None:
         return f"{term} has no extra, which every event of type {term.type} has"
     extra = "no extra" if term.extra is None else f"the extra {term.extra}"
     seen = event.extra if event.extra is not None else event.unsplit or "none"
-    return f"{term} wants {extra}, the event has {seen}"
+    return f"{term} wants {extra}, the event has {_short(seen)}"
+
+
+def _short(text: str) -> str:
+    """The text, cut where it is longer than a person reads."""
+    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
 
 
 # The tree ----------------------------------------------------------------------------------------

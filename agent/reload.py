@@ -23,7 +23,7 @@ import msgspec
 from anyio import to_thread
 
 from agent import directory, language, settings
-from agent.callback import BEING_WRITTEN, Implementation, Judgement, Reading, Unit, judge
+from agent.callback import BEING_WRITTEN, CONF, Implementation, Judgement, Reading, Unit, judge
 from agent.compiler import Checker
 from agent.directory import QUIET, Mark, Snapshot
 from agent.finding import Finding, Severity, encodable, printable
@@ -225,10 +225,10 @@ class Reloader:
             for name, d in self._directories.items()
             if everything or name in dirty or d.unsettled is not None or d.snapshot is None
         ]
-        settled = await self._settled(names, began)
+        settled, stopped = await self._settled(names, began)
         for d, _ in settled:
             d.settled = ticket
-        judged = self._judged(settled, causes)
+        judged = [*stopped, *self._judged(settled, causes)]
         first = not self.ready.is_set()
         if first and (self._qb_conf_awaited() or self._done_since() < 0):
             # The first index is whole, or there is none.
@@ -366,7 +366,9 @@ class Reloader:
             return False
         return new is self.settings and findings == self.settings_findings
 
-    async def _settled(self, names: list[str], began: float) -> list[tuple[_Directory, Snapshot]]:
+    async def _settled(
+        self, names: list[str], began: float
+    ) -> tuple[list[tuple[_Directory, Snapshot]], list[_Directory]]:
         """Read these directories; those that stood still for a quiet time, or were waited for long
         enough."""
         directories = [self._directories[name] for name in names]
@@ -377,22 +379,27 @@ class Reloader:
                 self._known(d, snapshot.reading)
         await anyio.sleep(QUIET)
         still = await to_thread.run_sync(_all_unchanged, snapshots)
-        settled = []
-        for d, snapshot, same in zip(directories, snapshots, still, strict=True):
+        settled: list[tuple[_Directory, Snapshot]] = []
+        stopped: list[_Directory] = []
+        for d, snapshot, (same, gone) in zip(directories, snapshots, still, strict=True):
             d.checking = False
             if snapshot.busy or not same:
                 d.unsettled = d.unsettled or began
                 if time.monotonic() - d.unsettled >= WRITING:
                     written = being_written(snapshot.reading, same)
                     settled.append((d, replace(snapshot, reading=written)))
+                if _stop(d, snapshot, gone):
+                    stopped.append(d)
                 continue
             d.unsettled = None
             d.checking = not self._known(d, snapshot.reading)
             if d.checking:
                 self._checker.begin()
+                if _stop(d, snapshot, gone):
+                    stopped.append(d)
             else:
                 settled.append((d, snapshot))
-        return settled
+        return settled, stopped
 
     def _known(self, d: _Directory, reading: Reading) -> bool:
         """Whether all Python that must be checked before it is accepted has been.
@@ -569,8 +576,27 @@ class Reloader:
                 await to_thread.run_sync(self._log.flush)
 
 
-def _all_unchanged(snapshots: list[Snapshot]) -> list[bool]:
-    return [directory.unchanged(s) for s in snapshots]
+def _all_unchanged(snapshots: list[Snapshot]) -> list[tuple[bool, frozenset[str]]]:
+    """Of each, whether it looks as it did, and which names are still not there."""
+    return [(directory.unchanged(s), directory.gone(s)) for s in snapshots]
+
+
+def _stop(d: _Directory, snapshot: Snapshot, gone: frozenset[str]) -> bool:
+    """Take what was removed out of what is served, and say whether there was any.
+
+    Removal is an emergency stop: it does not wait for somebody who writes another file, nor for
+    the check of another source.
+    """
+    if d.unit is None or d.snapshot is None or not gone:
+        return False
+    if d.snapshot.marks.get(".") != snapshot.marks.get("."):
+        # Another directory stands there now: what is missing in it was not removed.
+        return False
+    unit = Unit() if CONF in gone else d.unit.without(gone)
+    stopped = unit.implementations.keys() != d.unit.implementations.keys()
+    if stopped:
+        d.unit, d.unsaved = unit, True
+    return stopped
 
 
 def _blind(snapshot: Snapshot | None) -> bool:

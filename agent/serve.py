@@ -10,14 +10,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 
 import anyio
 import msgspec
 import uvloop
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 
 from agent import answer, compiler, directory, language, memory, protocol, settings
 from agent.callback import Implementation, Reading, judge
@@ -39,6 +39,8 @@ SWITCH_INTERVAL = 0.00005
 #: uvloop answers twice as many lookups as asyncio's own loop.
 LOOP = {"loop_factory": uvloop.new_event_loop}
 
+#: Answers that are worked out beside the loop at the same time.
+MAX_BESIDE = 2
 STOPPED = 0
 HELD = 4
 
@@ -188,6 +190,7 @@ class Service:
         self._began = time.monotonic()
         self._subscribers: set[Connection] = set()
         self._openrpc: bytes | None = None
+        self._beside = CapacityLimiter(MAX_BESIDE)
         self._lookups = answer.Lookups(reloader.index)
         reloader.swapped.append(self._swap)
         reloader.listeners.append(self._tell)
@@ -202,27 +205,42 @@ class Service:
     def answer(self, request: protocol.Request, connection: Connection) -> bytes | Awaitable[bytes]:
         """The answer's line; for `reload` when it is done."""
         try:
-            if type(request) is protocol.LookupRequest:
+            if type(request) is protocol.LookupRequest and not answer.is_heavy(request.params):
                 return protocol.result(request.id, self._lookups.result(request.params))
             if isinstance(request, protocol.ReloadRequest):
                 if not self._door.may_reload(connection.peer):
                     why = "Reload refused: only root and the agent's user may ask for one"
                     return protocol.error(request.id, REFUSED, why)
                 return self._reload(request)
+            index = self._reloader.index
+            match request:
+                case protocol.LookupRequest(params=params):
+                    return self._aside(request, partial(answer.lookup, index, params))
+                case protocol.ExplainRequest(params=params):
+                    return self._aside(request, partial(answer.explain, index, params))
+                case protocol.ListRequest(params=wanted):
+                    return self._aside(request, partial(answer.callbacks, index, wanted.code))
             return protocol.result(request.id, self._result(request, connection))
-        except answer.BadEvent as wrong:
-            message = f"Invalid params: {wrong}"
-            return protocol.error(request.id, protocol.INVALID_PARAMS, message, wrong.data)
         except Exception as error:  # one request must never end the agent
-            return self._internal(request, error)
+            return self._failed(request, error)
+
+    async def _aside(self, request: protocol.Request, work: Callable[[], bytes]) -> bytes:
+        """The answer to a request that may take long, worked out beside the loop that serves."""
+        try:
+            encoded = await to_thread.run_sync(work, limiter=self._beside)
+            return protocol.result(request.id, encoded)
+        except Exception as error:
+            return self._failed(request, error)
+
+    def _failed(self, request: protocol.Request, error: Exception) -> bytes:
+        if isinstance(error, answer.BadEvent):
+            message = f"Invalid params: {error}"
+            return protocol.error(request.id, protocol.INVALID_PARAMS, message, error.data)
+        return self._internal(request, error)
 
     def _result(self, request: protocol.Request, connection: Connection) -> bytes:
         index = self._reloader.index
         match request:
-            case protocol.ExplainRequest(params=params):
-                return answer.explain(index, params)
-            case protocol.ListRequest(params=wanted):
-                return answer.callbacks(index, wanted.code)
             case protocol.StatusRequest():
                 return self._status()
             case protocol.HistoryRequest(params=wanted):

@@ -331,7 +331,7 @@ def test_a_client_that_goes_on_after_a_line_too_long_is_cut_off(agent: Agent) ->
     before = agent.status()["clients"]
     with agent.connect() as one:
         one.sendall(b"x" * (MEBIBYTE + 1))
-        wait_for(lambda: agent.status()["clients"] == before)
+        wait_for(lambda: agent.status()["clients"] <= before)
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             one.sendall(b"x" * (64 * MEBIBYTE))
 
@@ -350,7 +350,7 @@ def test_a_client_may_close_before_it_reads(agent: Agent, sent: bytes) -> None:
                 one.sendall(sent)
             except BlockingIOError:
                 assert len(sent) > 100_000
-    wait_for(lambda: agent.status()["clients"] == before)
+    wait_for(lambda: agent.status()["clients"] <= before)
 
 
 def test_who_sends_no_more_still_gets_all_answers(site: Site) -> None:
@@ -456,7 +456,7 @@ def test_a_subscriber_that_goes_is_forgotten(site: Site) -> None:
     with site.agent.connect() as one:
         one.sendall(call("subscribe"))
         one.recv(65536)
-    wait_for(lambda: site.agent.status()["clients"] == before)
+    wait_for(lambda: site.agent.status()["clients"] <= before)
     site.edit(CONF, a_py="1\n")
     assert site.agent.served()
 

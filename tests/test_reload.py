@@ -837,3 +837,25 @@ def test_a_directory_that_was_renamed_away_and_back_is_watched_as_before(tmp_pat
             (one / "callbacks.conf").write_text(f"a.pl = x{number}-job-1\n")
             # Well before a scan would find it.
             wait_for(lambda n=number: agent.fires(f"x{n}-job-1"), deadline=15)  # type: ignore[misc]
+
+
+def test_removal_does_not_wait_for_who_writes_another_file(tmp_path: Path) -> None:
+    """Deleting is an emergency stop: at once, whatever else goes on in the directory."""
+    conf = "a.pl = x-job-1\nb.pl = x-job-1\n"
+    one = write(tmp_path / "one", conf, a_pl="1\n", b_pl="2\n")
+    with running(tmp_path, one) as agent, (one / "a.pl").open("a"):
+        (one / "b.pl").unlink()
+        wait_for(lambda: agent.fires("x-job-1") == ["a.pl"], deadline=1.5)
+        (one / "callbacks.conf").unlink()
+        wait_for(lambda: agent.fires("x-job-1") == [], deadline=1.5)
+        assert {d["code"] for d in agent.reload()["diagnostics"]} == {"no-conf"}
+        assert agent.fires("x-job-1") == [], "and it stays off"
+
+
+def test_removal_does_not_wait_for_the_check_of_another_source(tmp_path: Path) -> None:
+    """A source that takes seconds to compile, and another callback that must stop."""
+    one = write(tmp_path / "one", "a.py = x-job-1\nb.pl = x-job-1\n", a_py="1\n", b_pl="2\n")
+    with running(tmp_path, one) as agent:
+        replace(one / "a.py", "def f():\n pass\n" * 20_000)
+        (one / "b.pl").unlink()
+        wait_for(lambda: agent.fires("x-job-1") == ["a.py"], deadline=1.5)
