@@ -20,12 +20,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import answer, callback, compiler, conf, pipe, protocol, settings, trigger
+from agent import answer, callback, compiler, conf, index, pipe, protocol, settings, trigger
 from agent.callback import ERROR, Implementation, Judgement, Registration, Unit, judge
 from agent.directory import read
 from agent.index import Index, Served
 from agent.language import DEFAULT_FLAGS
-from agents import Agent, running, wait_for, write
+from agents import DEADLINE, Agent, running, wait_for, write
 
 CONF = "a.pl = done-job-self\n"
 
@@ -671,3 +671,35 @@ def test_the_checks_child_is_limited_in_processor_time(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent,
     )  # fmt: skip
     assert done.stdout.splitlines() == ["None", "True", "True"]
+
+
+def test_the_reasons_of_explain_are_short(tmp_path: Path) -> None:
+    """A request of a megabyte is not repeated for each callback."""
+    lines = "".join(f"m.qcb = done-work-self-{n} || done-work-x{n}-1\n" for n in range(50))
+    directory = write(tmp_path / "callback", lines, m_qcb="mail-status\n")
+    with running(tmp_path, directory) as agent:
+        answer = agent.call("explain", {"event": "done-work-self-" + "a" * 900_000})
+        assert len(answer["callbacks"]) == 50
+        assert max(len(c["reason"]) for c in answer["callbacks"]) <= index.MAX_REASON + 3
+
+
+def test_a_lookup_that_takes_long_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Many events that occurred, many patterns: others are answered before it is."""
+    lines = "".join(
+        f"m.qcb = done-job-self && done-job-lab{n} && done-job-lab{n}x*y\n" for n in range(1000)
+    )
+    directory = write(tmp_path / "callback", lines, m_qcb="mail-status\n")
+    occurred = [f"done-job-lab{n}" for n in range(4000)]
+    params = {"event": "done-job-self", "occurred": occurred}
+    request = {"jsonrpc": "2.0", "id": 1, "method": "lookup", "params": params}
+    with running(tmp_path, directory) as agent, agent.connect() as slow:
+        slow.sendall(json.dumps(request).encode() + b"\n")
+        for _ in range(20):
+            assert agent.fires("submit-job-self") == []
+        slow.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            slow.recv(1)
+        slow.settimeout(DEADLINE)
+        with slow.makefile("rb") as answers:
+            answer = json.loads(answers.readline())["result"]
+        assert len(answer["partial"]) == 1000
