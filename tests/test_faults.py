@@ -1547,7 +1547,7 @@ def test_row_18_kill_9(tmp_path: Path, directory: Path) -> None:
 def kept_units(agent: Agent) -> list[Path]:
     """The files that hold what was accepted."""
     found = (file for file in agent.state.rglob("*") if file.is_file())
-    return [file for file in found if file.name != "settings" and file.suffix != ".new"]
+    return [file for file in found if file.name != "settings" and not file.suffix]
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "garbled", "half of a new one", "one begun"])
