@@ -371,9 +371,12 @@ def test_a_pipe_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     # A writer who does not close keeps the first index from being made for a while.
     with (directory / "a.pl").open("ab"):
         process = agent.launch()
-        wait_for(lambda: agent.pipe.with_name("pipe.lock").exists())
-        shutil.rmtree(folder)
-    assert process.wait(DEADLINE) == 2
+        try:
+            wait_for(lambda: agent.pipe.with_name("pipe.lock").exists())
+            shutil.rmtree(folder)
+            assert process.wait(DEADLINE) == 2
+        finally:
+            agent.stop()
     said = agent.errors.read_text()
     assert "cannot be made: No such file or directory" in said
     assert "Traceback" not in said
