@@ -245,8 +245,14 @@ async def with_agent(site: Site, use: Callable[[Reloader], Any]) -> None:
         tasks.cancel_scope.cancel()
 
 
+async def to_the_disk(reloader: Reloader) -> None:
+    """What the agent does behind its reloads, done now, so that it too may fail."""
+    await anyio.to_thread.run_sync(reloader._kept.sync)
+
+
 async def well(site: Site, operations: Operations, reloader: Reloader) -> None:
     """When all works again, all is well: what stands on disk is served, kept and logged."""
+    await to_the_disk(reloader)
     operations.disarm()
     await reloader.reload()
     assert site.shown(reloader.index) == site.version
@@ -306,6 +312,7 @@ async def start_held(site: Site, operations: Operations, arm: Callable[[], None]
             await reloader.reload()
         if len(operations.failed) < 2:
             assert site.shown(reloader.index) == 1
+        await to_the_disk(reloader)
         operations.disarm()
         site.write(3)
         await well(site, operations, reloader)
