@@ -1083,8 +1083,12 @@ def traced(agent: Agent, *how: str) -> Iterator[None]:
 
 
 def _traced(pid: int) -> list[bool]:
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return ["TracerPid:\t0\n" not in (task / "status").read_text() for task in tasks]
+    """Whether each thread of the process is traced; one that ends meanwhile is not asked."""
+    traced = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            traced.append("TracerPid:\t0\n" not in (task / "status").read_text())
+    return traced
 
 
 @root
