@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from agent.index import Callback, Index
-from agent.protocol import CommonLookup, EventObject, LookupParams
+from agent.protocol import CommonLookup, EventObject, LookupParams, LookupRequest
+from agent.protocol import result as result_line
 from agent.trigger import Event, EventError, Job
 
 encode = msgspec.json.Encoder().encode
@@ -26,8 +27,15 @@ MAX_KNOWN_PARAMS = 4096
 #: Events that occurred, and characters of an event, up to which a lookup is answered on the spot.
 QUICK_EVENTS = 16
 QUICK_CHARACTERS = 1024
-#: Bytes of an answer that may be given for thousands of requests at once.
-MAX_COMMON_BYTES = 4096
+#: Bytes of a result that may be given for thousands of requests at once.
+MAX_QUICK_BYTES = 4096
+
+#: The line of an answer from its request's id, and what stands behind that.
+_LINE = b'{"jsonrpc":"2.0","id":%d%b'
+
+
+class NotQuick(Exception):
+    """A lookup takes time, or its answer is long: it goes by itself."""
 
 
 class BadEvent(Exception):
@@ -79,13 +87,13 @@ class Lookups:
     Made anew for each index, so that no answer outlives the index that it came from.
     """
 
-    __slots__ = ("_bytes", "_common", "_index", "_known")
+    __slots__ = ("_bytes", "_ends", "_index", "_known")
 
     def __init__(self, index: Index) -> None:
         self._index = index
         self._known: dict[LookupParams, bytes] = {}
-        #: By an event's text: the end of an answer's line, from behind the id.
-        self._common: dict[str, bytes] = {}
+        #: By the text of an event: the end of an answer's line, from behind the id.
+        self._ends: dict[str, bytes] = {}
         self._bytes = 0
 
     def result(self, params: LookupParams) -> bytes:
@@ -100,30 +108,37 @@ class Lookups:
             self._bytes += len(known) + size
             if len(self._known) >= MAX_ANSWERS or self._bytes > MAX_ANSWER_BYTES:
                 self._known.clear()
-                self._common.clear()
+                self._ends.clear()
                 self._bytes = len(known) + size
             self._known[params] = known
         return known
 
-    def common(self, lookups: list[CommonLookup]) -> bytes | None:
-        """The answers' lines, if none of them is an error or long; else None."""
-        answers = []
-        common = self._common
+    def lines(self, lookups: list[CommonLookup] | list[LookupRequest]) -> list[bytes]:
+        """The line of each answer. Raises NotQuick or BadEvent if it is so for any of them."""
+        if type(lookups[0]) is LookupRequest:
+            return [result_line(asked.id, self._quick(asked.params)) for asked in lookups]
+        common = cast(list[CommonLookup], lookups)
+        ends = self._ends
         try:
-            for asked in lookups:
-                end = common.get(asked.params.event)
-                if end is None:
-                    if len(asked.params.event) > QUICK_CHARACTERS:
-                        return None
-                    end = b',"result":%b}\n' % self.result(LookupParams(asked.params.event))
-                    if len(end) > MAX_COMMON_BYTES:
-                        return None
-                    common[asked.params.event] = end
-                answers.append(b'{"jsonrpc":"2.0","id":%d' % asked.id)
-                answers.append(end)
-        except BadEvent:
-            return None
-        return b"".join(answers)
+            return [_LINE % (asked.id, ends[asked.params.event]) for asked in common]
+        except KeyError:
+            events = [asked.params.event for asked in common]
+            found = [ends.get(event) or self._end(event) for event in events]
+            return [_LINE % (asked.id, end) for asked, end in zip(common, found, strict=True)]
+
+    def _end(self, event: str) -> bytes:
+        end = self._ends[event] = b',"result":%b}\n' % self._quick(LookupParams(event))
+        return end
+
+    def _quick(self, params: LookupParams) -> bytes:
+        known = self._known.get(params)
+        if known is None:
+            if is_heavy(params):
+                raise NotQuick
+            known = self.result(params)
+        if len(known) > MAX_QUICK_BYTES:
+            raise NotQuick
+        return known
 
 
 def lookup(index: Index, params: LookupParams) -> bytes:

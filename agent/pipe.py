@@ -17,6 +17,7 @@ import stat
 import time
 from collections import deque
 from collections.abc import Awaitable
+from itertools import islice
 from typing import Protocol, cast
 
 from agent import protocol
@@ -37,6 +38,8 @@ SLICE = 0.005
 #: Seconds for which a client that is told to go may still send, so that it reads why: to close on
 #: bytes that nobody read makes the kernel break its writing off, and its reading with an error.
 LINGER = 2.0
+#: Bytes of one read up to which it is answered together with what others sent; a longer one alone.
+GATHERED = 4096
 #: Connections at the same time. A supervisor has some dozens; each costs some kilobytes.
 MAX_CONNECTIONS = 1000
 #: Seconds in which a line that was begun must end. A client that is silent between two lines may
@@ -57,8 +60,10 @@ class Held(Exception):
 class Service(Protocol):
     """What answers requests: encoded results, some of them later."""
 
-    def common(self, lookups: list[protocol.CommonLookup]) -> bytes | None:
-        """The answers of common lookups, None where they must be asked for one by one."""
+    def lookups(
+        self, lookups: list[protocol.CommonLookup] | list[protocol.LookupRequest]
+    ) -> list[bytes] | None:
+        """The answers' lines, None where each must be asked for by itself."""
         ...
 
     def answer(
@@ -66,12 +71,68 @@ class Service(Protocol):
     ) -> bytes | Awaitable[bytes]: ...
 
 
+class Turn:
+    """What clients sent in one turn of the event loop while nothing of theirs was under way.
+
+    It nearly always is whole lines of lookups: one decode for all, then one write after the other.
+    Against answering each when it is read, 16 clients get a sixth more answers in the
+    same time, and the slowest of them in two thirds of it.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._loop = asyncio.get_running_loop()
+        self._clients: list[Connection] = []
+        self._parts: list[bytes] = []
+
+    def add(self, client: Connection, data: bytes) -> None:
+        """Answer this at the end of the turn, or now, where it is long."""
+        parts = self._parts
+        if not parts:
+            self._loop.call_soon(self.end)
+        self._clients.append(client)
+        parts.append(data)
+        if len(data) > GATHERED:
+            self.end()
+
+    def end(self) -> None:
+        """Answer what came."""
+        clients, parts = self._clients, self._parts
+        self._clients, self._parts = [], []
+        if self._answer(clients, parts):
+            return
+        several = len(parts) > 1
+        for client, data in zip(clients, parts, strict=True):
+            if not (several and client.at_rest and self._answer([client], [data])):
+                client.take(data)
+
+    def _answer(self, clients: list[Connection], parts: list[bytes]) -> bool:
+        """Whether all of it is lookups that can be answered at once, which is done then."""
+        lookups = protocol.lookups(parts)
+        answers = self._service.lookups(lookups) if lookups else None
+        if answers is None:
+            return False
+        if len(answers) > len(parts):
+            lines = iter(answers)
+            answers = [b"".join(islice(lines, data.count(b"\n"))) for data in parts]
+        for client, line in zip(clients, answers, strict=True):
+            # Here and not in a method: it is done for each answer, and counts.
+            try:
+                sent = os.write(client.fd, line) if client.at_rest else 0
+            except OSError:
+                sent = 0  # `write` meets it again, and knows what to do
+            if sent != len(line):
+                client.write(line[sent:])
+        return True
+
+
 class Connection(asyncio.Protocol):
     """One client. Lines in, answers out, in order."""
 
-    def __init__(self, service: Service, clients: set[Connection], door: Door) -> None:
+    def __init__(self, service: Service, clients: set[Connection], door: Door, turn: Turn) -> None:
         self._service = service
         self._clients = clients
+        self._turn = turn
         self._door = door
         #: Who asks; nobody until he is let in.
         self.peer = Peer(-1, frozenset())
@@ -88,19 +149,22 @@ class Connection(asyncio.Protocol):
         #: Whether they are sent: what still comes is dropped.
         self._parting = False
         self._transport: asyncio.Transport | None = None
-        self._fd = -1
+        self.fd = -1
+        #: Whether nothing of this client's is under way, neither a request nor an answer that the
+        #: kernel did not take yet: what comes may go past both queues.
+        self.at_rest = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports do not derive from asyncio's.
         self._transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=MAX_UNREAD)
-        self._fd = transport.get_extra_info("socket").fileno()
+        self.fd = transport.get_extra_info("socket").fileno()
         self._clients.add(self)
         if len(self._clients) > MAX_CONNECTIONS:
             self._refuse(f"there are {MAX_CONNECTIONS} connections already; try again later")
             return
         try:
-            with socket.socket(fileno=os.dup(self._fd)) as one:
+            with socket.socket(fileno=os.dup(self.fd)) as one:
                 self.peer = Peer.of(one)
         except OSError as error:
             self._refuse(f"the kernel does not say who you are ({error.strerror}); try again")
@@ -120,22 +184,24 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self.fd = -1
+        self.at_rest = False
         if self._timer is not None:
             self._timer.cancel()
         self._waiting.clear()
         self._clients.discard(self)
 
     def data_received(self, data: bytes) -> None:
+        if self.at_rest:
+            self._turn.add(self, data)
+        else:
+            self.take(data)
+
+    def take(self, data: bytes) -> None:
+        """Answer what was read line by line, behind what is under way."""
         if self._parting:
             return
-        if not (self._lines.pending or self._waiting or self._busy or self._full):
-            # Nothing is under way, and nearly always all of it is whole lines of the commonest
-            # kind: one decode, one write.
-            lookups = protocol.common_lookups(data)
-            answers = self._service.common(lookups) if lookups else None
-            if answers is not None:
-                self._write(answers)
-                return
+        self.at_rest = False
         try:
             lines = self._lines.feed(data)
         except protocol.LineTooLong as long:
@@ -151,22 +217,24 @@ class Connection(asyncio.Protocol):
             self._timer = loop.call_later(MAX_LINE_SECONDS, self._too_slow)
         self._work()
 
-    def _write(self, answers: bytes) -> None:
+    def write(self, answers: bytes) -> None:
         """Write at once what the kernel takes, past the transport's queue, when that is empty. It
         saves a sixth of the time of a lookup."""
         transport = self._transport
         if transport is None:
             return
+        sent = 0
         if not transport.get_write_buffer_size():
             try:
-                answers = answers[os.write(self._fd, answers) :]
+                sent = os.write(self.fd, answers)
             except BlockingIOError:
                 pass
             except OSError:
                 transport.abort()
                 return
-        if answers:
-            transport.write(answers)
+        if sent != len(answers):
+            self.at_rest = False
+            transport.write(answers[sent:])
 
     def _too_slow(self) -> None:
         """A line was begun and not ended."""
@@ -181,12 +249,14 @@ class Connection(asyncio.Protocol):
         """The client sends no more. It still gets its answers."""
         if self._parting:
             return False
+        self._turn.end()
         self._ended = True
         self._work()
         return True
 
     def pause_writing(self) -> None:
         self._full = True
+        self.at_rest = False
 
     def resume_writing(self) -> None:
         self._full = False
@@ -194,12 +264,12 @@ class Connection(asyncio.Protocol):
 
     def notify(self, line: bytes) -> None:
         """Send a notification between two answers."""
-        if self._transport is None:
+        if self._transport is None or self._parting:
             return
         if self._transport.get_write_buffer_size() > MAX_UNREAD_NOTIFICATIONS:
             self._transport.abort()
             return
-        self._transport.write(line)
+        self.write(line)
 
     def close(self) -> None:
         """Close after what was written is sent."""
@@ -229,23 +299,26 @@ class Connection(asyncio.Protocol):
             answers.append(answer)
             size += len(answer)
             if size >= MAX_UNREAD:
-                transport.write(b"".join(answers))
+                self.write(b"".join(answers))
                 answers.clear()
                 size = 0
         if answers:
-            transport.write(b"".join(answers))
+            self.write(b"".join(answers))
         if self._busy or self._full:
             transport.pause_reading()
         elif self._last_words is not None:
             self._part(transport, self._last_words)
         elif self._ended:
             transport.close()
-        elif not transport.is_reading():
-            transport.resume_reading()
+        else:
+            if not transport.is_reading():
+                transport.resume_reading()
+            self.at_rest = not (self._lines.pending or transport.get_write_buffer_size())
 
     def _part(self, transport: asyncio.Transport, last_words: bytes) -> None:
         """Say the last words and send no more; close when the client does, or after LINGER."""
         self._parting = True
+        self.at_rest = False
         transport.write(last_words)
         transport.write_eof()
         if not transport.is_reading():
@@ -259,7 +332,7 @@ class Connection(asyncio.Protocol):
     def _answered(self, task: asyncio.Future[bytes]) -> None:
         self._busy = False
         if not task.cancelled() and self._transport is not None:
-            self._transport.write(task.result())
+            self.write(task.result())
             self._work()
 
     def _answer(
@@ -386,9 +459,9 @@ class Pipe:
                 " say where it is to be with --pipe"
             ) from None
         listener.setblocking(False)
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(
-            lambda: Connection(service, self.clients, door), sock=listener, backlog=BACKLOG
+        turn = Turn(service)
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            lambda: Connection(service, self.clients, door, turn), sock=listener, backlog=BACKLOG
         )
 
     def stop_listening(self) -> None:

@@ -379,24 +379,34 @@ class CommonLookup(
 
 
 _decode_common = msgspec.json.Decoder(CommonLookup).decode_lines
+_decode_lookups = msgspec.json.Decoder(LookupRequest).decode_lines
+_LINE_FEED = ord("\n")
 
 
-def common_lookups(data: bytes) -> list[CommonLookup] | None:
-    """Decode whole lines at once, if each is a common lookup; else None, and `read` tells.
+def lookups(parts: list[bytes]) -> list[CommonLookup] | list[LookupRequest] | None:
+    """Decode all at once what came in one or several reads, if each of them is whole lines and each
+    line is a good lookup; else None, and `read` tells.
 
-    msgspec takes the values where it finds them, lines or not. So where there are several it is
-    counted: where each line feed but the last stands between a `}` and a `{`, none is inside a
-    value, and as many values as lines are one on each.
+    msgspec takes the values where it finds them, lines or not. So it is counted: where each line
+    feed but the last stands between a `}` and a `{`, none is inside a value, and as many values as
+    lines are one on each.
     """
+    for part in parts:
+        if part[-1] != _LINE_FEED:
+            return None
+    data = b"".join(parts)
+    found: list[CommonLookup] | list[LookupRequest]
     try:
-        lookups = _decode_common(data)
+        found = _decode_common(data)
     except _REFUSED:
-        return None
-    if len(lookups) == 1:
-        return lookups if data.find(b"\n") == len(data) - 1 else None
+        try:
+            found = _decode_lookups(data)
+        except _REFUSED:
+            return None
     lines = data.count(b"\n")
-    whole = len(lookups) == lines and data.count(b"}\n{") == lines - 1 and data[-2:] == b"}\n"
-    return lookups if whole else None
+    if len(found) != lines or (lines > 1 and data.count(b"}\n{") != lines - 1):
+        return None
+    return found
 
 
 def read(line: bytes) -> Request | Refusal | Batch:

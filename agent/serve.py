@@ -198,9 +198,14 @@ class Service:
     def _swap(self) -> None:
         self._lookups = answer.Lookups(self._reloader.index)
 
-    def common(self, lookups: list[protocol.CommonLookup]) -> bytes | None:
-        """The answers' lines of common lookups, None where `answer` must be asked."""
-        return self._lookups.common(lookups)
+    def lookups(
+        self, lookups: list[protocol.CommonLookup] | list[protocol.LookupRequest]
+    ) -> list[bytes] | None:
+        """The answers' lines, None where each must be asked for by itself."""
+        try:
+            return self._lookups.lines(lookups)
+        except Exception:  # of one of them; `answer` says which, and why
+            return None
 
     def answer(self, request: protocol.Request, connection: Connection) -> bytes | Awaitable[bytes]:
         """The answer's line; for `reload` when it is done."""

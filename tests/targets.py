@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import functools
 import json
 import time
@@ -24,6 +25,9 @@ MOST_BYTES = 1 << 16
 #: Seconds of processor time that an input may take, and that each of its bytes may add. The
 #: slowest honest input takes some microseconds a byte; a shared machine takes several times that.
 MAX_SECONDS, MAX_SECONDS_A_BYTE = 0.5, 50e-6
+#: So often is measured what took too long: a virtual machine that stands still may count that as
+#: processor time of whoever ran.
+TRIES = 3
 
 Target = Callable[[bytes], None]
 
@@ -42,11 +46,14 @@ def in_time(target: Target) -> Target:
     @functools.wraps(target)
     def timed(data: bytes) -> None:
         data = blown_up(data)
-        began = time.thread_time()
-        target(data)
-        took = time.thread_time() - began
         most = MAX_SECONDS + MAX_SECONDS_A_BYTE * len(data)
-        assert took < most, f"{len(data)} bytes took {took:.2f} s"
+        for tried in range(1, TRIES + 1):
+            began = time.thread_time()
+            target(data)
+            took = time.thread_time() - began
+            if took < most:
+                return
+            assert tried < TRIES, f"{len(data)} bytes took {took:.2f} s"
 
     return timed
 
@@ -121,10 +128,10 @@ def pipe(data: bytes) -> None:
             assert one.keys() in ({"jsonrpc", "id", "result"}, {"jsonrpc", "id", "error"})
         if not line.strip(b" \t\r"):
             raise AssertionError("a blank line was answered")
-    common = protocol.common_lookups(data)
-    if common is not None:
-        quick = answer.Lookups(INDEX).common(common)
-        assert quick is None or quick == b"".join(answers)
+    lookups = protocol.lookups([data]) if data else None
+    if lookups:
+        with contextlib.suppress(answer.NotQuick, answer.BadEvent):
+            assert answer.Lookups(INDEX).lines(lookups) == answers[:-1]
 
 
 def _are_findings(findings: list[Finding] | tuple[Finding, ...], data: bytes) -> None:
@@ -247,7 +254,8 @@ def python(data: bytes) -> None:
     began = time.monotonic()
     verdict = _loop().run(compiler.check(data))
     took = time.monotonic() - began
-    assert took < compiler.MAX_WALL + 5, f"{len(data)} bytes took {took:.1f} s"
+    # The clock of a machine that may stand still for as long again.
+    assert took < 2 * compiler.MAX_WALL, f"{len(data)} bytes took {took:.1f} s"
     assert verdict is not None, "no process for the check could be started"
     problems = [*verdict.warnings, *([verdict.error] if verdict.error else [])]
     for problem in problems:
