@@ -9,7 +9,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent import protocol, schemas
-from agent.protocol import Batch, Job, Lines, LineTooLong, LookupParams, Refusal, read
+from agent.protocol import (
+    Batch,
+    Job,
+    Lines,
+    LineTooLong,
+    LookupParams,
+    LookupRequest,
+    Refusal,
+    read,
+)
 
 
 def answered(line: bytes) -> Any:
@@ -542,3 +551,53 @@ def test_any_bytes_get_an_answer_or_nothing(line: bytes) -> None:
 def test_a_damaged_request_gets_an_answer_or_nothing(start: int, end: int, put: bytes) -> None:
     for one in Lines().feed(ALMOST[:start] + put + ALMOST[max(start, end) :] + b"\n"):
         answered(one)
+
+
+# Many reads at once ------------------------------------------------------------------------------
+
+_A = b'{"jsonrpc":"2.0","id":1,"method":"lookup","params":{"event":"done-job-self"}}'
+_B = b'{"jsonrpc":"2.0","id":2,"method":"lookup","params":{"event":"done-job-x","owner":{"id":3}}}'
+_OF_LOOKUPS = st.sampled_from(
+    [
+        _A, _A, _B, _A + b"\n", _B + b"\n", b"\n", b"\r", b" ", b"{", b"}", b",",
+        _A[:17], _A[17:], _A[:17] + b"\n", _A[17:] + b"\n", _A[:-1], _A[:-1] + b"\n", b"}\n",
+        _A[:56] + b"\n", _A[56:] + b"\n", b"[" + _A + b"]\n", _A.replace(b"_", b"\n"),
+    ]
+)  # fmt: skip
+
+
+@given(
+    st.lists(st.lists(_OF_LOOKUPS, min_size=1, max_size=4).map(b"".join), min_size=1, max_size=4)
+)
+@example([_A + _A + b"\n", b"\n"])
+@example([_A[:17], _A[17:] + b"\n" + _A + b"\n"])
+@example([_A[:56] + b"\n", _A[56:] + b"\n", _A + _A + b"\n"])
+@example([_A + b"\n" + _A[:17], _A[17:] + b"\n"])
+@example([_A[:56] + b"\n" + _A[56:] + b"\n"])
+@example([_A + b"\n", _B + b"\n" + _A + b"\n"])
+def test_what_came_in_many_reads_is_read_at_once_only_as_each_would_be_alone(
+    parts: list[bytes],
+) -> None:
+    at_once = protocol.lookups(parts)
+    if at_once is None:
+        return
+    assert all(part.endswith(b"\n") for part in parts)
+    alone = [read(line) for part in parts for line in part.split(b"\n")[:-1]]
+    assert [type(one) for one in alone] == [LookupRequest] * len(alone)
+    asked = [
+        one
+        if isinstance(one, LookupRequest)
+        else LookupRequest(jsonrpc="2.0", id=one.id, params=LookupParams(one.params.event))
+        for one in at_once
+    ]
+    assert asked == alone
+
+
+def test_good_lookups_are_read_at_once() -> None:
+    line, other = _A + b"\n", _B + b"\n"
+    for parts in ([line], [line, line], [line + line, line], [other], [line + other, line]):
+        found = protocol.lookups(parts)
+        assert found is not None
+        assert [one.id for one in found] == [
+            json.loads(one)["id"] for one in b"".join(parts).splitlines()
+        ]
