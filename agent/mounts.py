@@ -3,37 +3,50 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+import select
 
 from agent.directory import LOCAL
 
 _MOUNTS = "/proc/self/mountinfo"
 
 
-@dataclass(frozen=True, slots=True)
 class Mounts:
-    """The mounted file systems at one moment; two that are equal say that nothing was mounted or
-    unmounted in between. Where the system does not tell (not Linux), there are none."""
+    """The mounted file systems, as of the last `read`. Where the system does not tell (not Linux),
+    there are none, and they never change. Source: proc(5), /proc/pid/mountinfo."""
 
-    text: bytes = b""
-    _types: dict[tuple[int, int], str] = field(default_factory=dict, compare=False)
-
-    @classmethod
-    def read(cls) -> Mounts:
-        """The mounts of now. Source: proc(5), /proc/pid/mountinfo."""
+    def __init__(self) -> None:
+        self._types: dict[tuple[int, int], str] = {}
+        self._poll = select.poll()
         try:
-            with open(_MOUNTS, "rb") as file:
-                text = file.read()
+            # It stays open: the kernel counts changes for each open file.
+            self._file = open(_MOUNTS, "rb")  # noqa: SIM115
         except OSError:
-            return cls()
+            return
+        self._poll.register(self._file, select.POLLPRI)
+        self.read()
+
+    def read(self) -> None:
+        """Look which they are now."""
         types: dict[tuple[int, int], str] = {}
-        for line in text.decode("utf-8", "surrogateescape").splitlines():
+        self._file.seek(0)
+        for line in self._file.read().decode("utf-8", "surrogateescape").splitlines():
             before, _, after = line.partition(" - ")
             fields = before.split(" ")
             if len(fields) > 2 and after:
                 major, _, minor = fields[2].partition(":")
                 types[int(major), int(minor)] = after.split(" ")[0]
-        return cls(text, types)
+        self._types = types
+
+    def changed(self) -> bool:
+        """Whether something was mounted or unmounted since the last call, or since the first look.
+
+        The kernel counts. To compare the file's text would miss what was mounted, read by a reload
+        that something else called for, and unmounted again between two looks.
+        """
+        changed = bool(self._poll.poll(0))
+        if changed:
+            self.read()
+        return changed
 
     def local(self, path: str) -> bool:
         """Whether the kernel tells of every change below the path, the nearest that exists.

@@ -329,7 +329,7 @@ def check(
 async def _check(
     directories: tuple[str, ...], languages: frozenset[str], trust: Trust
 ) -> list[Finding]:
-    mounts = Mounts.read()
+    mounts = Mounts()
     findings: list[Finding] = []
     for path in directories:
         began = time.monotonic()

@@ -74,7 +74,7 @@ class Watch:
         self._failures: list[float] = []
         self._threads = CapacityLimiter(4)
         self._scanned = time.monotonic()
-        self.mounts = Mounts.read()
+        self.mounts = Mounts()
         #: Why there are no events, None while there are.
         self.trouble: str | None = None
 
@@ -199,9 +199,7 @@ class Watch:
     async def _scan(self) -> None:
         while True:
             await anyio.sleep(SCAN_BLIND)
-            mounts = Mounts.read()
-            if mounts != self.mounts:
-                self.mounts = mounts
+            if self.mounts.changed():
                 self._notice(None)
                 continue
             now = time.monotonic()

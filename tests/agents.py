@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 from agent import client
 
-#: Seconds until a wait is a failure. Generous: a shared machine may stand still for seconds.
-DEADLINE = 20.0
+#: Seconds until a wait is a failure. Generous: a shared machine may stand still for many seconds,
+#: and a wait that goes well costs nothing of it.
+DEADLINE = 60.0
 
 ALL_LANGUAGES = 'supervisor_language_flags = "qube,perl,python,mail"\n'
 
@@ -28,10 +29,12 @@ def wait_for(what: Callable[[], T], message: str = "", deadline: float = DEADLIN
     """The first true value of `what`, asked again and again; a failure after the deadline."""
     end = time.monotonic() + deadline
     while True:
+        # Looked at before: this process may stand still as well, and then asks once more.
+        over = time.monotonic() > end
         value = what()
         if value:
             return value
-        if time.monotonic() > end:
+        if over:
             raise AssertionError(f"not within {deadline} s: {message or what}")
         time.sleep(0.002)
 
@@ -75,17 +78,22 @@ class Agent:
         return self.process
 
     def start(self) -> Agent:
-        """Start it, and wait until it answers."""
+        """Start it, and wait until it answers and its first record is there."""
         process = self.launch()
 
-        def answers() -> bool:
+        def started() -> bool:
             assert process.poll() is None, self.errors.read_text()
-            with contextlib.suppress(client.AgentError):
-                return bool(self.status()["pid"] == process.pid)
-            return False
+            return self.answers() and bool(self.status()["pid"] == process.pid)
 
-        wait_for(answers, "an answer of the agent")
+        wait_for(started, "an answer of the agent")
         return self
+
+    def answers(self) -> bool:
+        """Whether an agent answers, and has told of its start: the first answers come before the
+        first record. The pipe is there a moment before anybody listens."""
+        with contextlib.suppress(client.AgentError):
+            return bool(self.history())
+        return False
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it, and give its exit status."""
@@ -130,9 +138,21 @@ class Agent:
 
     def records(self) -> list[dict[str, Any]]:
         """The records in the log, which is written as JSON unless a test says otherwise."""
-        if not self.log.exists():
-            return []
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [json.loads(line) for line in self.logged().splitlines()]
+
+    def logged(self) -> bytes:
+        """The log, nothing where there is none. Waits for the end of a record that is just being
+        written, or taken back: who reads meanwhile may see a part of it."""
+
+        def whole() -> list[bytes]:
+            try:
+                found = self.log.read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return [b""]
+            return [] if found and not found.endswith(b"\n") else [found]
+
+        (found,) = wait_for(whole, "a whole line at the end of the log")
+        return found
 
     def connect(self) -> socket.socket:
         """A bare connection."""

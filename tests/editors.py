@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 #: Seconds until a tool that does not end is a failure.
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 #: Puts this text into this file.
 Edit = Callable[[Path, str], None]
@@ -115,7 +115,14 @@ def vim_opens(file: Path) -> Terminal:
 
 def vim(file: Path, text: str) -> None:
     """Open it in vim, delete all, type the text, `:wq`. vim saves by rename."""
-    vim_opens(file).types(f":set bsk=\r:%d\ri{text.rstrip()}\x1b:wq\r").ends()
+    vim_opens(file).types(f":set bsk= bk\r:%d\ri{text.rstrip()}\x1b:wq\r").ends()
+
+
+def vim_was_interrupted(file: Path, quiet: float) -> bool:
+    """Whether vim may have taken so many seconds from the rename of the old file to the backup,
+    which it leaves, to the writing of the new one. In between there is no file of this name."""
+    backup = file.with_name(f"{file.name}~")
+    return file.stat().st_mtime_ns - backup.stat().st_ctime_ns > quiet * 1e9
 
 
 def vim_in_place(file: Path, text: str) -> None:

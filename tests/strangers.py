@@ -10,11 +10,14 @@ import pwd
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
+from agents import DEADLINE
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,23 @@ def made() -> Iterator[Strangers]:
             ["useradd", "-M", "-N", "-s", "/usr/sbin/nologin", "-G", group, one],
             ["useradd", "-M", "-N", "-s", "/usr/sbin/nologin", two],
         ):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                pytest.skip(f"{command[0]} failed: {done.stderr.strip()}")
+            told = changed(command)
+            if told:
+                pytest.skip(f"{command[0]} failed: {told}")
         yield Strangers(User.of(one), User.of(two), grp.getgrnam(group).gr_gid, group)
     finally:
         for command in (["userdel", one], ["userdel", two], ["groupdel", group]):
-            subprocess.run(command, capture_output=True, check=False)
+            changed(command)
+
+
+def changed(command: list[str]) -> str:
+    """Change the machine's users; why it failed. Another test may just have the files locked."""
+    end = time.monotonic() + DEADLINE
+    while True:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        told = done.stderr.strip() or str(done.returncode)
+        if not done.returncode:
+            return ""
+        if "lock" not in told or time.monotonic() > end:
+            return told
+        time.sleep(0.1)

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 DIGEST = "sha256:" + "0" * 64
 
 #: Seconds that anything may take that happens at once on a machine that is not busy.
-SOON = 30
+SOON = 60
 
 
 class StandIn:
@@ -114,7 +114,7 @@ def run(tmp_path: Path, environment: dict[str, str]) -> Run:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=2 * SOON,
         )
 
     return run
@@ -428,7 +428,11 @@ def test_asking_does_not_load_what_only_serving_needs(
         f"print(status, sorted({heavy!r} & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=2 * SOON,
     )
     assert done.stdout == "3 []\n", done.stderr
 
@@ -496,7 +500,7 @@ def test_who_stops_reading_is_not_complained_about(
             env=environment,
             stdout=writing,
             stderr=subprocess.PIPE,
-            timeout=60,
+            timeout=2 * SOON,
         )
         os.close(writing)
         assert (done.returncode, done.stderr) == (0, b"")
@@ -512,7 +516,7 @@ def test_a_full_disk_is_told_in_one_line(agent: StandIn, environment: dict[str, 
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
+            timeout=2 * SOON,
         )
     # Not 1, which would say that nothing fires.
     assert done.returncode == 5
@@ -527,7 +531,7 @@ def test_a_closed_output_is_told_in_one_line(agent: StandIn, environment: dict[s
         env=environment,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=2 * SOON,
     )
     assert done.returncode == 5
     assert is_one_line(done.stderr)

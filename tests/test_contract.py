@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from agent import client, schemas
-from agents import Agent, running, wait_for, write
+from agents import DEADLINE, Agent, running, wait_for, write
 from sites import Site, replace, start
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +53,7 @@ def run(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedPr
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE,
     )
 
 
@@ -141,7 +141,7 @@ def test_no_qb_conf_counts_as_an_empty_one(tmp_path: Path) -> None:
 def test_bad_settings_exit_2_and_say_where(tmp_path: Path, text: str) -> None:
     agent = Agent(tmp_path)
     agent.qb_conf.write_text(text)
-    assert agent.launch().wait(20) == 2
+    assert agent.launch().wait(DEADLINE) == 2
     assert re.search(rf"{agent.qb_conf}:1:\d+: error: ", agent.errors.read_text())
     assert not agent.pipe.exists()
 

@@ -19,6 +19,9 @@ from agents import DEADLINE
 
 SCRIPT = Path(__file__).parent.parent / "scripts/fuzz"
 
+# A search that finds something makes it as small as it can, however slow this machine is.
+pytestmark = pytest.mark.timeout(600)
+
 
 def fuzz(*options: str) -> subprocess.CompletedProcess[str]:
     # With this very Python, as the tests themselves.
@@ -53,7 +56,7 @@ def test_a_finding_is_found(script: ModuleType) -> None:
     found = script.searched((target, seeds, words), 5 * DEADLINE)
     assert isinstance(found, bytes)
     assert b"7" in found
-    assert script.searched((lambda _: None, seeds, words), 0.2) > 0
+    assert script.searched((lambda _: None, seeds, words), 2.0) > 0
 
 
 def test_a_finding_can_be_seen_again(
@@ -75,7 +78,7 @@ def test_time_that_grows_faster_than_size_is_a_finding(monkeypatch: pytest.Monke
 
     @targets.in_time
     def quadratic(data: bytes) -> None:
-        for n in range(0, len(data), 8):
+        for n in range(0, len(data), 4):
             data[:n].count(b"x")
 
     quadratic(b"x" * 100)

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -28,6 +29,9 @@ from agent.language import DEFAULT_FLAGS
 from agents import DEADLINE, Agent, running, wait_for, write
 
 CONF = "a.pl = done-job-self\n"
+
+#: So often is tried what shows nothing where this process stands still while the agent works.
+TRIES = 5
 
 
 def patched(folder: Path, *directories: Path, **constants: object) -> Agent:
@@ -140,7 +144,7 @@ def refused(agent: Agent) -> bool:
 
 
 def test_a_line_must_end_in_time_and_silence_may_last_for_ever(tmp_path: Path, cb: Path) -> None:
-    agent = patched(tmp_path, cb, **{"pipe.MAX_LINE_SECONDS": 0.4})
+    agent = patched(tmp_path, cb, **{"pipe.MAX_LINE_SECONDS": 4.0})
     with started(agent), Talk(agent) as silent, Talk(agent) as subscribed, Talk(agent) as slow:
         assert subscribed.ask("subscribe")["generation"] == 1
         assert silent.ask("status")["state"] == "ok"
@@ -156,7 +160,7 @@ def test_a_line_must_end_in_time_and_silence_may_last_for_ever(tmp_path: Path, c
             assert begun.next()["result"]["state"] == "ok"
             began = time.monotonic()
             # A byte now and then does not help.
-            while begun.socket.fileno() >= 0 and time.monotonic() - began < 0.3:
+            while begun.socket.fileno() >= 0 and time.monotonic() - began < 2.0:
                 drip.send(b" ")
                 time.sleep(0.02)
             for one in (begun, drip):
@@ -164,7 +168,7 @@ def test_a_line_must_end_in_time_and_silence_may_last_for_ever(tmp_path: Path, c
                 assert error["code"] == protocol.INVALID_REQUEST
                 assert "a line took more than" in error["message"]
                 assert one.next() is None
-            assert 0.3 < time.monotonic() - began < 10
+            assert 3.9 < time.monotonic() - began < DEADLINE
         # They were silent for as long, or longer.
         for one in (silent, subscribed, slow):
             assert one.ask("status")["state"] == "ok"
@@ -199,7 +203,7 @@ def test_requests_in_flight(agent: Agent) -> None:
         assert other.ask("status")["state"] == "ok"
         assert resident(agent) - before < 64 << 20
         # Nothing is lost.
-        talk.socket.settimeout(20)
+        talk.socket.settimeout(DEADLINE)
         whole, rest = divmod(sent, len(many))
         expected = whole * 201 + many[:rest].count(b"\n")
         for _ in range(expected):
@@ -236,7 +240,7 @@ def test_answers_that_are_not_read(agent: Agent, cb: Path) -> None:
                 for _ in range(1000):
                     talk.socket.send(request("list", code=True))
         with Talk(agent) as other:
-            assert other.ask("status")["clients"] == 11
+            wait_for(lambda: other.ask("status")["clients"] == 11, "these clients and no others")
         # Each may cost the limit, an answer, and what the allocator makes of it.
         assert resident(agent) - before < 10 * 4 * (pipe.MAX_UNREAD + 500_000)
 
@@ -257,7 +261,7 @@ def test_notifications_that_are_not_read(tmp_path: Path, cb: Path) -> None:
             heard += 1
             if agent.status()["clients"] == 2:
                 break
-        assert agent.status()["clients"] == 2
+        wait_for(lambda: agent.status()["clients"] == 2, "the deaf one to be closed")
         assert heard >= 5
         assert good.ask("unsubscribe") == {}
         came: Any = 0
@@ -306,21 +310,26 @@ def test_a_batch_does_not_make_others_wait(tmp_path: Path) -> None:
     agent = Agent(tmp_path, write(tmp_path / "cb", many, a_pl="#\n"))
     with started(agent), Talk(agent) as greedy, Talk(agent) as other:
         one = json.loads(request("list", code=True))
-        greedy.send(line([one] * 60))
-        answered = threading.Event()
 
-        def read_all() -> None:
-            assert len(greedy.next()) == 60
-            answered.set()
+        def between() -> int:
+            """How often the other is answered until the batch is."""
+            greedy.send(line([one] * 60))
+            answered = threading.Event()
 
-        reader = threading.Thread(target=read_all)
-        reader.start()
-        between = 0
-        while not answered.is_set():
-            assert other.ask("status")["state"] == "ok"
-            between += 1
-        reader.join()
-        assert between >= 10
+            def read_all() -> None:
+                assert len(greedy.next()) == 60
+                answered.set()
+
+            reader = threading.Thread(target=read_all)
+            reader.start()
+            count = 0
+            while not answered.is_set():
+                assert other.ask("status")["state"] == "ok"
+                count += 1
+            reader.join()
+            return count
+
+        assert any(between() >= 10 for _ in range(TRIES))
 
 
 # What one request may cost -----------------------------------------------------------------------
@@ -554,7 +563,7 @@ def test_out_of_descriptors_those_who_are_in_go_on_and_it_heals(tmp_path: Path, 
     agent = Agent(tmp_path, cb)
     agent.prefix = ["prlimit", "--nofile=60:60"]
     with started(agent), Talk(agent) as good:
-        assert good.ask("status")["clients"] == 1
+        wait_for(lambda: good.ask("status")["clients"] == 1, "nobody else")
         with contextlib.ExitStack() as stack:
             for _ in range(100):
                 one = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -572,8 +581,10 @@ def test_out_of_descriptors_those_who_are_in_go_on_and_it_heals(tmp_path: Path, 
                 good.ask("reload")
             found = good.ask("lookup", event="done-job-self", code=True)
             assert found["callbacks"][0]["code"] in ("#\n", "# new\n")
+        wait_for(
+            lambda: good.ask("list", code=True)["callbacks"][0]["code"] == "# new\n", "the edit"
+        )
         wait_for(lambda: good.ask("status")["state"] == "ok", "it heals")
-        assert good.ask("list", code=True)["callbacks"][0]["code"] == "# new\n"
         wait_for(lambda: good.ask("status")["clients"] == 1, "the others to be gone")
         assert agent.status()["clients"] == 2
 
@@ -605,7 +616,7 @@ def test_hostile_sources_neither_end_the_agent_nor_stall_lookups(tmp_path: Path,
             new.write_bytes(source)
             before = good.ask("status")["last_reload"]["time"]
             os.replace(new, cb / "h.py")
-            end = time.monotonic() + 30
+            end = time.monotonic() + DEADLINE
             while True:
                 began = time.monotonic()
                 found = good.ask("lookup", event="done-job-self")
@@ -620,8 +631,8 @@ def test_hostile_sources_neither_end_the_agent_nor_stall_lookups(tmp_path: Path,
             (cb / "h.py").write_bytes(b"0\n")
             agent.reload()
             assert agent.status()["state"] == "ok", name
-        # A compile in the agent itself would hold every lookup for as long as it takes.
-        assert longest < 3
+        # A compile in the agent itself would hold every lookup for as long as it takes: minutes.
+        assert longest < 20
         assert good.ask("status")["pid"] == agent.process.pid  # type: ignore[union-attr]
 
 
@@ -631,7 +642,8 @@ async def test_the_check_ends_within_its_limits(name: str, monkeypatch: pytest.M
     monkeypatch.setattr(compiler, "MAX_WALL", 1.0)
     began = time.monotonic()
     verdict = await compiler.check(HOSTILE[name])
-    assert time.monotonic() - began < 15
+    # Of the clock, on a machine that may stand still; without limits it takes minutes.
+    assert time.monotonic() - began < 40
     assert verdict is not None
     # And the next one is as good as any.
     monkeypatch.setattr(compiler, "MAX_WALL", 30.0)
@@ -692,14 +704,17 @@ def test_a_lookup_that_takes_long_keeps_nobody_waiting(tmp_path: Path) -> None:
     occurred = [f"done-job-lab{n}" for n in range(4000)]
     params = {"event": "done-job-self", "occurred": occurred}
     request = {"jsonrpc": "2.0", "id": 1, "method": "lookup", "params": params}
-    with running(tmp_path, directory) as agent, agent.connect() as slow:
-        slow.sendall(json.dumps(request).encode() + b"\n")
-        for _ in range(20):
-            assert agent.fires("submit-job-self") == []
-        slow.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            slow.recv(1)
-        slow.settimeout(DEADLINE)
-        with slow.makefile("rb") as answers:
-            answer = json.loads(answers.readline())["result"]
-        assert len(answer["partial"]) == 1000
+    with running(tmp_path, directory) as agent:
+
+        def others_first() -> bool:
+            with agent.connect() as slow:
+                slow.sendall(json.dumps(request).encode() + b"\n")
+                for _ in range(20):
+                    assert agent.fires("submit-job-self") == []
+                came, _, _ = select.select([slow], [], [], 0)
+                with slow.makefile("rb") as answers:
+                    answer = json.loads(answers.readline())["result"]
+            assert len(answer["partial"]) == 1000
+            return not came
+
+        assert any(others_first() for _ in range(TRIES))

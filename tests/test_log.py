@@ -283,7 +283,7 @@ def test_nobody_need_read_standard_output_and_standard_error(tmp_path: Path) -> 
     os.close(writing)
     with open(reading, "rb") as output:
         assert b": started: " in output.readline()
-    wait_for(agent.pipe.exists)
+    wait_for(agent.answers, "its answer")
     write(directory, "a.py = done-job-self\n", a_py="x = 1\n")
     agent.reload()
     assert [code for _, _, code in agent.served()] == ["x = 1\n"]

@@ -45,11 +45,11 @@ OPERATIONS = (
 )
 THOROUGH = hypothesis_settings.get_current_profile_name() == "thorough"
 #: Seconds for one test.
-LIMIT = 3600 if THOROUGH else 120
+LIMIT = 3600 if THOROUGH else 900
 #: More operations than any run has.
 MOST = 1000
 #: Seconds until a wait in the reloader is a failure.
-PATIENCE = 20.0
+PATIENCE = 60.0
 #: Who may write where the tests are is another matter.
 TRUST = Trust(IGNORE)
 

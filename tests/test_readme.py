@@ -141,7 +141,7 @@ VARYING = {
     "local_time": r"(?<=^\[)[A-Z][a-z]{2} \d{2}, \d{4} \d{2}:\d{2}:\d{2}(?=\] )",
     "utc": r'(?<="time":")\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z(?=",)',
     "duration_ms": r'(?<="duration_ms":)\d+(?:\.\d+)?(?=,)',
-    "uptime": r"(?<=, up )\d+ s(?=, )",
+    "uptime": r"(?<=, up )\d+ (?:min|s)(?: \d+ s)?(?=, )",
     "duration": r"(?<=\()\d+(?= ms\)$)",
 }
 SAME = {"digest", "process"}

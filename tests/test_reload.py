@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agent import schemas
+from agent import compiler, reload, schemas
 from agents import ALL_LANGUAGES, Agent, running, wait_for, write
 from sites import Site, replace, start
 
@@ -191,7 +191,8 @@ def test_sighup_reloads(tmp_path: Path) -> None:
         agent.process.send_signal(signal.SIGHUP)
         wait_for(lambda: agent.served() == [(f"{directory}/a.py", "done-job-self", "1\n")])
         assert agent.process.poll() is None
-        # Again, now that nothing changed: no record, and it goes on.
+        # Again, now that nothing changed and all is told of: no record, and it goes on.
+        agent.reload()
         records = len(agent.history())
         agent.process.send_signal(signal.SIGHUP)
         agent.reload()
@@ -419,7 +420,7 @@ def test_a_missing_directory_is_held_and_served_when_it_comes(site: Site) -> Non
     write(site.directory, ONE, a_py="0\n")
     wait_for(lambda: site.served() == [("a.py", "done-job-self", "0\n")])
     wait_for(lambda: site.agent.status()["state"] == "ok")
-    assert "restored" in [r["event"] for r in site.records()]
+    wait_for(lambda: "restored" in [r["event"] for r in site.records()])
 
 
 def test_held_comes_before_restored_in_one_reload(site: Site) -> None:
@@ -519,7 +520,8 @@ def test_the_path_list_takes_effect_live(site: Site) -> None:
     text = site.agent.qb_conf.read_text()
     replace(site.agent.qb_conf, text.replace(f"{one}", f" {two} , {one}/../one ,"))
     wait_for(lambda: [c for _, _, c in site.served()] == ["2\n", "1\n"])
-    record = site.records()[-1]
+    # What is served is told of a moment later; this waits for it.
+    record = site.reload()
     assert record["event"] == "reloaded"
     assert [(c["change"], c["path"]) for c in record["changes"]] == [("added", f"{two}/a.py")]
     assert {c["path"] for c in record["causes"]} == {str(site.agent.qb_conf)}
@@ -527,12 +529,12 @@ def test_the_path_list_takes_effect_live(site: Site) -> None:
     replace(site.agent.qb_conf, text.replace(f"{one}", f"{one},{two}"))
     wait_for(lambda: [c for _, _, c in site.served()] == ["1\n", "2\n"])
     # Another order is another index, in which no callback changed.
-    record = site.records()[-1]
+    record = site.reload()
     assert (record["changes"], record["generation"]) == ([], before["generation"] + 1)
     assert record["digest"] != before["digest"]
     replace(site.agent.qb_conf, text.replace(f"{one}", f"{two}"))
     wait_for(lambda: [c for _, _, c in site.served()] == ["2\n"])
-    record = site.records()[-1]
+    record = site.reload()
     assert [(c["change"], c["path"]) for c in record["changes"]] == [("removed", f"{one}/a.py")]
     assert site.agent.status()["state"] == "ok"
 
@@ -567,7 +569,7 @@ def test_the_language_mask_takes_effect_live(site: Site) -> None:
             [c["enabled"] for c in site.agent.lookup("done-job-self")["callbacks"]] == [True, False]
         )
     )
-    record = site.records()[-1]
+    record = site.reload()
     assert changes(record) == [("modified", "q.qcb", "done-job-self", 2)]
     assert found(record) == [("warning", "language-off")]
     assert (record["diagnostics"][0]["line"], record["held"]) == (2, [])
@@ -623,6 +625,8 @@ def test_a_lost_qb_conf_leaves_the_last_settings_and_degrades(site: Site, loss: 
                 qb_conf.rmdir()
             replace(qb_conf, text)
         wait_for(lambda: site.agent.status()["state"] == "ok")
+        # The last edit of a.py may still be on its way.
+        site.reload()
         before = site.agent.call("list", {"code": True})
     assert {r["event"] for r in site.records()} == {"reloaded"}
 
@@ -651,17 +655,19 @@ def test_a_qb_conf_that_is_being_written_is_not_read_by_half(site: Site) -> None
     site.serve(ONE, a_py="0\n")
     text = site.agent.qb_conf.read_text()
     before = site.agent.call("list", {"code": True})
+    began = time.monotonic()
     with site.agent.qb_conf.open("w") as file:
         file.write(text[:10])
         file.flush()
         # Enough for some reloads, if the writer were not seen.
-        end = time.monotonic() + 0.3
-        while time.monotonic() < end:
+        while time.monotonic() - began < 0.3:
             assert site.agent.call("list", {"code": True}) == before
         file.write(text[10:])
+    took = time.monotonic() - began
     site.reload()
     assert site.agent.call("list", {"code": True}) == before
-    assert site.records() == []
+    # On a machine that stood still it may have been told of that somebody writes.
+    assert site.records() == [] or took >= reload.WRITING
 
 
 # The record --------------------------------------------------------------------------------------
@@ -785,12 +791,12 @@ def test_a_source_that_compiles_for_long_makes_nobody_wait(tmp_path: Path) -> No
     agent = Agent(tmp_path, directory).start()
     try:
         agent.reload()
-        # Some 240 KB take Python seconds.
-        write(directory, ONE, a_py="def f():\n    pass\n" * 14_000)
+        # Some 960 KB take Python more than a minute, if it is let.
+        write(directory, ONE, a_py="def f():\n    pass\n" * 56_000)
         for _ in range(50):
             began = time.monotonic()
             assert agent.fires("done-job-self") == ["a.py"]
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 20
     finally:
         # Nor does it keep the agent from stopping.
         assert agent.stop() == 0
@@ -835,27 +841,36 @@ def test_a_directory_that_was_renamed_away_and_back_is_watched_as_before(tmp_pat
             (tmp_path / "away").rename(one)
             agent.reload()
             (one / "callbacks.conf").write_text(f"a.pl = x{number}-job-1\n")
-            # Well before a scan would find it.
-            wait_for(lambda n=number: agent.fires(f"x{n}-job-1"), deadline=15)  # type: ignore[misc]
+            # Before a scan would find it.
+            wait_for(lambda n=number: agent.fires(f"x{n}-job-1"), deadline=25)  # type: ignore[misc]
 
 
 def test_removal_does_not_wait_for_who_writes_another_file(tmp_path: Path) -> None:
     """Deleting is an emergency stop: at once, whatever else goes on in the directory."""
     conf = "a.pl = x-job-1\nb.pl = x-job-1\n"
     one = write(tmp_path / "one", conf, a_pl="1\n", b_pl="2\n")
-    with running(tmp_path, one) as agent, (one / "a.pl").open("a"):
-        (one / "b.pl").unlink()
-        wait_for(lambda: agent.fires("x-job-1") == ["a.pl"], deadline=1.5)
-        (one / "callbacks.conf").unlink()
-        wait_for(lambda: agent.fires("x-job-1") == [], deadline=1.5)
-        assert {d["code"] for d in agent.reload()["diagnostics"]} == {"no-conf"}
-        assert agent.fires("x-job-1") == [], "and it stays off"
+    agent = Agent(tmp_path, one)
+    # So long is a writer waited for that a removal which waits for him too cannot be missed.
+    patience = "import agent.reload as r, agent.cli as c; r.WRITING = 300; c.main()"
+    agent.program = ["-c", patience]
+    agent.start()
+    try:
+        with (one / "a.pl").open("a"):
+            (one / "b.pl").unlink()
+            wait_for(lambda: agent.fires("x-job-1") == ["a.pl"])
+            (one / "callbacks.conf").unlink()
+            wait_for(lambda: agent.fires("x-job-1") == [])
+            assert {d["code"] for d in agent.reload()["diagnostics"]} == {"no-conf"}
+            assert agent.fires("x-job-1") == [], "and it stays off"
+    finally:
+        agent.stop()
 
 
 def test_removal_does_not_wait_for_the_check_of_another_source(tmp_path: Path) -> None:
-    """A source that takes seconds to compile, and another callback that must stop."""
+    """A source that takes so long to compile that the check gives it up, after 10 s of processor
+    time, and another callback that must stop."""
     one = write(tmp_path / "one", "a.py = x-job-1\nb.pl = x-job-1\n", a_py="1\n", b_pl="2\n")
     with running(tmp_path, one) as agent:
-        replace(one / "a.py", "def f():\n pass\n" * 20_000)
+        replace(one / "a.py", "def f():\n pass\n" * 70_000)
         (one / "b.pl").unlink()
-        wait_for(lambda: agent.fires("x-job-1") == ["a.py"], deadline=1.5)
+        wait_for(lambda: agent.fires("x-job-1") == ["a.py"], deadline=compiler.MAX_CPU - 1)

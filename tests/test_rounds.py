@@ -345,7 +345,9 @@ def test_broken_in_one_way_then_in_another(tmp_path: Path) -> None:
                 assert agent.status()["state"] == "degraded"
             site.move_away()
             agent.reload()
-            shutil.copytree(site.aside, site.directory)
+            # Elsewhere first, so that it is there whole at once.
+            shutil.copytree(site.aside, tmp_path / "copy")
+            (tmp_path / "copy").rename(site.directory)
             shutil.rmtree(site.aside)
             agent.reload()
             site.mend()

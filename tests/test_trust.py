@@ -333,7 +333,7 @@ def test_live_it_is_held_with_the_old_served_and_heals(tmp_path: Path, cb: Path,
         wait_for(lambda: agent.status()["state"] == "ok", "it heals by itself")
         assert agent.fires("done-job-self", code=True) == ["a.pl"]
         assert "not from just anybody" in str(agent.served())
-        assert agent.records()[-1]["event"] == "restored"
+        wait_for(lambda: agent.records()[-1]["event"] == "restored", "the record in the log")
 
 
 def test_a_start_serves_the_good_lines_beside_an_unsafe_file_and_none_of_an_unsafe_conf(
