@@ -102,16 +102,19 @@ class Lookups:
         if known is None:
             known = lookup(self._index, params)
             size = len(encode(params))
-            if size > MAX_KNOWN_PARAMS:
-                # The parameters are remembered with the answer, and may be far larger than it.
-                return known
-            self._bytes += len(known) + size
-            if len(self._known) >= MAX_ANSWERS or self._bytes > MAX_ANSWER_BYTES:
-                self._known.clear()
-                self._ends.clear()
-                self._bytes = len(known) + size
-            self._known[params] = known
+            # The parameters are remembered with the answer, and may be far larger than it.
+            if size <= MAX_KNOWN_PARAMS:
+                self._make_room(len(known) + size)
+                self._known[params] = known
         return known
+
+    def _make_room(self, size: int) -> None:
+        """For one more answer of so many bytes, by forgetting all where there is none."""
+        self._bytes += size
+        if len(self._known) + len(self._ends) >= MAX_ANSWERS or self._bytes > MAX_ANSWER_BYTES:
+            self._known.clear()
+            self._ends.clear()
+            self._bytes = size
 
     def lines(self, lookups: list[CommonLookup] | list[LookupRequest]) -> list[bytes]:
         """The line of each answer. Raises NotQuick or BadEvent if it is so for any of them."""
@@ -127,7 +130,14 @@ class Lookups:
             return [_LINE % (asked.id, end) for asked, end in zip(common, found, strict=True)]
 
     def _end(self, event: str) -> bytes:
-        end = self._ends[event] = b',"result":%b}\n' % self._quick(LookupParams(event))
+        if len(event) > QUICK_CHARACTERS:
+            raise NotQuick
+        result = lookup(self._index, LookupParams(event))
+        if len(result) > MAX_QUICK_BYTES:
+            raise NotQuick
+        end = b',"result":%b}\n' % result
+        self._make_room(len(end) + len(event))
+        self._ends[event] = end
         return end
 
     def _quick(self, params: LookupParams) -> bytes:
@@ -145,14 +155,14 @@ def lookup(index: Index, params: LookupParams) -> bytes:
     """The result of `lookup`. Raises BadEvent."""
     event, occurred = events(params)
     answer = index.lookup(event, occurred)
+    code = params.code
+    partial = [callback_json(c, code) | {"missing": str(missing)} for c, missing in answer.partial]
     return encode(
-        _head(index)
-        | {
-            "callbacks": [callback_json(c, params.code) for c in answer.callbacks],
-            "partial": [
-                callback_json(c, params.code) | {"missing": str(missing)}
-                for c, missing in answer.partial
-            ],
+        {
+            "generation": index.generation,
+            "digest": index.digest,
+            "callbacks": _list(answer.callbacks, code),
+            "partial": partial,
         }
     )
 

@@ -51,6 +51,8 @@ REFUSED = -32000
 TOO_MUCH = -32001
 #: Connections that wait to be accepted: a farm's supervisor opens its own at once.
 BACKLOG = 512
+#: Seconds between two looks whether the socket's file is still there.
+LOOK = 1.0
 
 
 class Held(Exception):
@@ -394,8 +396,10 @@ class Pipe:
         #: Whose members may connect, besides root and the agent's user.
         self._group = group
         self.clients: set[Connection] = set()
-        self._lock: int | None = None
+        self._lock = -1
         self._server: asyncio.Server | None = None
+        #: Device and inode of the socket's file.
+        self._made: tuple[int, int] | None = None
 
     def lock(self) -> None:
         """Take the pipe, for the life of this process. Raises Held, or SettingsError.
@@ -423,6 +427,8 @@ class Pipe:
             ) from None
         os.ftruncate(lock, 0)
         os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        if self._lock >= 0:
+            os.close(self._lock)
         self._lock = lock
         self._refuse_files()
 
@@ -452,6 +458,7 @@ class Pipe:
             else:
                 os.chown(self.path, -1, self._group)
                 os.chmod(self.path, 0o660)
+            self._made = _identity(os.lstat(self.path))
         except OSError as error:
             listener.close()
             raise SettingsError(
@@ -464,14 +471,50 @@ class Pipe:
             lambda: Connection(service, self.clients, door, turn), sock=listener, backlog=BACKLOG
         )
 
+    def lost(self) -> bool:
+        """Whether the socket's file was removed. Raises SettingsError if something else stands in
+        its place, which is left alone."""
+        try:
+            found = os.lstat(self.path)
+        except OSError:
+            return True
+        if _identity(found) != self._made:
+            raise SettingsError(
+                "somebody put another file in the place of this agent's pipe,"
+                f" {printable(self.path)}: nobody new can ask; remove that file, and the pipe is"
+                " made anew"
+            )
+        return False
+
+    async def listen_anew(self, service: Service, door: Door) -> None:
+        """Make the socket again, after it was lost. Those who are connected notice nothing.
+
+        Raises SettingsError, or Held where another agent has the pipe by now.
+        """
+        try:
+            lock = _identity(os.lstat(f"{self.path}.lock"))
+        except OSError:
+            lock = None
+        if lock != _identity(os.fstat(self._lock)):
+            # It was removed as well, and another agent may have taken its place.
+            self.lock()
+        if self._server is not None:
+            self._server.close()
+        await self.listen(service, door)
+
     def stop_listening(self) -> None:
         """Take no more clients, and remove the socket. The lock ends with the process."""
         if self._server is not None:
             self._server.close()
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path)
+            with contextlib.suppress(OSError):
+                if _identity(os.lstat(self.path)) == self._made:
+                    os.unlink(self.path)
 
     def close(self) -> None:
         """Serve nobody any more."""
         for client in list(self.clients):
             client.close()
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

@@ -21,14 +21,14 @@ from anyio import CapacityLimiter, to_thread
 
 from agent import answer, compiler, directory, language, memory, protocol, settings
 from agent.callback import Implementation, Reading, judge
-from agent.finding import Finding
+from agent.finding import Finding, printable
 from agent.index import Served
 from agent.kept import Kept
 from agent.log import Log
 from agent.mounts import Mounts
 from agent.notify import Notify
 from agent.peer import Door
-from agent.pipe import MAX_CONNECTIONS, REFUSED, Connection, Held, Pipe
+from agent.pipe import LOOK, MAX_CONNECTIONS, REFUSED, Connection, Held, Pipe
 from agent.reload import WRITING, Reloader, being_written
 from agent.settings import Settings, SettingsError
 from agent.trust import IGNORE, Trust
@@ -131,7 +131,7 @@ async def _serve(reloader: Reloader, pipe: Pipe, door: Door, notes: Notes) -> No
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(reloader.run)
-            tasks.start_soon(_listen, reloader, pipe, door, service, notify)
+            tasks.start_soon(_listen, reloader, pipe, door, service, notify, notes)
             async for number in signals:
                 if number == signal.SIGHUP:
                     reloader.notice()
@@ -147,7 +147,12 @@ async def _serve(reloader: Reloader, pipe: Pipe, door: Door, notes: Notes) -> No
 
 
 async def _listen(
-    reloader: Reloader, pipe: Pipe, door: Door, service: Service, notify: Notify
+    reloader: Reloader,
+    pipe: Pipe,
+    door: Door,
+    service: Service,
+    notify: Notify,
+    notes: Notes,
 ) -> None:
     await reloader.ready.wait()
     # What the first index is made of stays: the collector need never look at it.
@@ -157,11 +162,36 @@ async def _listen(
     # The signals were in place before the first index.
     notify.send("READY=1", _status_line(reloader))
     await to_thread.run_sync(memory.give_back)
-    if notify.interval is not None:
-        while True:
-            # From the loop that serves: where it hangs, systemd must know.
-            await anyio.sleep(notify.interval)
-            notify.send("WATCHDOG=1")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_keep_pipe, reloader, pipe, door, service, notes)
+        if notify.interval is not None:
+            tasks.start_soon(_feed_watchdog, notify, notify.interval)
+
+
+async def _feed_watchdog(notify: Notify, interval: float) -> None:
+    """From the loop that serves: where it hangs, systemd must know."""
+    while True:
+        await anyio.sleep(interval)
+        notify.send("WATCHDOG=1")
+
+
+async def _keep_pipe(
+    reloader: Reloader, pipe: Pipe, door: Door, service: Service, notes: Notes
+) -> None:
+    """Make the pipe anew where somebody removed it, and tell of it, or why it cannot be made."""
+    told = ""
+    while True:
+        await anyio.sleep(LOOK)
+        try:
+            if pipe.lost():
+                settings.pipe_folder(reloader.settings)
+                await pipe.listen_anew(service, door)
+                notes.complain(f"somebody removed the pipe {printable(pipe.path)}; it is made anew")
+            told = ""
+        except (SettingsError, Held) as trouble:
+            if str(trouble) != told:
+                told = str(trouble)
+                notes.complain(told)
 
 
 def _status_line(reloader: Reloader) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import strangers
-from agent import peer, settings
+from agent import client, peer, settings
 from agent.peer import Door, Peer
 from agent.pipe import REFUSED
 from agents import DEADLINE, Agent, running, wait_for, write
@@ -384,3 +384,101 @@ def test_a_pipe_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     said = agent.errors.read_text()
     assert "cannot be made: No such file or directory" in said
     assert "Traceback" not in said
+
+
+# The pipe goes while the agent lives --------------------------------------------------------------
+
+
+def notes(one: client.Client) -> str:
+    return "\n".join(one.call("status")["notes"])
+
+
+@pytest.mark.parametrize("what", ["pipe", "pipe and lock", "folder"])
+def test_a_pipe_that_somebody_removes_is_made_anew(tmp_path: Path, what: str) -> None:
+    """As those do who clean up /tmp. Who is connected notices nothing."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    agent = Agent(tmp_path, write(tmp_path / "callback", "a.pl = x-job-1\n", a_pl="1\n"))
+    agent.pipe = folder / "pipe"
+    lock = Path(f"{agent.pipe}.lock")
+    agent.start()
+    try:
+        with client.Client(str(agent.pipe), timeout=DEADLINE) as one:
+            generation = one.call("status")["generation"]
+            for _ in range(2):
+                if what == "folder":
+                    shutil.rmtree(folder)
+                    # A named pipe's folder is not ours to make.
+                    wait_for(lambda: f"there is no folder {folder}" in notes(one))
+                    folder.mkdir()
+                else:
+                    agent.pipe.unlink()
+                    if what == "pipe and lock":
+                        lock.unlink()
+                wait_for(agent.answers)
+                assert stat.S_IMODE(agent.pipe.stat().st_mode) == 0o600
+                assert agent.status()["generation"] == generation
+                assert "it is made anew" in notes(one)
+        # It is held as before, by the lock that is there now.
+        rival = Agent(tmp_path, *agent.directories)
+        rival.pipe = agent.pipe
+        assert rival.launch().wait(DEADLINE) == 4
+        assert agent.stop() == 0
+        assert not agent.pipe.exists()
+    finally:
+        agent.stop()
+
+
+def test_another_file_in_the_place_of_the_pipe_is_left_alone(tmp_path: Path) -> None:
+    agent = Agent(tmp_path, write(tmp_path / "callback", "a.pl = x-job-1\n", a_pl="1\n"))
+    agent.start()
+    try:
+        with client.Client(str(agent.pipe), timeout=DEADLINE) as one:
+            assert notes(one) == ""
+            precious = tmp_path / "precious"
+            precious.write_text("years of work\n")
+            precious.rename(agent.pipe)
+            wait_for(lambda: "another file in the place" in notes(one))
+            assert agent.pipe.read_text() == "years of work\n"
+            agent.pipe.rename(precious)
+            wait_for(agent.answers)
+            precious.rename(agent.pipe)
+            wait_for(lambda: notes(one).count("another file in the place") == 2)
+        assert agent.stop() == 0
+        assert agent.pipe.read_text() == "years of work\n"
+    finally:
+        agent.stop()
+
+
+def test_who_lost_pipe_and_lock_to_another_agent_leaves_them_to_it(tmp_path: Path) -> None:
+    agent = Agent(tmp_path, write(tmp_path / "callback", "a.pl = x-job-1\n", a_pl="1\n"))
+    agent.start()
+    next_one = Agent(tmp_path, *agent.directories)
+    next_one.state = tmp_path / "other state"
+    try:
+        with client.Client(str(agent.pipe), timeout=DEADLINE) as one:
+            assert notes(one) == ""
+            # Both go while the first one stands still, and the second starts meanwhile.
+            assert agent.process is not None
+            agent.process.send_signal(signal.SIGSTOP)
+            agent.pipe.unlink()
+            Path(f"{agent.pipe}.lock").unlink()
+            next_one.start()
+            agent.process.send_signal(signal.SIGCONT)
+            wait_for(lambda: "another file in the place" in notes(one))
+            assert next_one.process is not None
+            number = next_one.process.pid
+            assert next_one.status()["pid"] == number
+            # Also where the pipe goes once more: the second has the lock, so it is his to make.
+            next_one.process.send_signal(signal.SIGSTOP)
+            agent.pipe.unlink()
+            wait_for(lambda: f"(process {number}) holds the pipe" in notes(one))
+            next_one.process.send_signal(signal.SIGCONT)
+            wait_for(next_one.answers)
+        assert agent.stop() == 0
+        assert next_one.status()["pid"] == number
+    finally:
+        for each in (agent, next_one):
+            if each.process is not None:
+                each.process.send_signal(signal.SIGCONT)
+                each.stop()
