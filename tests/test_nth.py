@@ -258,6 +258,8 @@ async def well(site: Site, operations: Operations, reloader: Reloader) -> None:
     assert site.shown(reloader.index) == site.version
     assert reloader.state == "ok"
     assert not [d for d in reloader.directories() if d["held"]]
+    # What could not be kept is written behind the reload: now.
+    await anyio.to_thread.run_sync(reloader._kept.flush)
     assert site.kept() == site.version
     # The next edit brings the log up to date.
     site.write(site.version + 1)
