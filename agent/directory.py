@@ -36,6 +36,7 @@ from dataclasses import dataclass, field
 from agent import callback
 from agent.callback import CONF, Absent, Implementation, Plan, Reading, Unusable
 from agent.finding import Finding, Severity, printable
+from agent.patience import answered
 from agent.trust import IGNORE, REFUSE, Trust, Unsafe, Way
 
 if sys.platform == "linux":
@@ -129,6 +130,22 @@ def gone(snapshot: Snapshot) -> frozenset[str]:
     )
 
 
+def silent(directory: str, before: Snapshot | None, seconds: float) -> Snapshot:
+    """A reading that says only that the file system has not answered for so long."""
+    finding = Finding(
+        Severity.ERROR,
+        "no-answer",
+        directory,
+        None,
+        None,
+        f"its file system has not answered for {seconds:.0f} s",
+        "what was served is served until it does; look for its server, or unmount it",
+    )
+    marks = before.marks if before is not None else {}
+    device = before.device if before is not None else None
+    return Snapshot(Reading(directory, fault=finding), marks, False, device, retry=True)
+
+
 def read(
     directory: str,
     before: Snapshot | None = None,
@@ -186,6 +203,7 @@ def still(path: str, local: bool) -> Mark | None:
 
 
 def _mark(path: str, local: bool) -> Mark:
+    answered()
     try:
         if local:
             return _fields(os.stat(path))
@@ -351,6 +369,7 @@ class _Reader:
 
     def _bytes(self, directory: int, name: str, most: int) -> bytes | Absent | Unusable:
         """The bytes of one file, as they were read now or, if it did not change, before."""
+        answered()
         try:
             if stat.S_ISLNK(os.lstat(name, dir_fd=directory).st_mode):
                 self.links.append(name)

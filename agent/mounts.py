@@ -61,4 +61,15 @@ class Mounts:
                 if path == "/":
                     return False
                 path = os.path.dirname(path)
-        return self._types.get((os.major(device), os.minor(device))) in LOCAL
+        return self._type(device) in LOCAL
+
+    def remote(self, device: int) -> bool:
+        """Whether a file system is known to be none of this machine's alone, by its device number.
+
+        Of some nobody knows it: btrfs gives its parts numbers that the system does not tell.
+        """
+        kind = self._type(device)
+        return kind is not None and kind not in LOCAL
+
+    def _type(self, device: int) -> str | None:
+        return self._types.get((os.major(device), os.minor(device)))

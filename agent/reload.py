@@ -30,6 +30,7 @@ from agent.finding import Finding, Severity, encodable, printable
 from agent.index import Change, Index, Served, changes
 from agent.kept import Kept, KeptSettings
 from agent.log import History, Log, Record
+from agent.patience import SLOW, Patience
 from agent.settings import Settings
 from agent.trust import Trust
 from agent.watch import Target, Watch
@@ -103,7 +104,8 @@ class Reloader:
         self.settings = first
         #: What is wrong with qb.conf now, the settings being those of before.
         self.settings_findings: tuple[Finding, ...] = first.findings
-        self.watch = Watch(self.notice, complain)
+        self.patience = Patience(self.notice)
+        self.watch = Watch(self.notice, complain, self.patience)
         self.index: Index = Index.of(0, ())
         self.history = History()
         #: Told of each record, encoded, as soon as it is made.
@@ -183,6 +185,7 @@ class Reloader:
             tasks.start_soon(self.watch.run)
             tasks.start_soon(self._checker.run)
             tasks.start_soon(self._write_behind)
+            tasks.start_soon(self.patience.run)
             while True:
                 await self._reload()
                 await self._rest()
@@ -355,8 +358,11 @@ class Reloader:
         snapshots = []
         for d in map(self._directories.__getitem__, names):
             also = d.unit.files() if d.unit else frozenset()
-            local = self.watch.mounts.local(d.path)
-            snapshots.append(directory.read(d.path, d.snapshot, also, local, d.device, self._trust))
+            with self.patience.asking(d.path):
+                local = self.watch.mounts.local(d.path)
+                snapshots.append(
+                    directory.read(d.path, d.snapshot, also, local, d.device, self._trust)
+                )
         return snapshots
 
     def _qb_conf_unchanged(self) -> bool:
@@ -371,16 +377,29 @@ class Reloader:
     ) -> tuple[list[tuple[_Directory, Snapshot]], list[_Directory]]:
         """Read these directories; those that stood still for a quiet time, or were waited for long
         enough."""
-        directories = [self._directories[name] for name in names]
-        snapshots = await to_thread.run_sync(self._look, names)
+        settled: list[tuple[_Directory, Snapshot]] = []
+        stopped: list[_Directory] = []
+        directories = []
+        for d in map(self._directories.__getitem__, names):
+            if d.path in self.patience.silent:
+                d.unsettled, d.checking = None, False
+                settled.append((d, directory.silent(d.path, d.snapshot, SLOW)))
+            else:
+                directories.append(d)
+        names = [d.path for d in directories]
+        snapshots = await self.patience.wait(self._look, names)
+        if snapshots is None:
+            self.notice(names)
+            return settled, stopped
         for d, snapshot in zip(directories, snapshots, strict=True):
             # Begin with the checks at once: they need not wait for the quiet time.
             if not snapshot.busy:
                 self._known(d, snapshot.reading)
         await anyio.sleep(QUIET)
-        still = await to_thread.run_sync(_all_unchanged, snapshots)
-        settled: list[tuple[_Directory, Snapshot]] = []
-        stopped: list[_Directory] = []
+        still = await self.patience.wait(self._all_unchanged, snapshots)
+        if still is None:
+            self.notice(names)
+            return settled, stopped
         for d, snapshot, (same, gone) in zip(directories, snapshots, still, strict=True):
             d.checking = False
             if snapshot.busy or not same:
@@ -400,6 +419,14 @@ class Reloader:
             else:
                 settled.append((d, snapshot))
         return settled, stopped
+
+    def _all_unchanged(self, snapshots: list[Snapshot]) -> list[tuple[bool, frozenset[str]]]:
+        """Of each, whether it looks as it did, and which names are still not there. Blocks."""
+        found = []
+        for snapshot in snapshots:
+            with self.patience.asking(snapshot.reading.directory):
+                found.append((directory.unchanged(snapshot), directory.gone(snapshot)))
+        return found
 
     def _known(self, d: _Directory, reading: Reading) -> bool:
         """Whether all Python that must be checked before it is accepted has been.
@@ -574,11 +601,6 @@ class Reloader:
                 await to_thread.run_sync(self._kept.sync)
             if self._log.waiting:
                 await to_thread.run_sync(self._log.flush)
-
-
-def _all_unchanged(snapshots: list[Snapshot]) -> list[tuple[bool, frozenset[str]]]:
-    """Of each, whether it looks as it did, and which names are still not there."""
-    return [(directory.unchanged(s), directory.gone(s)) for s in snapshots]
 
 
 def _stop(d: _Directory, snapshot: Snapshot, gone: frozenset[str]) -> bool:

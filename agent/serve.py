@@ -98,6 +98,9 @@ def run(flags: Mapping[str, str | None]) -> int:
         if isinstance(first, SettingsError):
             raise first from None
         raise
+    if reloader.patience.busy:
+        # Python would wait for the thread that waits for a file system, perhaps for ever.
+        os._exit(STOPPED)
     return STOPPED
 
 

@@ -26,6 +26,7 @@ from anyio import CapacityLimiter, to_thread
 from watchfiles._rust_notify import RustNotify
 
 from agent.mounts import Mounts
+from agent.patience import Patience
 
 #: Milliseconds that watchfiles sleeps between two looks. See the module's text.
 STEP = 3
@@ -62,8 +63,10 @@ class Watch:
         self,
         notice: Callable[[Iterable[str] | None], None],
         complain: Callable[[str], None],
+        patience: Patience,
     ) -> None:
         self._notice = notice
+        self._patience = patience
         #: Told once when events cannot be had; what is no record goes to standard error.
         self._complain = complain
         self._targets: Mapping[str, Target] = {}
@@ -73,6 +76,9 @@ class Watch:
         self._watcher: tuple[RustNotify, threading.Event] | None = None
         self._failures: list[float] = []
         self._threads = CapacityLimiter(4)
+        self._lock = threading.Lock()
+        #: The last call of `follow`.
+        self._turn = object()
         self._scanned = time.monotonic()
         self.mounts = Mounts()
         #: Why there are no events, None while there are.
@@ -85,18 +91,29 @@ class Watch:
         When it returns, the watch stands: a change from now on is noticed.
         """
         self._targets = targets
+        self._turn = turn = object()
         for _ in range(3):
-            self._ways = {
-                key: self._ways[key] if key in self._ways and key not in dirty else _ways(target)
-                for key, target in targets.items()
-            }
-            self._places = _places(self._ways)
-            watched = frozenset().union(*(way.watched for way in self._ways.values()))
-            if watched == self._watched and self._watcher is not None:
-                return
-            if self._renew(watched):
-                return
+            ways = {key: self._way_to(key, target, key in dirty) for key, target in targets.items()}
+            watched = frozenset().union(*(way.watched for way in ways.values()))
+            with self._lock:
+                if self._turn is not turn:
+                    return  # It took too long: others went on without it.
+                self._ways = ways
+                self._places = _places(ways)
+                if watched == self._watched and self._watcher is not None:
+                    return
+                if self._renew(watched):
+                    return
             dirty = targets.keys()
+
+    def _way_to(self, key: str, target: Target, dirty: bool) -> _Ways:
+        known = self._ways.get(key)
+        if target.paths[0] in self._patience.silent:
+            return known or _Ways(frozenset(), frozenset(), blind=True)
+        if known is not None and not dirty:
+            return known
+        with self._patience.asking(target.paths[0]):
+            return _ways(target, self.mounts)
 
     def _renew(self, watched: frozenset[tuple[str, int, int]]) -> bool:
         """Whether the matter is settled; not if a directory vanished meanwhile."""
@@ -209,18 +226,25 @@ class Watch:
             targets = [
                 (name, target)
                 for name, target in self._targets.items()
-                if every or target.blind or self._watcher is None
+                if every or target.blind or self._watcher is None or self._is_blind(name)
+                if target.paths[0] not in self._patience.silent
             ]
             if targets:
-                changed = await to_thread.run_sync(
-                    _changed, targets, abandon_on_cancel=True, limiter=self._threads
-                )
+                changed = await self._patience.wait(self._changed, targets)
                 if changed:
                     self._notice(changed)
 
+    def _is_blind(self, name: str) -> bool:
+        """Whether a directory on the way gives no events."""
+        return name in self._ways and self._ways[name].blind
 
-def _changed(targets: list[tuple[str, Target]]) -> list[str]:
-    return [name for name, target in targets if not target.unchanged()]
+    def _changed(self, targets: list[tuple[str, Target]]) -> list[str]:
+        changed = []
+        for name, target in targets:
+            with self._patience.asking(target.paths[0]):
+                if not target.unchanged():
+                    changed.append(name)
+        return changed
 
 
 def _close(watcher: tuple[RustNotify, threading.Event] | None) -> None:
@@ -232,23 +256,29 @@ def _close(watcher: tuple[RustNotify, threading.Event] | None) -> None:
 @dataclass(frozen=True, slots=True)
 class _Ways:
     """The names that are looked up on the ways to one target, and the directories that they are
-    looked up in, by identity."""
+    looked up in, by identity: those that can be watched, and whether others are among them."""
 
     names: frozenset[tuple[str, str | None]]
     watched: frozenset[tuple[str, int, int]]
+    blind: bool
 
 
-def _ways(target: Target) -> _Ways:
+def _ways(target: Target, mounts: Mounts) -> _Ways:
     names = frozenset(step for path in target.paths for step in _way(path))
     watched = set()
+    blind = False
     for directory in {directory for directory, _ in names}:
         try:
             status = os.stat(directory)
         except OSError:
             continue
-        if stat.S_ISDIR(status.st_mode) and os.access(directory, os.R_OK):
+        if mounts.remote(status.st_dev):
+            # Its server may be gone, and to set a watch then would wait for it: in watchfiles,
+            # where nothing else in this process runs meanwhile.
+            blind = True
+        elif stat.S_ISDIR(status.st_mode) and os.access(directory, os.R_OK):
             watched.add((directory, status.st_dev, status.st_ino))
-    return _Ways(names, frozenset(watched))
+    return _Ways(names, frozenset(watched), blind)
 
 
 def _places(ways: Mapping[str, _Ways]) -> Places:

@@ -1,0 +1,176 @@
+"""A file system that does not answer: FUSE by bindfs, whose process is stopped meanwhile.
+
+Every call that needs it waits in the kernel, as on a hard NFS mount whose server is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agents import DEADLINE, Agent, wait_for, write
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount"),
+    pytest.mark.skipif(shutil.which("bindfs") is None, reason="there is no bindfs"),
+]
+
+#: Seconds after which a file system counts as silent here.
+SLOW = 1.0
+
+
+class Mount:
+    """A directory behind a process that can be stopped."""
+
+    def __init__(self, under: Path, at: Path) -> None:
+        at.mkdir()
+        self.at = at
+        self.server = subprocess.Popen(["bindfs", "-f", str(under), str(at)])
+        wait_for(lambda: os.path.ismount(at), "the mount")
+
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        self.server.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.server.send_signal(signal.SIGCONT)
+
+    def end(self) -> None:
+        self.server.send_signal(signal.SIGCONT)
+        # The agent may be inside it for a moment.
+        wait_for(lambda: subprocess.run(["umount", self.at], capture_output=True).returncode == 0)
+        self.server.wait(DEADLINE)
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Mount]:
+    under = write(tmp_path / "under", "far.pl = x-job-1\n", far_pl="1\n")
+    mount = Mount(under, tmp_path / "far")
+    yield mount
+    mount.end()
+
+
+@pytest.fixture
+def near(tmp_path: Path) -> Path:
+    return write(tmp_path / "near", "near.pl = x-job-1\n", near_pl="1\n")
+
+
+@pytest.fixture
+def agent(tmp_path: Path, mounted: Mount, near: Path) -> Iterator[Agent]:
+    agent = Agent(tmp_path, mounted.at, near)
+    agent.program = ["-c", f"import agent.patience as p, agent.cli as c; p.SLOW = {SLOW}; c.main()"]
+    yield agent
+    assert agent.stop() in (0, -signal.SIGTERM)
+
+
+def held(agent: Agent) -> dict[str, str]:
+    return {d["path"]: d["held"] for d in agent.status()["directories"] if d["held"]}
+
+
+def edit(directory: Path, number: int) -> None:
+    """By rename: one more callback, on an event of this number."""
+    name = next(path.name for path in directory.iterdir() if path.suffix == ".pl")
+    new = directory / ".new"
+    new.write_text(f"{name} = x-job-1\n{name} = x-job-{number}\n")
+    new.rename(directory / "callbacks.conf")
+
+
+def test_nobody_waits_for_it_but_its_own_edits(
+    agent: Agent, mounted: Mount, near: Path, tmp_path: Path
+) -> None:
+    agent.start()
+    assert agent.fires("x-job-1") == ["far.pl", "near.pl"]
+    stop, wrong = threading.Event(), []
+
+    def look_up() -> None:
+        while not stop.is_set():
+            if "far.pl" not in agent.fires("x-job-1"):
+                wrong.append(agent.history())
+
+    client = threading.Thread(target=look_up)
+    client.start()
+    try:
+        for number in (2, 4):
+            with mounted.silent():
+                edit(tmp_path / "under", number)
+                # The scan of each second meets it; who asks for a reload is not kept waiting.
+                wait_for(lambda: held(agent) == {str(mounted.at): "fault"})
+                # A link into another directory, so that the watches are set anew: to set one on
+                # the silent file system would keep the whole agent, lookups and all.
+                other = tmp_path / f"other{number}"
+                other.mkdir()
+                (other / "near.pl").write_text("1\n")
+                (near / "near.pl").unlink()
+                (near / "near.pl").symlink_to(other / "near.pl")
+                edit(near, number + 1)
+                wait_for(lambda n=number + 1: agent.fires(f"x-job-{n}") == ["near.pl"])  # type: ignore[misc]
+                record = agent.reload()
+                assert {d["code"] for d in record["diagnostics"]} == {"no-answer"}
+                assert agent.status()["state"] == "degraded"
+                assert agent.fires(f"x-job-{number}") == []
+            wait_for(lambda n=number: agent.fires(f"x-job-{n}") == ["far.pl"])  # type: ignore[misc]
+            wait_for(lambda: agent.status()["state"] == "ok")
+    finally:
+        stop.set()
+        client.join()
+    assert not wrong
+
+    def told(event: str) -> int:
+        return [r["event"] for r in agent.records()].count(event)
+
+    wait_for(lambda: told("restored") == 2, "a record each time it answers again")
+    assert told("held") == 2
+
+
+def test_a_reload_that_meets_it_goes_on_without_it(agent: Agent, mounted: Mount) -> None:
+    agent.start()
+    with mounted.silent():
+        record = agent.reload()
+        assert record["held"] == [{"directory": str(mounted.at), "reason": "fault"}]
+        assert agent.fires("x-job-1") == ["far.pl", "near.pl"]
+    assert agent.reload()["held"] == [] or wait_for(lambda: held(agent) == {})
+
+
+def test_it_may_be_silent_from_the_start(agent: Agent, mounted: Mount) -> None:
+    """What was accepted last of it is served, once it counts as silent."""
+    agent.start()
+    agent.stop()
+    with mounted.silent():
+        agent.start()
+        assert agent.fires("x-job-1") == ["far.pl", "near.pl"]
+        assert held(agent) == {str(mounted.at): "fault"}
+    wait_for(lambda: held(agent) == {})
+    assert agent.fires("x-job-1") == ["far.pl", "near.pl"]
+
+
+def test_the_agent_stops_while_it_is_silent(agent: Agent, mounted: Mount) -> None:
+    agent.start()
+    with mounted.silent():
+        wait_for(lambda: held(agent) == {str(mounted.at): "fault"})
+        assert agent.stop() == 0
+
+
+def test_a_slow_one_is_not_silent(agent: Agent, tmp_path: Path, mounted: Mount) -> None:
+    """So many files that all of them together take far longer than one may: each stops for a tenth
+    of a second."""
+    names = [f"n{number}.pl" for number in range(40)]
+    conf = "".join(f"{name} = x-job-{number}\n" for number, name in enumerate(names, 100))
+    write(tmp_path / "under", conf, **{name.replace(".", "_"): "1\n" for name in names})
+    patched = (
+        "import agent.directory as d, agent.patience as p, agent.cli as c, time;"
+        f"p.SLOW = {SLOW}; old = d._Reader._open_file;"
+        "d._Reader._open_file = lambda *a: (time.sleep(0.1), old(*a))[1]; c.main()"
+    )
+    agent.program = ["-c", patched]
+    agent.start()
+    assert agent.fires("x-job-139") == ["n39.pl"]
+    assert held(agent) == {}
