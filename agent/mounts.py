@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 
 from agent.directory import LOCAL
 
 _MOUNTS = "/proc/self/mountinfo"
+#: How white space and the like stand in it.
+_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 class Mounts:
@@ -16,6 +19,8 @@ class Mounts:
 
     def __init__(self) -> None:
         self._types: dict[tuple[int, int], str] = {}
+        #: By mount point, the type of the file system there.
+        self._points: dict[str, str] = {}
         self._poll = select.poll()
         try:
             # It stays open: the kernel counts changes for each open file.
@@ -28,14 +33,16 @@ class Mounts:
     def read(self) -> None:
         """Look which they are now."""
         types: dict[tuple[int, int], str] = {}
+        points: dict[str, str] = {}
         self._file.seek(0)
         for line in self._file.read().decode("utf-8", "surrogateescape").splitlines():
             before, _, after = line.partition(" - ")
             fields = before.split(" ")
-            if len(fields) > 2 and after:
+            if len(fields) > 4 and after:
                 major, _, minor = fields[2].partition(":")
-                types[int(major), int(minor)] = after.split(" ")[0]
-        self._types = types
+                point = _OCTAL.sub(lambda found: chr(int(found[1], 8)), fields[4])
+                types[int(major), int(minor)] = points[point] = after.split(" ")[0]
+        self._types, self._points = types, points
 
     def changed(self) -> bool:
         """Whether something was mounted or unmounted since the last call, or since the first look.
@@ -62,6 +69,15 @@ class Mounts:
                     return False
                 path = os.path.dirname(path)
         return self._type(device) in LOCAL
+
+    def remote_mount(self, path: str) -> str | None:
+        """Where the file system is mounted that a path lies on, None if it is one of this machine
+        alone. Judged by the name: links are not followed, since nothing is asked."""
+        while path not in self._points:
+            if path in ("/", ""):
+                return None
+            path = os.path.dirname(path)
+        return path if self._points[path] not in LOCAL else None
 
     def remote(self, device: int) -> bool:
         """Whether a file system is known to be none of this machine's alone, by its device number.

@@ -9,7 +9,7 @@ returned, its path is `silent` and is not asked again: one thread is lost to it,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -49,8 +49,8 @@ def answered() -> None:
 class Patience:
     """What file systems are asked at the moment, and which of them do not answer."""
 
-    def __init__(self, notice: Callable[[Iterable[str]], None]) -> None:
-        #: Told of paths that fall silent, and of those that answer again.
+    def __init__(self, notice: Callable[[], None]) -> None:
+        #: Told that paths fell silent, or answer again.
         self._notice = notice
         self._questions: set[_Question] = set()
         self.silent: frozenset[str] = frozenset()
@@ -93,5 +93,5 @@ class Patience:
             for question in late:
                 if question.waits is not None:
                     question.waits.cancel()
-            if changed := before ^ self.silent:
-                self._notice(changed)
+            if self.silent != before:
+                self._notice()

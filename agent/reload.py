@@ -381,7 +381,7 @@ class Reloader:
         stopped: list[_Directory] = []
         directories = []
         for d in map(self._directories.__getitem__, names):
-            if d.path in self.patience.silent:
+            if self.watch.is_silent(d.path):
                 d.unsettled, d.checking = None, False
                 settled.append((d, directory.silent(d.path, d.snapshot, SLOW)))
             else:

@@ -108,7 +108,7 @@ class Watch:
 
     def _way_to(self, key: str, target: Target, dirty: bool) -> _Ways:
         known = self._ways.get(key)
-        if target.paths[0] in self._patience.silent:
+        if self.is_silent(target.paths[0]):
             return known or _Ways(frozenset(), frozenset(), blind=True)
         if known is not None and not dirty:
             return known
@@ -227,12 +227,20 @@ class Watch:
                 (name, target)
                 for name, target in self._targets.items()
                 if every or target.blind or self._watcher is None or self._is_blind(name)
-                if target.paths[0] not in self._patience.silent
+                if not self.is_silent(target.paths[0])
             ]
             if targets:
                 changed = await self._patience.wait(self._changed, targets)
                 if changed:
                     self._notice(changed)
+
+    def is_silent(self, path: str) -> bool:
+        """Whether the file system of a path does not answer: it, or something else on it."""
+        silent = self._patience.silent
+        if not silent or path in silent:
+            return bool(silent)
+        mount = self.mounts.remote_mount(path)
+        return mount is not None and any(self.mounts.remote_mount(p) == mount for p in silent)
 
     def _is_blind(self, name: str) -> bool:
         """Whether a directory on the way gives no events."""

@@ -54,7 +54,7 @@ class Mount:
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Mount]:
     under = write(tmp_path / "under", "far.pl = x-job-1\n", far_pl="1\n")
-    mount = Mount(under, tmp_path / "far")
+    mount = Mount(under, tmp_path / "far away")  # a name that the kernel writes otherwise
     yield mount
     mount.end()
 
@@ -150,6 +150,26 @@ def test_it_may_be_silent_from_the_start(agent: Agent, mounted: Mount) -> None:
         assert held(agent) == {str(mounted.at): "fault"}
     wait_for(lambda: held(agent) == {})
     assert agent.fires("x-job-1") == ["far.pl", "near.pl"]
+
+
+def test_all_on_the_same_file_system_are_told_of(
+    agent: Agent, mounted: Mount, tmp_path: Path
+) -> None:
+    more = [write(tmp_path / "under" / f"d{n}", f"m{n}.pl = x-job-1\n") for n in range(20)]
+    for number, directory in enumerate(more):
+        (directory / f"m{number}.pl").write_text("1\n")
+    far = [mounted.at / directory.name for directory in more]
+    agent.directories = (*agent.directories, *far)
+    agent.start()
+    fires = agent.fires("x-job-1")
+    assert len(fires) == 22
+    with mounted.silent():
+        wait_for(lambda: len(held(agent)) == 21)
+        assert agent.fires("x-job-1") == fires
+        # Not each by waiting for it: that would lose a thread to each.
+        assert agent.process is not None
+        assert len(os.listdir(f"/proc/{agent.process.pid}/task")) < 20
+    wait_for(lambda: held(agent) == {})
 
 
 def test_the_agent_stops_while_it_is_silent(agent: Agent, mounted: Mount) -> None:
