@@ -38,7 +38,8 @@ SLICE = 0.005
 #: Seconds for which a client that is told to go may still send, so that it reads why: to close on
 #: bytes that nobody read makes the kernel break its writing off, and its reading with an error.
 LINGER = 2.0
-#: Bytes of one read up to which it is answered together with what others sent; a longer one alone.
+#: Bytes of one read up to which it is answered together with what others sent; a longer one is
+#: answered alone, in pieces of this length.
 GATHERED = 4096
 #: Connections at the same time. A supervisor has some dozens; each costs some kilobytes.
 MAX_CONNECTIONS = 1000
@@ -89,13 +90,27 @@ class Turn:
 
     def add(self, client: Connection, data: bytes) -> None:
         """Answer this at the end of the turn, or now, where it is long."""
+        if len(data) > GATHERED:
+            self._long(client, data)
+            return
         parts = self._parts
         if not parts:
             self._loop.call_soon(self.end)
         self._clients.append(client)
         parts.append(data)
-        if len(data) > GATHERED:
-            self.end()
+
+    def _long(self, client: Connection, data: bytes) -> None:
+        """Answer by pieces what was read at once, and leave the rest to the client's own queue when
+        others should have their turn."""
+        self.end()
+        at, until = 0, time.monotonic() + SLICE
+        while client.at_rest and time.monotonic() < until:
+            piece = data[at : data.rfind(b"\n", at, at + GATHERED) + 1]
+            if not piece or not self._answer([client], [piece]):
+                break
+            at += len(piece)
+        if at < len(data):
+            client.take(data[at:])
 
     def end(self) -> None:
         """Answer what came."""

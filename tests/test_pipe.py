@@ -302,7 +302,7 @@ def _streams(chance: random.Random, clients: int) -> list[bytes]:
     return [
         b"".join(
             chance.choice(whole if plain or chance.random() < 0.7 else odd)
-            for _ in range(chance.choice([1, 1, 2, 9]))
+            for _ in range(chance.choice([1, 1, 2, 9, 300]))
         )
         for _ in range(clients)
     ]
