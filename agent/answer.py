@@ -6,7 +6,7 @@ No I/O: parameters and an index go in, bytes come out.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import msgspec
@@ -116,23 +116,28 @@ class Lookups:
             self._ends.clear()
             self._bytes = size
 
-    def lines(self, lookups: list[CommonLookup] | list[LookupRequest]) -> list[bytes]:
-        """The line of each answer. Raises NotQuick or BadEvent if it is so for any of them."""
+    def lines(
+        self, lookups: list[CommonLookup] | list[LookupRequest], late: Callable[[], bool]
+    ) -> list[bytes]:
+        """The line of each answer. Raises NotQuick or BadEvent if it is so for any of them, and
+        NotQuick as soon as it is `late` and one must be worked out."""
         if type(lookups[0]) is LookupRequest:
-            return [result_line(asked.id, self._quick(asked.params)) for asked in lookups]
+            return [result_line(asked.id, self._quick(asked.params, late)) for asked in lookups]
         common = cast(list[CommonLookup], lookups)
         ends = self._ends
         try:
             return [_LINE % (asked.id, ends[asked.params.event]) for asked in common]
         except KeyError:
             events = [asked.params.event for asked in common]
-            found = [ends.get(event) or self._end(event) for event in events]
+            found = [ends.get(event) or self._end(event, late) for event in events]
             return [_LINE % (asked.id, end) for asked, end in zip(common, found, strict=True)]
 
-    def _end(self, event: str) -> bytes:
-        if len(event) > QUICK_CHARACTERS:
+    def _end(self, event: str, late: Callable[[], bool]) -> bytes:
+        if len(event) > QUICK_CHARACTERS or late():
             raise NotQuick
-        result = lookup(self._index, LookupParams(event))
+        params = LookupParams(event)
+        # A long answer is among those, and need not be worked out to see that it is long.
+        result = self._known.get(params) or lookup(self._index, params)
         if len(result) > MAX_QUICK_BYTES:
             raise NotQuick
         end = b',"result":%b}\n' % result
@@ -140,10 +145,10 @@ class Lookups:
         self._ends[event] = end
         return end
 
-    def _quick(self, params: LookupParams) -> bytes:
+    def _quick(self, params: LookupParams, late: Callable[[], bool]) -> bytes:
         known = self._known.get(params)
         if known is None:
-            if is_heavy(params):
+            if is_heavy(params) or late():
                 raise NotQuick
             known = self.result(params)
         if len(known) > MAX_QUICK_BYTES:

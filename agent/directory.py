@@ -54,8 +54,8 @@ TRUST = 2.0
 LOCAL = frozenset(
     {
         *("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "reiserfs", "bcachefs"),
-        *("tmpfs", "ramfs", "rootfs", "overlay", "vfat", "exfat", "ntfs3", "squashfs", "erofs"),
-        *("iso9660", "udf", "apfs", "hfs"),
+        *("tmpfs", "devtmpfs", "ramfs", "rootfs", "overlay", "vfat", "exfat", "ntfs3"),
+        *("squashfs", "erofs", "iso9660", "udf", "apfs", "hfs"),
     }
 )
 
@@ -123,11 +123,12 @@ def gone(snapshot: Snapshot) -> frozenset[str]:
     directory = snapshot.reading.directory
     if _mark(directory, snapshot.local) != snapshot.marks.get("."):
         return frozenset()
-    return frozenset(
-        name
-        for name, mark in snapshot.marks.items()
-        if mark == errno.ENOENT and not os.path.lexists(os.path.join(directory, name))
-    )
+    missing = set()
+    for name, mark in snapshot.marks.items():
+        answered()
+        if mark == errno.ENOENT and not os.path.lexists(os.path.join(directory, name)):
+            missing.add(name)
+    return frozenset(missing)
 
 
 def silent(directory: str, before: Snapshot | None, seconds: float) -> Snapshot:

@@ -21,6 +21,9 @@ class Mounts:
         self._types: dict[tuple[int, int], str] = {}
         #: By mount point, the type of the file system there.
         self._points: dict[str, str] = {}
+        #: By mount point, the number of the mount, which another in its place has not, and that of
+        #: the device.
+        self._mounts: dict[str, tuple[str, str]] = {}
         self._poll = select.poll()
         try:
             # It stays open: the kernel counts changes for each open file.
@@ -34,15 +37,17 @@ class Mounts:
         """Look which they are now."""
         types: dict[tuple[int, int], str] = {}
         points: dict[str, str] = {}
+        mounts: dict[str, tuple[str, str]] = {}
         self._file.seek(0)
-        for line in self._file.read().decode("utf-8", "surrogateescape").splitlines():
+        for line in self._file.read().decode("utf-8", "surrogateescape").split("\n"):
             before, _, after = line.partition(" - ")
             fields = before.split(" ")
             if len(fields) > 4 and after:
                 major, _, minor = fields[2].partition(":")
                 point = _OCTAL.sub(lambda found: chr(int(found[1], 8)), fields[4])
+                mounts[point] = fields[0], fields[2]
                 types[int(major), int(minor)] = points[point] = after.split(" ")[0]
-        self._types, self._points = types, points
+        self._types, self._points, self._mounts = types, points, mounts
 
     def changed(self) -> bool:
         """Whether something was mounted or unmounted since the last call, or since the first look.
@@ -73,11 +78,18 @@ class Mounts:
     def remote_mount(self, path: str) -> str | None:
         """Where the file system is mounted that a path lies on, None if it is one of this machine
         alone. Judged by the name: links are not followed, since nothing is asked."""
-        while path not in self._points:
+        points = self._points
+        while path not in points:
             if path in ("/", ""):
                 return None
             path = os.path.dirname(path)
-        return path if self._points[path] not in LOCAL else None
+        return path if points[path] not in LOCAL else None
+
+    def mount(self, path: str) -> tuple[str, str] | None:
+        """Which mount a path lies on, by its number and that of its device (`major:minor`); None
+        where `remote_mount` says None."""
+        point = self.remote_mount(path)
+        return None if point is None else self._mounts.get(point)
 
     def remote(self, device: int) -> bool:
         """Whether a file system is known to be none of this machine's alone, by its device number.

@@ -8,7 +8,6 @@ returned, its path is `silent` and is not asked again: one thread is lost to it,
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -31,7 +30,10 @@ class _Question:
     """A file system is asked: at which path, since when, and what waits for the answer."""
 
     path: str
-    since: float
+    #: Looks at it since it last answered something. Not time: this process may stand still.
+    looks: int
+    #: The mount that `path` lay on.
+    mount: object
     waits: CancelScope | None
 
 
@@ -43,22 +45,23 @@ def answered() -> None:
     """What this thread asked has answered something, and is asked more: slow is not silent."""
     question = _asked.get()
     if question is not None:
-        question.since = time.monotonic()
+        question.looks = 0
 
 
 class Patience:
     """What file systems are asked at the moment, and which of them do not answer."""
 
-    def __init__(self, notice: Callable[[], None]) -> None:
+    def __init__(self, notice: Callable[[], None], mount: Callable[[str], object]) -> None:
         #: Told that paths fell silent, or answer again.
         self._notice = notice
+        self._mount = mount
         self._questions: set[_Question] = set()
         self.silent: frozenset[str] = frozenset()
 
     @contextmanager
     def asking(self, path: str) -> Iterator[None]:
         """While this lasts, the file system at `path` is asked. From any thread."""
-        question = _Question(path, time.monotonic(), _waiting.get())
+        question = _Question(path, 0, self._mount(path), _waiting.get())
         self._questions.add(question)
         token = _asked.set(question)
         try:
@@ -87,9 +90,16 @@ class Patience:
         """Look each second, until cancelled."""
         while True:
             await anyio.sleep(1.0)
-            now = time.monotonic()
-            late = [question for question in list(self._questions) if now - question.since > SLOW]
-            before, self.silent = self.silent, frozenset(question.path for question in late)
+            late = []
+            for question in list(self._questions):
+                question.looks += 1
+                if question.looks > SLOW:
+                    late.append(question)
+            # What waits for a file system that is mounted there no more says nothing of another.
+            before, self.silent = (
+                self.silent,
+                frozenset(q.path for q in late if self._mount(q.path) == q.mount),
+            )
             for question in late:
                 if question.waits is not None:
                     question.waits.cancel()

@@ -255,6 +255,11 @@ class Connection(asyncio.Protocol):
 
     def _too_slow(self) -> None:
         """A line was begun and not ended."""
+        if self._busy or self._full:
+            # It is we who do not read.
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(MAX_LINE_SECONDS, self._too_slow)
+            return
         self._timer = None
         message = f"Invalid Request: a line took more than {MAX_LINE_SECONDS:.0f} s"
         data = {"expected": "a line that is sent in one go and ends with a line feed"}
@@ -440,8 +445,10 @@ class Pipe:
                 f"another agent (process {holder}) holds the pipe {printable(self.path)};"
                 " stop it, or say --pipe FILE"
             ) from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        with contextlib.suppress(OSError):
+            # Only told: a full disk does not matter.
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, b"%d\n" % os.getpid(), 0)
         if self._lock >= 0:
             os.close(self._lock)
         self._lock = lock
@@ -462,11 +469,13 @@ class Pipe:
         Raises SettingsError.
         """
         self._refuse_files()
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener, bound = None, False
         try:
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)
             listener.bind(self.path)
+            bound = True
             # Nobody can connect before it listens, which is after the mode is right.
             if self._group is None:
                 os.chmod(self.path, 0o600)
@@ -475,7 +484,13 @@ class Pipe:
                 os.chmod(self.path, 0o660)
             self._made = _identity(os.lstat(self.path))
         except OSError as error:
-            listener.close()
+            if listener is not None:
+                listener.close()
+            if bound:
+                # Else it would be taken for somebody else's, or, with the inode of the last, for
+                # one that is served.
+                with contextlib.suppress(OSError):
+                    os.unlink(self.path)
             raise SettingsError(
                 f"the pipe {printable(self.path)} cannot be made: {error.strerror};"
                 " say where it is to be with --pipe"
@@ -487,11 +502,15 @@ class Pipe:
         )
 
     def lost(self) -> bool:
-        """Whether the socket's file was removed. Raises SettingsError if something else stands in
-        its place, which is left alone."""
+        """Whether the socket's file was removed, or that of its lock, without which another agent
+        would take it. Raises SettingsError if something else stands in its place, which is left
+        alone."""
         try:
             found = os.lstat(self.path)
+            lock = os.lstat(f"{self.path}.lock")
         except OSError:
+            return True
+        if _identity(lock) != _identity(os.fstat(self._lock)):
             return True
         if _identity(found) != self._made:
             raise SettingsError(

@@ -30,6 +30,7 @@ from agent.finding import Finding, Severity, encodable, printable
 from agent.index import Change, Index, Served, changes
 from agent.kept import Kept, KeptSettings
 from agent.log import History, Log, Record
+from agent.mounts import Mounts
 from agent.patience import SLOW, Patience
 from agent.settings import Settings
 from agent.trust import Trust
@@ -104,8 +105,9 @@ class Reloader:
         self.settings = first
         #: What is wrong with qb.conf now, the settings being those of before.
         self.settings_findings: tuple[Finding, ...] = first.findings
-        self.patience = Patience(self.notice)
-        self.watch = Watch(self.notice, complain, self.patience)
+        mounts = Mounts()
+        self.patience = Patience(self.notice, mounts.mount)
+        self.watch = Watch(self.notice, complain, self.patience, mounts)
         self.index: Index = Index.of(0, ())
         self.history = History()
         #: Told of each record, encoded, as soon as it is made.
@@ -269,10 +271,18 @@ class Reloader:
         forget what was kept of the others.
         """
         old = self.settings
-        mark = await to_thread.run_sync(self._qb_conf_mark)
-        new, findings = await to_thread.run_sync(self._settings_now)
+        if self.watch.is_silent(old.qb_conf):
+            # It is read again when its file system answers.
+            self._qb_conf_unsettled = None
+            return False
+        mark = await self.patience.wait(self._qb_conf_mark)
+        read = await self.patience.wait(self._settings_now)
+        if read is None:
+            self.notice({_QB_CONF})
+            return False
+        new, findings = read
         await anyio.sleep(QUIET)
-        if mark is None or mark != await to_thread.run_sync(self._qb_conf_mark):
+        if mark is None or mark != await self.patience.wait(self._qb_conf_mark):
             self._qb_conf_unsettled = self._qb_conf_unsettled or began
             if time.monotonic() - self._qb_conf_unsettled < WRITING:
                 return False
@@ -294,13 +304,15 @@ class Reloader:
     def _qb_conf_mark(self) -> Mark | None:
         """What tells whether qb.conf changed, None while somebody writes it. Blocks."""
         path = self.settings.qb_conf
-        return directory.still(path, self.watch.mounts.local(path))
+        with self.patience.asking(path):
+            return directory.still(path, self.watch.mounts.local(path))
 
     def _settings_now(self) -> tuple[Settings, tuple[Finding, ...]]:
         """The settings to use, those of before where qb.conf is lost or wrong. Blocks."""
         old = self.settings
         try:
-            new = self._read_settings()
+            with self.patience.asking(old.qb_conf):
+                new = self._read_settings()
         except settings.SettingsError as error:
             finding = Finding(
                 Severity.ERROR, "bad-settings", old.qb_conf, None, None, str(error),
@@ -389,7 +401,7 @@ class Reloader:
         names = [d.path for d in directories]
         snapshots = await self.patience.wait(self._look, names)
         if snapshots is None:
-            self.notice(names)
+            self._look_again(directories)
             return settled, stopped
         for d, snapshot in zip(directories, snapshots, strict=True):
             # Begin with the checks at once: they need not wait for the quiet time.
@@ -398,7 +410,7 @@ class Reloader:
         await anyio.sleep(QUIET)
         still = await self.patience.wait(self._all_unchanged, snapshots)
         if still is None:
-            self.notice(names)
+            self._look_again(directories)
             return settled, stopped
         for d, snapshot, (same, gone) in zip(directories, snapshots, still, strict=True):
             d.checking = False
@@ -419,6 +431,13 @@ class Reloader:
             else:
                 settled.append((d, snapshot))
         return settled, stopped
+
+    def _look_again(self, directories: list[_Directory]) -> None:
+        """They were not read, for want of another's answer. Who wrote before may have ended since,
+        and who writes then may have just begun."""
+        for d in directories:
+            d.unsettled = None
+        self.notice(d.path for d in directories)
 
     def _all_unchanged(self, snapshots: list[Snapshot]) -> list[tuple[bool, frozenset[str]]]:
         """Of each, whether it looks as it did, and which names are still not there. Blocks."""

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
@@ -28,7 +29,7 @@ from agent.log import Log
 from agent.mounts import Mounts
 from agent.notify import Notify
 from agent.peer import Door
-from agent.pipe import LOOK, MAX_CONNECTIONS, REFUSED, Connection, Held, Pipe
+from agent.pipe import LOOK, MAX_CONNECTIONS, REFUSED, SLICE, Connection, Held, Pipe
 from agent.reload import WRITING, Reloader, being_written
 from agent.settings import Settings, SettingsError
 from agent.trust import IGNORE, Trust
@@ -42,6 +43,8 @@ LOOP = {"loop_factory": uvloop.new_event_loop}
 #: Answers that are worked out beside the loop at the same time.
 MAX_BESIDE = 2
 STOPPED = 0
+FAILED = 1
+UNUSABLE = 2
 HELD = 4
 
 
@@ -95,6 +98,10 @@ def run(flags: Mapping[str, str | None]) -> int:
         first: Exception = errors
         while isinstance(first, ExceptionGroup):
             first = first.exceptions[0]
+        if reloader.patience.busy:
+            wrong = isinstance(first, SettingsError)
+            complain(str(first) if wrong else "".join(traceback.format_exception(errors)))
+            os._exit(UNUSABLE if wrong else FAILED)
         if isinstance(first, SettingsError):
             raise first from None
         raise
@@ -189,9 +196,11 @@ async def _keep_pipe(
             if pipe.lost():
                 settings.pipe_folder(reloader.settings)
                 await pipe.listen_anew(service, door)
-                notes.complain(f"somebody removed the pipe {printable(pipe.path)}; it is made anew")
+                notes.complain(
+                    f"somebody removed the pipe {printable(pipe.path)} or its lock; it is made anew"
+                )
             told = ""
-        except (SettingsError, Held) as trouble:
+        except (SettingsError, Held, OSError) as trouble:
             if str(trouble) != told:
                 told = str(trouble)
                 notes.complain(told)
@@ -235,8 +244,9 @@ class Service:
         self, lookups: list[protocol.CommonLookup] | list[protocol.LookupRequest]
     ) -> list[bytes] | None:
         """The answers' lines, None where each must be asked for by itself."""
+        until = time.monotonic() + SLICE
         try:
-            return self._lookups.lines(lookups)
+            return self._lookups.lines(lookups, lambda: time.monotonic() > until)
         except Exception:  # of one of them; `answer` says which, and why
             return None
 

@@ -26,7 +26,7 @@ from anyio import CapacityLimiter, to_thread
 from watchfiles._rust_notify import RustNotify
 
 from agent.mounts import Mounts
-from agent.patience import Patience
+from agent.patience import Patience, answered
 
 #: Milliseconds that watchfiles sleeps between two looks. See the module's text.
 STEP = 3
@@ -64,6 +64,7 @@ class Watch:
         notice: Callable[[Iterable[str] | None], None],
         complain: Callable[[str], None],
         patience: Patience,
+        mounts: Mounts,
     ) -> None:
         self._notice = notice
         self._patience = patience
@@ -80,7 +81,7 @@ class Watch:
         #: The last call of `follow`.
         self._turn = object()
         self._scanned = time.monotonic()
-        self.mounts = Mounts()
+        self.mounts = mounts
         #: Why there are no events, None while there are.
         self.trouble: str | None = None
 
@@ -152,6 +153,7 @@ class Watch:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._listen)
+                tasks.start_soon(self._look_at_mounts)
                 tasks.start_soon(self._scan)
         finally:
             _close(self._watcher)
@@ -213,12 +215,15 @@ class Watch:
                 yield from names.get(name, ())
                 yield from names.get(None, ())
 
-    async def _scan(self) -> None:
+    async def _look_at_mounts(self) -> None:
         while True:
             await anyio.sleep(SCAN_BLIND)
             if self.mounts.changed():
                 self._notice(None)
-                continue
+
+    async def _scan(self) -> None:
+        while True:
+            await anyio.sleep(SCAN_BLIND)
             now = time.monotonic()
             every = now - self._scanned >= SCAN
             if every:
@@ -239,8 +244,19 @@ class Watch:
         silent = self._patience.silent
         if not silent or path in silent:
             return bool(silent)
-        mount = self.mounts.remote_mount(path)
-        return mount is not None and any(self.mounts.remote_mount(p) == mount for p in silent)
+        device = self._remote_device(path)
+        return device is not None and any(self._remote_device(p) == device for p in silent)
+
+    def _remote_device(self, path: str) -> str | None:
+        """The device of a path that lies on no local file system: the one that was found last, or
+        as its name says. Nothing is asked."""
+        way = self._ways.get(path)
+        if way is not None and way.device is not None:
+            if not self.mounts.remote(way.device):
+                return None
+            return f"{os.major(way.device)}:{os.minor(way.device)}"
+        mount = self.mounts.mount(path)
+        return mount[1] if mount is not None else None
 
     def _is_blind(self, name: str) -> bool:
         """Whether a directory on the way gives no events."""
@@ -264,18 +280,25 @@ def _close(watcher: tuple[RustNotify, threading.Event] | None) -> None:
 @dataclass(frozen=True, slots=True)
 class _Ways:
     """The names that are looked up on the ways to one target, and the directories that they are
-    looked up in, by identity: those that can be watched, and whether others are among them."""
+    looked up in, by identity: those that can be watched, and whether others are among them. And
+    the device that the target itself is on."""
 
     names: frozenset[tuple[str, str | None]]
     watched: frozenset[tuple[str, int, int]]
     blind: bool
+    device: int | None = None
 
 
 def _ways(target: Target, mounts: Mounts) -> _Ways:
     names = frozenset(step for path in target.paths for step in _way(path))
     watched = set()
-    blind = False
-    for directory in {directory for directory, _ in names}:
+    far: list[str] = []
+    # Those above come first.
+    for directory in sorted({directory for directory, _ in names}):
+        answered()
+        if any(directory.startswith(f"{above}/") for above in far):
+            # To set a watch on what is mounted there goes through it.
+            continue
         try:
             status = os.stat(directory)
         except OSError:
@@ -283,10 +306,14 @@ def _ways(target: Target, mounts: Mounts) -> _Ways:
         if mounts.remote(status.st_dev):
             # Its server may be gone, and to set a watch then would wait for it: in watchfiles,
             # where nothing else in this process runs meanwhile.
-            blind = True
+            far.append(directory.rstrip("/"))
         elif stat.S_ISDIR(status.st_mode) and os.access(directory, os.R_OK):
             watched.add((directory, status.st_dev, status.st_ino))
-    return _Ways(names, frozenset(watched), blind)
+    try:
+        device = os.stat(target.paths[0]).st_dev
+    except OSError:
+        device = None
+    return _Ways(names, frozenset(watched), bool(far), device)
 
 
 def _places(ways: Mapping[str, _Ways]) -> Places:
@@ -307,6 +334,7 @@ def _way(path: str) -> Iterator[tuple[str, str | None]]:
     here = "/"
     links = 0
     while steps:
+        answered()
         name = steps.pop(0)
         if name in ("", "."):
             continue

@@ -131,7 +131,7 @@ def pipe(data: bytes) -> None:
     lookups = protocol.lookups([data]) if data else None
     if lookups:
         with contextlib.suppress(answer.NotQuick, answer.BadEvent):
-            assert answer.Lookups(INDEX).lines(lookups) == answers[:-1]
+            assert answer.Lookups(INDEX).lines(lookups, bool) == answers[:-1]
 
 
 def _are_findings(findings: list[Finding] | tuple[Finding, ...], data: bytes) -> None:

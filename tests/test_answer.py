@@ -14,6 +14,11 @@ from agent.index import Index
 from agent.protocol import CommonLookup, LookupParams, LookupRequest
 from test_index import served
 
+
+def never() -> bool:
+    return False
+
+
 INDEX = Index.of(3, [served(["done-job-*", "done-job-x && done-job-y", "*-work-self-*"])])
 EVENTS = ["done-job-x", "done-job-self", "done-work-self-1", "submit-job-7", "done-job-3"]
 
@@ -45,9 +50,9 @@ def test_what_is_remembered_changes_no_answer() -> None:
     for _ in range(200):
         events = chance.choices(EVENTS, k=chance.randrange(1, 9))
         if chance.random() < 0.5:
-            assert lookups.lines(common(*events)) == lines(*events)
+            assert lookups.lines(common(*events), never) == lines(*events)
         else:
-            assert lookups.lines(in_full(*events)) == lines(*events, code=True)
+            assert lookups.lines(in_full(*events), never) == lines(*events, code=True)
 
 
 @pytest.mark.parametrize("limit", ["MAX_ANSWERS", "MAX_ANSWER_BYTES"])
@@ -64,8 +69,8 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch, limit: s
     most = 0
     for number in range(1000):
         events = f"done-job-{number}", f"done-work-self-{number}"
-        assert lookups.lines(common(*events)) == lines(*events)
-        assert lookups.lines(in_full(*events)) == lines(*events, code=True)
+        assert lookups.lines(common(*events), never) == lines(*events)
+        assert lookups.lines(in_full(*events), never) == lines(*events, code=True)
         found = held()
         most = max(most, len(found))
         assert len(found) <= (50 if limit == "MAX_ANSWERS" else 20_000)
@@ -79,7 +84,7 @@ def test_one_that_is_no_event_or_takes_long_is_told_of_and_not_remembered(wrong:
     for _ in range(2):
         for asked in (common("done-job-x", wrong), in_full("done-job-x", wrong)):
             with pytest.raises((BadEvent, NotQuick)):
-                lookups.lines(asked)
+                lookups.lines(asked, never)
 
 
 def test_a_long_answer_goes_by_itself() -> None:
@@ -88,5 +93,5 @@ def test_a_long_answer_goes_by_itself() -> None:
     event = "done-job-" + "x" * 100
     for asked in (common(event), in_full(event)):
         with pytest.raises(NotQuick):
-            lookups.lines(asked)
+            lookups.lines(asked, never)
     assert len(lookups.result(LookupParams(event))) > answer.MAX_QUICK_BYTES

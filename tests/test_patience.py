@@ -31,7 +31,7 @@ class Mount:
     """A directory behind a process that can be stopped."""
 
     def __init__(self, under: Path, at: Path) -> None:
-        at.mkdir()
+        at.mkdir(exist_ok=True)
         self.at = at
         self.server = subprocess.Popen(["bindfs", "-f", str(under), str(at)])
         wait_for(lambda: os.path.ismount(at), "the mount")
@@ -47,8 +47,11 @@ class Mount:
     def end(self) -> None:
         self.server.send_signal(signal.SIGCONT)
         # The agent may be inside it for a moment.
-        wait_for(lambda: subprocess.run(["umount", self.at], capture_output=True).returncode == 0)
+        wait_for(lambda: self.server.poll() is not None or self._unmounted())
         self.server.wait(DEADLINE)
+
+    def _unmounted(self) -> bool:
+        return subprocess.run(["umount", self.at], capture_output=True).returncode == 0
 
 
 @pytest.fixture
@@ -150,6 +153,88 @@ def test_it_may_be_silent_from_the_start(agent: Agent, mounted: Mount) -> None:
         assert held(agent) == {str(mounted.at): "fault"}
     wait_for(lambda: held(agent) == {})
     assert agent.fires("x-job-1") == ["far.pl", "near.pl"]
+
+
+def test_qb_conf_may_be_on_it(agent: Agent, mounted: Mount, near: Path, tmp_path: Path) -> None:
+    (tmp_path / "under" / "qb.conf").write_text('supervisor_language_flags = "perl"\n')
+    agent.qb_conf = mounted.at / "qb.conf"
+    agent.start()
+    with mounted.silent():
+        wait_for(lambda: held(agent) == {str(mounted.at): "fault"})
+        edit(near, 2)
+        wait_for(lambda: agent.fires("x-job-2") == ["near.pl"])
+        agent.reload()
+        assert held(agent) == {str(mounted.at): "fault"}
+    wait_for(lambda: held(agent) == {})
+    under = tmp_path / "under" / "new"
+    under.write_text('supervisor_language_flags = "python"\n')
+    under.rename(tmp_path / "under" / "qb.conf")
+    wait_for(lambda: "language-off" in {f["code"] for f in agent.reload()["diagnostics"]})
+
+
+def test_links_into_it_are_told_of_at_once(agent: Agent, mounted: Mount, tmp_path: Path) -> None:
+    """The name of a link does not say what it leads to; where it led last is remembered."""
+    more = [write(tmp_path / "under" / f"d{n}", f"m{n}.pl = x-job-1\n") for n in range(20)]
+    links = []
+    for number, directory in enumerate(more):
+        (directory / f"m{number}.pl").write_text("1\n")
+        links.append(tmp_path / f"link{number}")
+        links[-1].symlink_to(mounted.at / directory.name)
+    agent.directories = (*agent.directories, *links)
+    agent.start()
+    with mounted.silent():
+        wait_for(lambda: len(held(agent)) == 21)
+        assert agent.process is not None
+        assert len(os.listdir(f"/proc/{agent.process.pid}/task")) < 20
+    wait_for(lambda: held(agent) == {})
+
+
+def test_another_in_its_place_is_read(
+    agent: Agent, mounted: Mount, near: Path, tmp_path: Path
+) -> None:
+    """The usual repair: `umount -l`, and mount it anew. The first one never answers."""
+    agent.start()
+    other = write(tmp_path / "other", "new.pl = x-job-1\n", new_pl="1\n")
+    with mounted.silent():
+        wait_for(lambda: held(agent) == {str(mounted.at): "fault"})
+        subprocess.run(["umount", "-l", mounted.at], check=True)
+        again = Mount(other, mounted.at)
+        wait_for(lambda: agent.fires("x-job-1") == ["new.pl", "near.pl"])
+        wait_for(lambda: held(agent) == {})
+        edit(near, 2)
+        wait_for(lambda: agent.fires("x-job-2") == ["near.pl"])
+        assert agent.stop() == 0
+        again.end()
+
+
+def test_what_is_mounted_below_it_is_not_watched_through_it(
+    agent: Agent, mounted: Mount, near: Path, tmp_path: Path
+) -> None:
+    """To set a watch there goes through it, and would keep the whole agent."""
+    (tmp_path / "under" / "below").mkdir()
+    below = mounted.at / "below"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", below], check=True)
+    try:
+        write(below, "below.pl = x-job-1\n", below_pl="1\n")
+        agent.directories = (*agent.directories, below)
+        agent.start()
+        assert agent.fires("x-job-1") == ["far.pl", "near.pl", "below.pl"]
+        with mounted.silent():
+            wait_for(lambda: str(mounted.at) in held(agent))
+            for number in (2, 3):
+                other = tmp_path / f"other{number}"
+                other.mkdir()
+                (other / "near.pl").write_text("1\n")
+                (near / "near.pl").unlink()
+                (near / "near.pl").symlink_to(other / "near.pl")
+                edit(near, number)
+                wait_for(lambda n=number: agent.fires(f"x-job-{n}") == ["near.pl"])  # type: ignore[misc]
+        wait_for(lambda: held(agent) == {})
+        edit(below, 4)
+        wait_for(lambda: agent.fires("x-job-4") == ["below.pl"])
+        assert agent.stop() == 0
+    finally:
+        subprocess.run(["umount", below], check=True)
 
 
 def test_all_on_the_same_file_system_are_told_of(
