@@ -131,15 +131,15 @@ def gone(snapshot: Snapshot) -> frozenset[str]:
     return frozenset(missing)
 
 
-def silent(directory: str, before: Snapshot | None, seconds: float) -> Snapshot:
-    """A reading that says only that the file system has not answered for so long."""
+def silent(directory: str, before: Snapshot | None) -> Snapshot:
+    """A reading that says only that the file system does not answer."""
     finding = Finding(
         Severity.ERROR,
         "no-answer",
         directory,
         None,
         None,
-        f"its file system has not answered for {seconds:.0f} s",
+        "its file system does not answer",
         "what was served is served until it does; look for its server, or unmount it",
     )
     marks = before.marks if before is not None else {}

@@ -8,18 +8,25 @@ returned, its path is `silent` and is not asked again: one thread is lost to it,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar, TypeVarTuple
 
 import anyio
-from anyio import CancelScope, to_thread
+from anyio import CancelScope
 
 #: Seconds after which a file system counts as one that does not answer. A disk that has to wake up
 #: takes some.
 SLOW = 10.0
+#: Seconds for which others wait for one that may answer yet, and for which a start does.
+PROMPT = 0.5
+PROMPT_AT_START = 3.0
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -57,6 +64,8 @@ class Patience:
         self._mount = mount
         self._questions: set[_Question] = set()
         self.silent: frozenset[str] = frozenset()
+        #: The file systems that were asked by `answering` and have not answered yet.
+        self._late: dict[str, str] = {}
 
     @contextmanager
     def asking(self, path: str) -> Iterator[None]:
@@ -70,38 +79,82 @@ class Patience:
             _asked.reset(token)
             self._questions.discard(question)
 
-    @property
-    def busy(self) -> bool:
-        """Whether some thread waits for an answer."""
-        return bool(self._questions)
-
     async def wait(self, work: Callable[[*Ts], T], *args: *Ts) -> T | None:
         """What `work` gives, which runs in a thread, and which asks file systems; None as soon as
         one of them counts as silent. Then the work may still be done, much later."""
         with CancelScope() as scope:
             token = _waiting.set(scope)
             try:
-                return await to_thread.run_sync(work, *args, abandon_on_cancel=True)
+                return await _in_a_thread(partial(work, *args))
             finally:
                 _waiting.reset(token)
         return None
+
+    async def answering(self, paths: Mapping[str, str], seconds: float) -> set[str]:
+        """Those file systems, each with a path on it to ask for, that answer within so many
+        seconds. The others are noticed when they do, or when they count as silent."""
+        prompt: set[str] = set()
+
+        async def ask(name: str, path: str) -> None:
+            await _in_a_thread(partial(self._ask, path))
+            prompt.add(name)
+
+        with anyio.move_on_after(seconds):
+            async with anyio.create_task_group() as tasks:
+                for name, path in paths.items():
+                    if name not in self._late:
+                        tasks.start_soon(ask, name, path)
+        self._late |= {name: path for name, path in paths.items() if name not in prompt}
+        return prompt
+
+    def _ask(self, path: str) -> None:
+        # Opening a file is what no cache answers; a directory may be opened without its server.
+        with self.asking(path), suppress(OSError):
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
     async def run(self) -> None:
         """Look each second, until cancelled."""
         while True:
             await anyio.sleep(1.0)
-            late = []
+            overdue = []
             for question in list(self._questions):
                 question.looks += 1
                 if question.looks > SLOW:
-                    late.append(question)
+                    overdue.append(question)
             # What waits for a file system that is mounted there no more says nothing of another.
             before, self.silent = (
                 self.silent,
-                frozenset(q.path for q in late if self._mount(q.path) == q.mount),
+                frozenset(q.path for q in overdue if self._mount(q.path) == q.mount),
             )
-            for question in late:
+            for question in overdue:
                 if question.waits is not None:
                     question.waits.cancel()
-            if self.silent != before:
+            asked = {q.path for q in list(self._questions) if self._mount(q.path) == q.mount}
+            late = {name: path for name, path in self._late.items() if path in asked}
+            answered_late, self._late = len(late) < len(self._late), late
+            if self.silent != before or answered_late:
                 self._notice()
+
+
+async def _in_a_thread(work: Callable[[], T]) -> T:
+    """Run `work` in a thread that nobody needs to wait for, not even the end of this process."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+    context = copy_context()
+
+    def settle(set_it: Callable[[], None]) -> None:
+        if not done.done():
+            set_it()
+
+    def run() -> None:
+        try:
+            result = context.run(work)
+        except BaseException as error:
+            what = partial(done.set_exception, error)
+        else:
+            what = partial(done.set_result, result)
+        with suppress(RuntimeError):  # The loop may be closed by now.
+            loop.call_soon_threadsafe(settle, what)
+
+    threading.Thread(target=run, name="asks a file system", daemon=True).start()
+    return await done

@@ -31,7 +31,7 @@ from agent.index import Change, Index, Served, changes
 from agent.kept import Kept, KeptSettings
 from agent.log import History, Log, Record
 from agent.mounts import Mounts
-from agent.patience import SLOW, Patience
+from agent.patience import PROMPT, PROMPT_AT_START, Patience
 from agent.settings import Settings
 from agent.trust import Trust
 from agent.watch import Target, Watch
@@ -391,13 +391,10 @@ class Reloader:
         enough."""
         settled: list[tuple[_Directory, Snapshot]] = []
         stopped: list[_Directory] = []
-        directories = []
-        for d in map(self._directories.__getitem__, names):
-            if self.watch.is_silent(d.path):
-                d.unsettled, d.checking = None, False
-                settled.append((d, directory.silent(d.path, d.snapshot, SLOW)))
-            else:
-                directories.append(d)
+        silent, directories = await self._answering([self._directories[name] for name in names])
+        for d in silent:
+            d.unsettled, d.checking = None, False
+            settled.append((d, directory.silent(d.path, d.snapshot)))
         names = [d.path for d in directories]
         snapshots = await self.patience.wait(self._look, names)
         if snapshots is None:
@@ -431,6 +428,34 @@ class Reloader:
             else:
                 settled.append((d, snapshot))
         return settled, stopped
+
+    async def _answering(
+        self, directories: list[_Directory]
+    ) -> tuple[list[_Directory], list[_Directory]]:
+        """Those whose file systems do not answer, and those that do. Of the rest nobody knows yet:
+        they are noticed again. At the first index they count as silent, so that all others, and
+        what was kept of these, are served."""
+        silent = [d for d in directories if self.watch.is_silent(d.path)]
+        asked = [d for d in directories if d not in silent]
+        # By file system, those on it; a directory that was never read may be on any.
+        far: dict[str, list[_Directory]] = {}
+        for d in asked:
+            device = self.watch.remote_device(d.path)
+            if device is not None or d.snapshot is None:
+                far.setdefault(device or d.path, []).append(d)
+        if far:
+            started = self.ready.is_set()
+            prompt = await self.patience.answering(
+                {device: f"{on_it[0].path}/{CONF}" for device, on_it in far.items()},
+                PROMPT if started else PROMPT_AT_START,
+            )
+            late = [d for device, on_it in far.items() if device not in prompt for d in on_it]
+            asked = [d for d in asked if d not in late]
+            if not started:
+                silent += late
+            for d in late:
+                d.unsettled = None
+        return silent, asked
 
     def _look_again(self, directories: list[_Directory]) -> None:
         """They were not read, for want of another's answer. Who wrote before may have ended since,

@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
@@ -28,6 +27,7 @@ from agent.kept import Kept
 from agent.log import Log
 from agent.mounts import Mounts
 from agent.notify import Notify
+from agent.patience import Patience
 from agent.peer import Door
 from agent.pipe import LOOK, MAX_CONNECTIONS, REFUSED, SLICE, Connection, Held, Pipe
 from agent.reload import WRITING, Reloader, being_written
@@ -43,8 +43,6 @@ LOOP = {"loop_factory": uvloop.new_event_loop}
 #: Answers that are worked out beside the loop at the same time.
 MAX_BESIDE = 2
 STOPPED = 0
-FAILED = 1
-UNUSABLE = 2
 HELD = 4
 
 
@@ -98,16 +96,9 @@ def run(flags: Mapping[str, str | None]) -> int:
         first: Exception = errors
         while isinstance(first, ExceptionGroup):
             first = first.exceptions[0]
-        if reloader.patience.busy:
-            wrong = isinstance(first, SettingsError)
-            complain(str(first) if wrong else "".join(traceback.format_exception(errors)))
-            os._exit(UNUSABLE if wrong else FAILED)
         if isinstance(first, SettingsError):
             raise first from None
         raise
-    if reloader.patience.busy:
-        # Python would wait for the thread that waits for a file system, perhaps for ever.
-        os._exit(STOPPED)
     return STOPPED
 
 
@@ -373,26 +364,55 @@ async def _check(
     directories: tuple[str, ...], languages: frozenset[str], trust: Trust
 ) -> list[Finding]:
     mounts = Mounts()
+    patience = Patience(lambda: None, mounts.mount)
     findings: list[Finding] = []
-    for path in directories:
-        began = time.monotonic()
-        while True:
-            snapshot = directory.read(path, local=mounts.local(path), trust=trust)
-            await anyio.sleep(directory.QUIET)
-            reading = snapshot.reading
-            if directory.unchanged(snapshot) and not snapshot.busy:
-                break
-            if time.monotonic() - began >= WRITING:
-                reading = being_written(reading)
-                break
-        files = {}
-        for file, found in reading.files.items():
-            files[file] = found
-            if isinstance(found, Implementation) and language.language_of(file) == "python":
-                files[file] = replace(found, verdict=await compiler.check(found.code))
-        judgement = judge(
-            Reading(path, reading.fault, reading.plan, files, reading.held, reading.findings), None
-        )
-        findings += judgement.findings
-        findings += Served.of(path, judgement.unit, languages).findings
+
+    def read(path: str) -> directory.Snapshot:
+        with patience.asking(path):
+            return directory.read(path, local=mounts.local(path), trust=trust)
+
+    def unchanged(snapshot: directory.Snapshot) -> bool:
+        with patience.asking(snapshot.reading.directory):
+            return directory.unchanged(snapshot)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(patience.run)
+        for path in directories:
+            reading = await _settled(path, patience, read, unchanged)
+            findings += await _judged(reading, languages)
+        tasks.cancel_scope.cancel()
     return findings
+
+
+async def _settled(
+    path: str,
+    patience: Patience,
+    read: Callable[[str], directory.Snapshot],
+    unchanged: Callable[[directory.Snapshot], bool],
+) -> Reading:
+    """A directory as it stands, once nobody writes in it any more."""
+    began = time.monotonic()
+    while True:
+        snapshot = await patience.wait(read, path)
+        if snapshot is None:
+            return directory.silent(path, None).reading
+        await anyio.sleep(directory.QUIET)
+        same = await patience.wait(unchanged, snapshot)
+        if same is None:
+            return directory.silent(path, None).reading
+        if same and not snapshot.busy:
+            return snapshot.reading
+        if time.monotonic() - began >= WRITING:
+            return being_written(snapshot.reading)
+
+
+async def _judged(reading: Reading, languages: frozenset[str]) -> list[Finding]:
+    """The findings of a directory that was never read before."""
+    files = {}
+    for file, found in reading.files.items():
+        files[file] = found
+        if isinstance(found, Implementation) and language.language_of(file) == "python":
+            files[file] = replace(found, verdict=await compiler.check(found.code))
+    judgement = judge(replace(reading, files=files), None)
+    served = Served.of(reading.directory, judgement.unit, languages)
+    return [*judgement.findings, *served.findings]

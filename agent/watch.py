@@ -109,10 +109,9 @@ class Watch:
 
     def _way_to(self, key: str, target: Target, dirty: bool) -> _Ways:
         known = self._ways.get(key)
-        if self.is_silent(target.paths[0]):
+        if not dirty or self.is_silent(target.paths[0]):
+            # One that was never looked at has not answered yet.
             return known or _Ways(frozenset(), frozenset(), blind=True)
-        if known is not None and not dirty:
-            return known
         with self._patience.asking(target.paths[0]):
             return _ways(target, self.mounts)
 
@@ -244,10 +243,10 @@ class Watch:
         silent = self._patience.silent
         if not silent or path in silent:
             return bool(silent)
-        device = self._remote_device(path)
-        return device is not None and any(self._remote_device(p) == device for p in silent)
+        device = self.remote_device(path)
+        return device is not None and any(self.remote_device(p) == device for p in silent)
 
-    def _remote_device(self, path: str) -> str | None:
+    def remote_device(self, path: str) -> str | None:
         """The device of a path that lies on no local file system: the one that was found last, or
         as its name says. Nothing is asked."""
         way = self._ways.get(path)
