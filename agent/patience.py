@@ -90,13 +90,13 @@ class Patience:
                 _waiting.reset(token)
         return None
 
-    async def answering(self, paths: Mapping[str, str], seconds: float) -> set[str]:
-        """Those file systems, each with a path on it to ask for, that answer within so many
-        seconds. The others are noticed when they do, or when they count as silent."""
+    async def answering(self, paths: Mapping[str, str], file: str, seconds: float) -> set[str]:
+        """Those file systems, each with a directory on it to ask for a file, that answer within so
+        many seconds. The others are noticed when they do, or when they count as silent."""
         prompt: set[str] = set()
 
         async def ask(name: str, path: str) -> None:
-            await _in_a_thread(partial(self._ask, path))
+            await _in_a_thread(partial(self._ask, path, file))
             prompt.add(name)
 
         with anyio.move_on_after(seconds):
@@ -107,10 +107,10 @@ class Patience:
         self._late |= {name: path for name, path in paths.items() if name not in prompt}
         return prompt
 
-    def _ask(self, path: str) -> None:
+    def _ask(self, path: str, file: str) -> None:
         # Opening a file is what no cache answers; a directory may be opened without its server.
         with self.asking(path), suppress(OSError):
-            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            os.close(os.open(os.path.join(path, file), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
     async def run(self) -> None:
         """Look each second, until cancelled."""

@@ -446,7 +446,8 @@ class Reloader:
         if far:
             started = self.ready.is_set()
             prompt = await self.patience.answering(
-                {device: f"{on_it[0].path}/{CONF}" for device, on_it in far.items()},
+                {device: on_it[0].path for device, on_it in far.items()},
+                CONF,
                 PROMPT if started else PROMPT_AT_START,
             )
             late = [d for device, on_it in far.items() if device not in prompt for d in on_it]
