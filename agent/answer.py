@@ -162,14 +162,7 @@ def lookup(index: Index, params: LookupParams) -> bytes:
     answer = index.lookup(event, occurred)
     code = params.code
     partial = [callback_json(c, code) | {"missing": str(missing)} for c, missing in answer.partial]
-    return encode(
-        {
-            "generation": index.generation,
-            "digest": index.digest,
-            "callbacks": _list(answer.callbacks, code),
-            "partial": partial,
-        }
-    )
+    return encode({**_head(index), "callbacks": _list(answer.callbacks, code), "partial": partial})
 
 
 def explain(index: Index, params: LookupParams) -> bytes:

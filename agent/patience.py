@@ -3,7 +3,7 @@
 Where the server of a hard NFS mount is gone, or the process behind a FUSE one stands still, a call
 waits, perhaps for ever, and nobody can end it. What waits is a thread of its own, so lookups go on.
 Whoever waits for that thread is told to go on without it after SLOW seconds. While the call has not
-returned, its path is `silent` and is not asked again: one thread is lost to it, and no more.
+returned, its path is `silent` and is not asked again: a thread or two are lost to it, and no more.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Ts = TypeVarTuple("Ts")
 
 @dataclass(slots=True, eq=False)
 class _Question:
-    """A file system is asked: at which path, since when, and what waits for the answer."""
+    """A file system is asked: at which path, for how long, and what waits for the answer."""
 
     path: str
     #: Looks at it since it last answered something. Not time: this process may stand still.

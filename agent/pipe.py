@@ -78,8 +78,8 @@ class Turn:
     """What clients sent in one turn of the event loop while nothing of theirs was under way.
 
     It nearly always is whole lines of lookups: one decode for all, then one write after the other.
-    Against answering each when it is read, 16 clients get a sixth more answers in the
-    same time, and the slowest of them in two thirds of it.
+    Against answering each when it is read, 16 clients get a sixth more answers in the same time,
+    and the slowest of them in two thirds of it.
     """
 
     def __init__(self, service: Service) -> None:
@@ -507,10 +507,9 @@ class Pipe:
         alone."""
         try:
             found = os.lstat(self.path)
-            lock = os.lstat(f"{self.path}.lock")
         except OSError:
             return True
-        if _identity(lock) != _identity(os.fstat(self._lock)):
+        if not self._is_locked():
             return True
         if _identity(found) != self._made:
             raise SettingsError(
@@ -520,16 +519,20 @@ class Pipe:
             )
         return False
 
+    def _is_locked(self) -> bool:
+        """Whether the lock that this agent holds is the one that another would find."""
+        try:
+            found = os.lstat(f"{self.path}.lock")
+        except OSError:
+            return False
+        return _identity(found) == _identity(os.fstat(self._lock))
+
     async def listen_anew(self, service: Service, door: Door) -> None:
         """Make the socket again, after it was lost. Those who are connected notice nothing.
 
         Raises SettingsError, or Held where another agent has the pipe by now.
         """
-        try:
-            lock = _identity(os.lstat(f"{self.path}.lock"))
-        except OSError:
-            lock = None
-        if lock != _identity(os.fstat(self._lock)):
+        if not self._is_locked():
             # It was removed as well, and another agent may have taken its place.
             self.lock()
         if self._server is not None:
