@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import enum
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+#: The longest name or quoted text in a message, in characters. Longer ones are cut in the middle.
+MAX_QUOTED = 200
+#: The most findings that are reported of one file. A person reads the first few; a broken file of
+#: 16 MiB can have millions.
+MAX_FINDINGS = 100
+#: The code of the finding that counts those that are not reported.
+MORE_FINDINGS = "more-findings"
 
 
 class Severity(enum.StrEnum):
@@ -30,6 +40,8 @@ class Finding:
     column: int | None
     message: str
     hint: str | None = None
+    #: How many findings this one counts: more than one only for `more-findings`.
+    count: int = 1
 
     def __str__(self) -> str:
         """`path:line:column: severity: message [code]`, as editors and compilers have it."""
@@ -52,21 +64,114 @@ class Finding:
         return found
 
 
+def capped(
+    findings: Iterable[Finding], limit: int = MAX_FINDINGS, under: str | None = None
+) -> list[Finding]:
+    """At most `limit` findings of each path, and one more of code `more-findings` for the rest.
+
+    The worst are kept, among equals the first, all in the order given. The one that counts the
+    rest follows at the end and has the worst severity among them, so no error is lost. With
+    `under`, the path of a directory, all count as findings of that one path.
+
+    The result may be given again, alone or with more findings: the counts add up, and nothing
+    else changes. So a long list can be capped while it grows.
+    """
+    by_path: dict[str, list[tuple[int, Finding]]] = {}
+    rest: dict[str, list[Finding]] = {}
+    for position, finding in enumerate(findings):
+        path = finding.path if under is None else under
+        if finding.code == MORE_FINDINGS:
+            rest.setdefault(path, []).append(finding)
+        else:
+            by_path.setdefault(path, []).append((position, finding))
+    kept: list[tuple[int, Finding]] = []
+    for path, found in by_path.items():
+        if len(found) > limit:
+            found.sort(key=lambda item: _RANK[item[1].severity])
+            rest.setdefault(path, []).extend(finding for _, finding in found[limit:])
+            del found[limit:]
+        kept += found
+    kept.sort(key=lambda item: item[0])
+    return [finding for _, finding in kept] + [_more(path, left) for path, left in rest.items()]
+
+
+def _more(path: str, left: list[Finding]) -> Finding:
+    """The finding that counts those that are left out."""
+    count = sum(finding.count for finding in left)
+    severity = min((finding.severity for finding in left), key=_RANK.__getitem__)
+    message = f"there are {count} more findings like these" if count > 1 else "there is one more"
+    hint = "correct those that are reported, then look again"
+    return Finding(severity, MORE_FINDINGS, path, None, None, message, hint, count)
+
+
+_RANK = {severity: rank for rank, severity in enumerate(Severity)}
+
+
+def shorten(text: str, limit: int = MAX_QUOTED) -> str:
+    """`text` with its middle replaced by `...` where it has more than `limit` characters."""
+    if len(text) <= limit:
+        return text
+    tail = (limit - 3) // 3
+    return f"{text[: limit - 3 - tail]}...{text[len(text) - tail :]}"
+
+
+def shown(text: str) -> str:
+    """A name or a text that was read as a message quotes it: one line, MAX_QUOTED characters."""
+    return shorten(printable(shorten(text)))
+
+
 def encodable(text: str) -> str:
     r"""`text` with bytes that were not UTF-8 (lone surrogates, in Python) written as `\xNN`.
 
     File names and lines of a file may hold any bytes; JSON and terminals take only Unicode.
     """
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if text.isascii():
+        return text
+    try:
+        raw = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # Surrogates that stand for no byte.
+        text = _SURROGATE.sub(lambda m: f"\\u{ord(m[0]):04x}", text)
+        raw = text.encode("utf-8", "surrogateescape")
+    return raw.decode("utf-8", "backslashreplace")
+
+
+_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 def printable(text: str) -> str:
-    r"""`text` on one line, its control characters written as `\xNN`.
+    r"""`text` on one line, all that does not print written as `\xNN`, `\uNNNN` or `\UNNNNNNNN`.
 
-    A file name or a trigger must not be able to write lines of its own into the log, nor to
-    drive the terminal that shows it.
+    That is: control characters (C1 too), format characters such as those that turn the direction
+    of writing, separators other than the space, and code points without a character. A file name
+    or a trigger must not be able to write lines of its own into the log, nor to drive the
+    terminal that shows it, nor to look like another.
     """
     text = encodable(text)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+# DEL, C1 and all that Unicode 16 calls a format character or a separator of lines or paragraphs.
+# Written out: a walk over all code points would take 100 ms of each start.
+_UNSEEN = re.compile(
+    "[\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f"
+    "\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001\U000e0020-\U000e007f]"
+)
+
+
+def escape_json(data: bytes) -> bytes:
+    r"""Encoded JSON with `\uNNNN` for characters that could drive a terminal that shows it.
+
+    Takes and gives UTF-8; what it decodes to stays the same. Encoders escape C0 only. This adds
+    DEL, C1, and format characters such as those that turn the direction of writing.
+    """
+    if data.isascii() and b"\x7f" not in data:
+        return data
+    return _UNSEEN.sub(_as_json_escape, data.decode()).encode()
+
+
+def _as_json_escape(match: re.Match[str]) -> str:
+    units = match[0].encode("utf-16-be")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
