@@ -1,4 +1,4 @@
-"""Short runs of scripts/hammer and scripts/kills, and what their counts count.
+"""Short runs of stress/hammer.py and stress/kills.py, and what their counts count.
 
 The long runs are made by hand: `scripts/hammer` and `scripts/kills`, a few minutes each.
 """
@@ -17,15 +17,15 @@ import pytest
 from agents import Agent, running
 from versions import LINES, NoVersion, Versions
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
+TESTS = Path(__file__).parent
 
 #: Seconds that a slow machine may take for what this one does in some. They end when they are done.
 PATIENCE = 300.0
 pytestmark = pytest.mark.timeout(3 * PATIENCE)
 
 
-def run(script: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPTS / script), "--folder", str(folder), *options]
+def run(program: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(TESTS), program, "--folder", str(folder), *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE)
 
 

@@ -1,23 +1,21 @@
-"""A short run of scripts/soak, and that it can fail.
+"""A short run of stress/soak.py, and that it can fail.
 
 The long run is made by hand: `scripts/soak --minutes 10`.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from agents import DEADLINE
+from stress import soak
 
-SCRIPT = Path(__file__).parent.parent / "scripts/soak"
+TESTS = Path(__file__).parent
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="it measures by /proc"),
@@ -27,28 +25,21 @@ pytestmark = [
 
 
 def test_some_seconds_of_everything_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, str(TESTS), "soak", "--minutes", "0.1", "--growth", "100"]
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--minutes", "0.1", "--growth", "100", "--folder", tmp_path],
-        capture_output=True, text=True, timeout=10 * DEADLINE, check=False,
-    )  # fmt: skip
+        [*command, "--folder", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=10 * DEADLINE,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all was well" in done.stdout
     assert "p99" in done.stdout
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture(scope="module")
-def soak() -> ModuleType:
-    loader = SourceFileLoader("soak", str(SCRIPT))
-    spec = importlib.util.spec_from_loader("soak", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["soak"] = module
-    loader.exec_module(module)
-    return module
-
-
-def report(soak: ModuleType, **what: Any) -> bool:
+def report(**what: Any) -> bool:
     """What is said of a run in which all was well but for this."""
     tried = {way.__name__: 1 for way in soak.MISBEHAVIOURS}
     client = {"wrong": [], "refused": 0, "late": 0, "seconds": [0.001] * 100}
@@ -71,10 +62,10 @@ def report(soak: ModuleType, **what: Any) -> bool:
     return well
 
 
-def test_a_run_in_which_all_was_well(soak: ModuleType) -> None:
-    assert report(soak)
-    assert report(soak, memory=100.0 + soak.MAX_GROWTH_MIB)
-    assert report(soak, said="callback-agent: refused a client\n")
+def test_a_run_in_which_all_was_well() -> None:
+    assert report()
+    assert report(memory=100.0 + soak.MAX_GROWTH_MIB)
+    assert report(said="callback-agent: refused a client\n")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +88,7 @@ def test_a_run_in_which_all_was_well(soak: ModuleType) -> None:
     ids=str,
 )
 def test_a_run_in_which_something_was_wrong(
-    soak: ModuleType, what: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    what: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert not report(soak, **what)
+    assert not report(**what)
     assert "WRONG: " in capsys.readouterr().out

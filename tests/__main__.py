@@ -1,0 +1,23 @@
+"""Runs a program of tests/stress: `python tests NAME [OPTION...]`.
+
+Python puts the folder that it runs at the front of its path. So what the tests share is imported
+by plain name here as well.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    names = sorted(path.stem for path in (Path(__file__).parent / "stress").glob("[a-z]*.py"))
+    if len(sys.argv) < 2 or sys.argv[1] not in names:
+        sys.exit(f"usage: python tests NAME [OPTION...], where NAME is one of: {', '.join(names)}")
+    name = sys.argv.pop(1)
+    runpy.run_module(f"stress.{name}", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Long runs, and attacks. `python tests NAME` runs one; the suite runs short forms of them."""

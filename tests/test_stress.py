@@ -1,0 +1,37 @@
+"""The programs of stress/ can be started by hand: by their scripts, and by name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agents import DEADLINE
+
+TESTS = Path(__file__).parent
+SCRIPTS = TESTS.parent / "scripts"
+PROGRAMS = sorted(path.stem for path in (TESTS / "stress").glob("[a-z]*.py"))
+
+
+def run(command: list[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
+    environ = os.environ | {"PYTHON": sys.executable}
+    return subprocess.run(
+        command, cwd=folder, env=environ, capture_output=True, text=True, timeout=DEADLINE
+    )
+
+
+@pytest.mark.parametrize("name", ["fuzz", "hammer", "kills", "soak"])
+def test_a_script_runs_its_program(tmp_path: Path, name: str) -> None:
+    done = run([SCRIPTS / name, "--help"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: {name}.py ")
+
+
+def test_an_unknown_program_is_refused(tmp_path: Path) -> None:
+    for arguments in ([], ["nothing"]):
+        done = run([sys.executable, TESTS, *arguments], tmp_path)
+        assert done.returncode == 1
+        assert ", ".join(PROGRAMS) in done.stderr
