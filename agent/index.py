@@ -1,15 +1,14 @@
 """The immutable index: which callbacks fire for an event.
 
-Every term of every trigger stands in a tree by what it asks of an event: its type, then its name,
-then its context, then its extra (or, for a term with a label, the label's text). An event walks
-down that tree. At each step a literal costs one probe; patterns `prefix*`, a lone `*` among them,
-cost one probe for each length of prefix that occurs; only other patterns (`x*y`, `*x`) are tried
-one after the other, and only those that share all that stands above them. So an answer costs by
-what it returns, not by how many callbacks there are.
+The callbacks are numbered by directory and line, which is the order of every answer. The match
+structure (`agent.match`) finds the numbers of those whose terms an event satisfies.
 
 An index is never changed. `replace` makes a new one that shares with the old all that one
-directory's new callbacks do not touch, so that an edit costs by the size of its directory. The
-callbacks are numbered by directory and line, which is the order of every answer.
+directory's new callbacks do not touch, so that an edit costs by the size of its directory.
+
+`lookup` and `explain` may take long: see the worst case in `agent.match`; `explain` looks at every
+callback. Both take a `checkpoint`, which is called about every 1,000 steps (at most about a
+millisecond apart) and may raise whatever ends them.
 """
 
 from __future__ import annotations
@@ -19,14 +18,24 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from agent import language
+from agent import language, match
 from agent.callback import CONF, MAX_CALLBACKS, Implementation, Registration, Unit
 from agent.finding import Finding, Severity
-from agent.trigger import DONE, TYPES, Event, Occurred, Term, Trigger, glob, missing, terms
-
-V = TypeVar("V")
+from agent.trigger import (
+    DONE,
+    TYPES,
+    Event,
+    Occurred,
+    Steps,
+    Term,
+    Trigger,
+    glob,
+    glob_steps,
+    missing,
+    terms,
+)
 
 #: Characters of a reason, and of the event's text in it: a request of 1 MiB must not be repeated
 #: for each callback.
@@ -165,9 +174,7 @@ class Index:
 
     __slots__ = ("_tree", "count", "digest", "generation", "served")
 
-    def __init__(
-        self, generation: int, served: tuple[Served, ...], tree: Mapping[str, _Patterns[_Slots]]
-    ) -> None:
+    def __init__(self, generation: int, served: tuple[Served, ...], tree: match.Tree) -> None:
         self.generation = generation
         self.served = served
         self.count = sum(len(s.callbacks) for s in served)
@@ -180,7 +187,7 @@ class Index:
         """The index of these directories' callbacks, the directories in this order."""
         served = tuple(served)
         changes = (c for place, new in enumerate(served) for c in _changes(place, None, new))
-        return cls(generation, served, _edit({}, changes))
+        return cls(generation, served, match.edit({}, changes))
 
     def replace(self, generation: int, changed: Mapping[int, Served]) -> Index:
         """The index with other callbacks for the directories at some places of the order."""
@@ -190,22 +197,34 @@ class Index:
             for place in sorted(changed)
             for change in _changes(place, self.served[place], changed[place])
         )
-        return Index(generation, served, _edit(self._tree, changes))
+        return Index(generation, served, match.edit(self._tree, changes))
 
     def callbacks(self) -> Iterator[Callback]:
         """All callbacks, in order."""
         for served in self.served:
             yield from served.callbacks
 
-    def lookup(self, event: Event, occurred: Sequence[Event] = ()) -> Answer:
-        """Which callbacks fire for the event, given those that occurred before it."""
+    def lookup(
+        self,
+        event: Event,
+        occurred: Sequence[Event] = (),
+        checkpoint: Callable[[], object] | None = None,
+    ) -> Answer:
+        """Which callbacks fire for the event, given those that occurred before it.
+
+        `checkpoint` is called about every 1,000 steps; what it raises ends the lookup.
+        """
+        return self._lookup(event, occurred, Steps(checkpoint))
+
+    def _lookup(self, event: Event, occurred: Sequence[Event], steps: Steps) -> Answer:
         answer = Answer([], [])
         events: Occurred | None = None
-        for number in sorted(set(self._satisfied(event))):
+        for number in match.satisfied(self._tree, event, steps):
             callback = self.served[number // _PLACE].callbacks[number % _PLACE]
             tree = callback.registration.trigger
+            steps.take()
             if not isinstance(tree, Term):
-                events = events or Occurred((event, *occurred))
+                events = events or Occurred((event, *occurred), steps)
                 rest = missing(tree, events)
                 if rest is not None:
                     answer.partial.append((callback, rest))
@@ -213,61 +232,53 @@ class Index:
             answer.callbacks.append(callback)
         return answer
 
-    def _satisfied(self, event: Event) -> Iterator[int]:
-        """The numbers of the callbacks of which the event satisfies a term, some repeatedly."""
-        names = self._tree.get(event.type)
-        if names is None:
-            return
-        found = list(names.find(event.name))
-        if event.name in DONE and (done := names.literal.get("done")) is not None:
-            found.append(done)
-        for slots in found:
-            for context in event.contexts:
-                if (extras := slots.get(context)) is not None:
-                    for numbers in extras.find(event.extra):
-                        yield from numbers
-            if (extras := slots.get("*")) is not None:
-                for numbers in _any_context(extras, event):
-                    yield from numbers
-            if (
-                event.unsplit is not None
-                and event.alone
-                and (extras := slots.get(_ANY_ALONE)) is not None
-            ):
-                for numbers in _ending(extras, event.unsplit):
-                    yield from numbers
-            if event.text is not None:
-                if (labels := slots.get(_LABEL)) is not None:
-                    for numbers in labels.find(event.text):
-                        yield from numbers
-                if event.alone and (labels := slots.get(_ALONE)) is not None:
-                    for numbers in labels.find(event.text):
-                        yield from numbers
-
     def explain(
-        self, event: Event, occurred: Sequence[Event] = ()
+        self,
+        event: Event,
+        occurred: Sequence[Event] = (),
+        checkpoint: Callable[[], object] | None = None,
     ) -> list[tuple[Callback, str, str]]:
         """For every callback with a term of the event's name and type: the verdict (`fires`,
-        `partial` or `no`), and the reason."""
-        answer = self.lookup(event, occurred)
+        `partial` or `no`), and the reason.
+
+        `checkpoint` is called about every 1,000 steps; what it raises ends it.
+        """
+        steps = Steps(checkpoint)
+        answer = self._lookup(event, occurred, steps)
         firing = {id(callback) for callback in answer.callbacks}
         partial = {id(callback): rest for callback, rest in answer.partial}
         explained = []
         for callback in self.callbacks():
-            alike = [t for t in terms(callback.registration.trigger) if _alike(t, event)]
+            alike = []
+            for term in terms(callback.registration.trigger):
+                steps.take(glob_steps(term.name, event.name))
+                if _alike(term, event):
+                    alike.append(term)
             if not alike:
                 continue
-            met = _short(" and ".join(str(t) for t in alike if t.matches(event)))
             if id(callback) in firing:
-                explained.append((callback, "fires", f"the event satisfies {met}"))
+                reason = f"the event satisfies {_met(alike, event, steps)}"
+                explained.append((callback, "fires", reason))
             elif id(callback) in partial:
-                reason = f"the event satisfies {met}; still missing: {partial[id(callback)]}"
-                reason = _short(reason)
+                met = _met(alike, event, steps)
+                rest = partial[id(callback)]
+                reason = _short(f"the event satisfies {met}; still missing: {rest}")
                 explained.append((callback, "partial", reason))
             else:
+                steps.take(10)
                 reason = _short("; ".join(_refusal(t, event) for t in alike[:_MOST_TERMS]))
                 explained.append((callback, "no", reason))
         return explained
+
+
+def _met(alike: Iterable[Term], event: Event, steps: Steps) -> str:
+    """Those of the terms that the event satisfies."""
+    met = []
+    for term in alike:
+        steps.take(term.steps(event))
+        if term.matches(event):
+            met.append(str(term))
+    return _short(" and ".join(met))
 
 
 def changes(old: Iterable[Served], new: Iterable[Served]) -> list[Change]:
@@ -314,106 +325,12 @@ def _short(text: str) -> str:
     return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
 
 
-# The tree ----------------------------------------------------------------------------------------
-
 #: Callbacks are numbered place * _PLACE + position: more than a directory may have.
 _PLACE = 1 << 20
 assert _PLACE > MAX_CALLBACKS
 
-# The slots beside the contexts, which are `self`, `parent`, ids and `*`. Those of a label alone
-# hold what stands before the `-*` at a pattern's end.
-_LABEL = "label"
-_ALONE = "label alone"
-_ANY_ALONE = "any context, label alone"
 
-_Numbers = tuple[int, ...]
-
-
-class _Patterns(Generic[V]):
-    """What stands behind each pattern of one field. Never changed once it is in an index.
-
-    `literal` also holds what stands behind `no such field`, under None.
-    """
-
-    __slots__ = ("lengths", "literal", "other", "prefix")
-
-    def __init__(
-        self,
-        literal: Mapping[str | None, V],
-        prefix: Mapping[str, V],
-        other: Mapping[str, V],
-        lengths: tuple[int, ...],
-    ) -> None:
-        self.literal = literal
-        self.prefix = prefix
-        self.other = other
-        #: The lengths of the prefixes, each once.
-        self.lengths = lengths
-
-    def find(self, text: str | None) -> Iterator[V]:
-        """What stands behind each pattern that the text matches."""
-        if (found := self.literal.get(text)) is not None:
-            yield found
-        if text is None:
-            return
-        for length in self.lengths:
-            if length <= len(text) and (found := self.prefix.get(text[:length])) is not None:
-                yield found
-        for pattern, value in self.other.items():
-            if glob(pattern, text):
-                yield value
-
-    def patterns(self) -> Iterator[tuple[str, V]]:
-        """Every pattern as it is written, and what stands behind it."""
-        for literal, value in self.literal.items():
-            if literal is not None:
-                yield literal, value
-        for prefix, value in self.prefix.items():
-            yield prefix + "*", value
-        yield from self.other.items()
-
-    def __len__(self) -> int:
-        return len(self.literal) + len(self.prefix) + len(self.other)
-
-
-_Slots = dict[str, _Patterns[_Numbers]]
-
-
-def _any_context(extras: _Patterns[_Numbers], event: Event) -> Iterator[_Numbers]:
-    """The terms in any context that an event satisfies.
-
-    Where the event was given as a text with a label, nobody knows where its extra begins. So the
-    extra is compared with what follows each of its hyphens: `*-extra` matches nothing else.
-    """
-    if event.unsplit is None:
-        yield from extras.find(event.extra)
-        return
-    if TYPES[event.type] is None:
-        yield from extras.find(None)
-    yield from _ending(extras, event.unsplit)
-
-
-def _ending(extras: _Patterns[_Numbers], text: str) -> Iterator[_Numbers]:
-    """What stands behind each pattern that matches what follows some hyphen of the text."""
-    if text.count("-") <= len(extras):
-        at = text.find("-")
-        while at >= 0:
-            yield from extras.find(text[at + 1 :])
-            at = text.find("-", at + 1)
-    else:
-        for pattern, numbers in extras.patterns():
-            if glob("*-" + pattern, text):
-                yield numbers
-
-
-#: A callback's number, its trigger before and its trigger now; None where there is none.
-_Change = tuple[int, Trigger | None, Trigger | None]
-
-#: What an edit adds to the numbers behind each pattern it touches, in rising order.
-_Edits = dict[str, dict[str | None, dict[str, dict[str | None, list[int]]]]]
-
-
-def _changes(place: int, old: Served | None, new: Served) -> Iterator[_Change]:
+def _changes(place: int, old: Served | None, new: Served) -> Iterator[match.Change]:
     """Where a directory has another trigger at some place than before. A line that was added at
     the end leaves all others as they are."""
     before = old.callbacks if old is not None else ()
@@ -424,110 +341,3 @@ def _changes(place: int, old: Served | None, new: Served) -> Iterator[_Change]:
             yield number, was.registration.trigger, None
         elif was.registration.text != now.registration.text:
             yield number, was.registration.trigger, now.registration.trigger
-
-
-def _edit(
-    tree: Mapping[str, _Patterns[_Slots]], changes: Iterable[_Change]
-) -> dict[str, _Patterns[_Slots]]:
-    """The tree after changes, which come in rising order. Only what they touch is copied."""
-    edits: _Edits = {}
-    gone: set[int] = set()
-    for number, was, now in changes:
-        if was is not None:
-            gone.add(number)
-            _gather(edits, was, None)
-        if now is not None:
-            _gather(edits, now, number)
-
-    def edit_leaf(old: _Numbers | None, new: list[int]) -> _Numbers:
-        if not old:
-            return tuple(new)
-        stay = [n for n in old if n not in gone]
-        return tuple(sorted(stay + new)) if new else tuple(stay)
-
-    def edit_slots(old: _Slots | None, by_slot: dict[str, dict[str | None, list[int]]]) -> _Slots:
-        return _edited(old or {}, by_slot, lambda p, edits: _edit_patterns(p, edits, edit_leaf))
-
-    return _edited(tree, edits, lambda names, by_name: _edit_patterns(names, by_name, edit_slots))
-
-
-def _gather(edits: _Edits, tree: Trigger, number: int | None) -> None:
-    """Note each pattern that a trigger's terms touch, and the number to add there, if any."""
-    for term in (tree,) if isinstance(tree, Term) else terms(tree):
-        names = edits.get(term.type)
-        if names is None:
-            names = edits[term.type] = {}
-        slots = names.get(term.name)
-        if slots is None:
-            slots = names[term.name] = {}
-        for slot, pattern in _places(term):
-            patterns = slots.get(slot)
-            if patterns is None:
-                patterns = slots[slot] = {}
-            numbers = patterns.get(pattern)
-            if numbers is None:
-                numbers = patterns[pattern] = []
-            if number is not None and (not numbers or numbers[-1] != number):
-                numbers.append(number)
-
-
-def _places(term: Term) -> Sequence[tuple[str, str | None]]:
-    """The slots and patterns under which a term stands."""
-    _, _, _, context, extra, label = term
-    if label is not None:
-        if label.endswith("-*"):
-            return (_LABEL, label), (_ALONE, label[:-2])
-        return ((_LABEL, label),)
-    assert context is not None
-    if extra == "*":
-        return (context, extra), (context, None)
-    if context == "*" and extra is not None and extra.endswith("-*"):
-        return (context, extra), (_ANY_ALONE, extra[:-2])
-    return ((context, extra),)
-
-
-K = TypeVar("K")
-E = TypeVar("E")
-
-
-def _edited(
-    old: Mapping[K, V], edits: Mapping[K, E], edit: Callable[[V | None, E], V | None]
-) -> dict[K, V]:
-    """A copy of `old` with each of the edits made; what becomes empty goes."""
-    new = dict(old)
-    for key, change in edits.items():
-        value = edit(new.get(key), change)
-        if value:
-            new[key] = value
-        else:
-            new.pop(key, None)
-    return new
-
-
-_NONE: dict[Any, Any] = {}
-_EMPTY: _Patterns[Any] = _Patterns(_NONE, _NONE, _NONE, ())
-
-
-def _edit_patterns(
-    old: _Patterns[V] | None,
-    edits: Mapping[str | None, E],
-    edit: Callable[[V | None, E], V | None],
-) -> _Patterns[V]:
-    literal: dict[str | None, E] = {}
-    prefix: dict[str, E] = {}
-    other: dict[str, E] = {}
-    for pattern, change in edits.items():
-        if pattern is None or "*" not in pattern:
-            literal[pattern] = change
-        elif pattern.index("*") == len(pattern) - 1:
-            prefix[pattern[:-1]] = change
-        else:
-            other[pattern] = change
-    old = old or _EMPTY
-    prefixes = _edited(old.prefix, prefix, edit) if prefix else old.prefix
-    return _Patterns(
-        _edited(old.literal, literal, edit) if literal else old.literal,
-        prefixes,
-        _edited(old.other, other, edit) if other else old.other,
-        tuple({len(p) for p in prefixes}) if prefix else old.lengths,
-    )

@@ -32,7 +32,7 @@ while the whole expression is true of that event and those that occurred before.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from sys import intern
 from typing import NamedTuple, Protocol
@@ -122,6 +122,10 @@ class Term(NamedTuple):
             and self._matches_place(event)
         )
 
+    def steps(self, event: Event) -> int:
+        """How many steps it is to compare this term with the event."""
+        return glob_steps(self.text, event.text or event.extra or event.name)
+
     def _matches_place(self, event: Event) -> bool:
         if self.label is not None:
             return event.text is not None and _matches_label(self.label, event)
@@ -177,6 +181,32 @@ def terms(trigger: Trigger) -> Iterator[Term]:
             yield from terms(part)
 
 
+#: Elementary steps (about 0.1 to 1 microsecond each) between two calls of a checkpoint.
+CHECKPOINT_STEPS = 1000
+
+
+class Steps:
+    """Counts the steps of a computation that may be long, so that its caller can stop it.
+
+    `checkpoint` is called about every CHECKPOINT_STEPS steps. What it raises ends the computation
+    and reaches the caller. Nothing is left half done: the computations only read.
+    """
+
+    __slots__ = ("_checkpoint", "_left")
+
+    def __init__(self, checkpoint: Callable[[], object] | None = None) -> None:
+        self._checkpoint = checkpoint
+        self._left = CHECKPOINT_STEPS
+
+    def take(self, count: int = 1) -> None:
+        """Count so many more steps."""
+        self._left -= count
+        if self._left <= 0:
+            self._left = CHECKPOINT_STEPS
+            if self._checkpoint is not None:
+                self._checkpoint()
+
+
 #: So few events are asked one by one.
 FEW_EVENTS = 16
 # No field of a term begins so: a term is a part of one line.
@@ -184,16 +214,18 @@ _LABEL, _ANY = "\nlabel", "\nany"
 
 
 class Occurred:
-    """Events that happened, arranged so that a term need not be held against each of them.
+    """Events that happened, arranged so that a term need not be compared with each of them.
 
-    A request may name tens of thousands of events, and a site have as many terms; asked one by
-    one, every client would wait for minutes.
+    A request may name tens of thousands of events, and a site have as many terms. Terms with a
+    `*` inside a field are still compared with each event of their type, which is counted in
+    `steps`.
     """
 
-    __slots__ = ("_by_type", "_events", "_exact", "_known")
+    __slots__ = ("_by_type", "_events", "_exact", "_known", "_steps")
 
-    def __init__(self, events: Iterable[Event]) -> None:
+    def __init__(self, events: Iterable[Event], steps: Steps | None = None) -> None:
         self._events = tuple(events)
+        self._steps = steps or Steps()
         self._known: dict[Term, bool] = {}
         self._by_type: dict[str, list[Event]] = {}
         #: What terms without a `*` inside a field ask for; the last field is the extra, the label's
@@ -201,13 +233,15 @@ class Occurred:
         self._exact: set[tuple[str, str, str | None, str | None]] = set()
         if len(self._events) > FEW_EVENTS:
             for event in self._events:
+                self._steps.take(8)
                 self._by_type.setdefault(event.type, []).append(event)
                 self._exact.update(_asked(event))
 
     def satisfy(self, term: Term) -> bool:
         """Whether one of them satisfies the term."""
         if not self._by_type:
-            return any(map(term.matches, self._events))
+            return self._one_satisfies(term, self._events)
+        self._steps.take()
         place, extra = term.context, term.extra
         if term.label is not None:
             place, extra = _LABEL, term.label
@@ -223,9 +257,16 @@ class Occurred:
             return False
         known = self._known.get(term)
         if known is None:
-            known = any(map(term.matches, self._by_type.get(term.type, ())))
+            known = self._one_satisfies(term, self._by_type.get(term.type, ()))
             self._known[term] = known
         return known
+
+    def _one_satisfies(self, term: Term, events: Iterable[Event]) -> bool:
+        for event in events:
+            self._steps.take(term.steps(event))
+            if term.matches(event):
+                return True
+        return False
 
 
 def _asked(event: Event) -> Iterator[tuple[str, str, str | None, str | None]]:
@@ -244,12 +285,17 @@ def _asked(event: Event) -> Iterator[tuple[str, str, str | None, str | None]]:
             yield event.type, name, "*", None
 
 
-def missing(trigger: Trigger, events: Iterable[Event] | Occurred) -> Trigger | None:
+def missing(
+    trigger: Trigger, events: Iterable[Event] | Occurred, steps: Steps | None = None
+) -> Trigger | None:
     """The trigger with its true parts removed, None when the events make all of it true.
 
-    A true part of an And goes; an Or with a true part goes whole.
+    A true part of an And goes; an Or with a true part goes whole. `steps` counts the work, unless
+    `events` is an Occurred, which has its own.
     """
-    return _missing(trigger, events if isinstance(events, Occurred) else Occurred(events))
+    if not isinstance(events, Occurred):
+        events = Occurred(events, steps)
+    return _missing(trigger, events)
 
 
 def _missing(trigger: Trigger, events: Occurred) -> Trigger | None:
@@ -259,6 +305,11 @@ def _missing(trigger: Trigger, events: Occurred) -> Trigger | None:
     if isinstance(trigger, Or):
         return None if None in rest else _join(Or, [r for r in rest if r is not None])
     return _join(And, [r for r in rest if r is not None]) if any(rest) else None
+
+
+def glob_steps(pattern: str, text: str) -> int:
+    """How many steps it is to compare these: more than one only where both are long."""
+    return 1 + (len(pattern) * len(text) >> 14)
 
 
 def glob(pattern: str, text: str) -> bool:

@@ -129,7 +129,7 @@ def leaves(patterns: Any) -> list[Any]:
     return [
         *((f"literal {p}", n) for p, n in patterns.literal.items()),
         *((f"prefix {p}", n) for p, n in patterns.prefix.items()),
-        *((f"other {p}", n) for p, n in patterns.other.items()),
+        *((f"general {p}", n) for p, n in (patterns.general.items() if patterns.general else ())),
     ]
 
 
