@@ -7,7 +7,7 @@ as a whole. `judge` holds all of the rules:
 - A unit with an error is *held*: what was accepted before stays served.
 - Deleting is an edit, and an administrator's emergency stop. An implementation that was served and
   is gone takes its callbacks along at once, even while the unit is held. A callbacks.conf that is
-  gone from a healthy directory leaves nothing to serve.
+  gone from a healthy directory is an error, and leaves nothing to serve.
 - A directory that cannot be read is a fault: it is held, and what was served stays.
 - At the first reading there is no `before`: the lines without an error are served, and the
   directory counts as held if there are others.
@@ -26,7 +26,10 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from agent import conf, language, trigger
-from agent.finding import Finding, Severity, printable
+from agent.finding import Finding, Severity, capped, shown
+
+#: The most findings that are reported of one directory: a person corrects a few and looks again.
+MAX_DIRECTORY_FINDINGS = 500
 
 #: The file that makes a directory a callback directory.
 CONF = "callbacks.conf"
@@ -78,12 +81,14 @@ class Implementation:
 class Plan:
     """What a callbacks.conf says, before its files are looked at.
 
-    `warned` has the canonical triggers that there is a finding about.
+    `warned` has the canonical triggers that there is a finding about. `empty` says that the file
+    has 0 bytes.
     """
 
     registrations: tuple[Registration, ...] = ()
     warned: frozenset[str] = frozenset()
     findings: tuple[Finding, ...] = ()
+    empty: bool = False
 
     def files(self) -> list[str]:
         """The files that it names, each once, in line order."""
@@ -128,10 +133,12 @@ class Unit:
     """What was accepted of one directory, and is served.
 
     A registration whose file is not among the `implementations` is remembered and not served.
+    `emptied` says that a callbacks.conf that served callbacks was replaced by one of 0 bytes.
     """
 
     registrations: tuple[Registration, ...] = ()
     implementations: Mapping[str, Implementation] = field(default_factory=dict)
+    emptied: bool = False
 
     def served(self) -> tuple[Registration, ...]:
         """The registrations that have an implementation, in line order."""
@@ -201,7 +208,7 @@ def plan(data: bytes, path: str, before: Plan | None = None) -> Plan:
                     path,
                     setting.line,
                     setting.column,
-                    f"{printable(setting.name)} has this trigger on line {earlier} already;"
+                    f"{shown(setting.name)} has this trigger on line {earlier} already;"
                     " this line is not looked at",
                     "remove it",
                 )
@@ -214,7 +221,7 @@ def plan(data: bytes, path: str, before: Plan | None = None) -> Plan:
         hint = "split them over several directories"
         return unreadable(path, "too-many-callbacks", message, hint)
     findings.sort(key=lambda f: (f.line or 0, f.column or 0))
-    return Plan(tuple(registrations), frozenset(warned), tuple(findings))
+    return Plan(tuple(registrations), frozenset(warned), tuple(capped(findings)), not data)
 
 
 def unreadable(path: str, code: str, message: str, hint: str) -> Plan:
@@ -223,13 +230,27 @@ def unreadable(path: str, code: str, message: str, hint: str) -> Plan:
 
 
 def judge(reading: Reading, accepted: Unit | None) -> Judgement:
-    """Whether what stands in a directory is accepted, given what was accepted before."""
+    """Whether what stands in a directory is accepted, given what was accepted before.
+
+    Judged again with the unit that it gives, a reading gives the same.
+    """
+    judgement = _judge(reading, accepted)
+    findings = capped(judgement.findings)
+    if len(findings) > MAX_DIRECTORY_FINDINGS:
+        findings = capped(findings, MAX_DIRECTORY_FINDINGS, reading.directory)
+    return replace(judgement, findings=tuple(findings))
+
+
+def _judge(reading: Reading, accepted: Unit | None) -> Judgement:
     if reading.fault is not None:
         return Judgement(accepted, FAULT, (reading.fault,))
     plan = reading.plan
     if plan is None and reading.held is None:
         return Judgement(Unit(), None, (*reading.findings, _no_conf(reading.directory)))
     findings = [*(plan.findings if plan else ()), *reading.findings]
+    emptied = _is_emptied(plan, accepted)
+    if emptied:
+        findings.append(_empty_conf(reading.directory))
     held = reading.held or (ERROR if any(map(_is_error, findings)) else None)
     served_before = accepted.files() if accepted else frozenset()
     usable: dict[str, Implementation] = {}
@@ -246,7 +267,7 @@ def judge(reading: Reading, accepted: Unit | None) -> Judgement:
         elif file in served_before:
             code, message, hint = _removed(file)
         else:
-            code, message = "missing-file", f"there is no file {printable(file)} beside {CONF}"
+            code, message = "missing-file", f"there is no file {shown(file)} beside {CONF}"
             hint = "add the file, or correct the name"
             held = held or ERROR
         where = (f"{reading.directory}/{CONF}", registration.line, registration.column)
@@ -268,18 +289,31 @@ def judge(reading: Reading, accepted: Unit | None) -> Judgement:
     lines = plan.registrations
     if held is not None:
         lines = tuple(r for r in lines if r.file in usable)
-    return Judgement(Unit(lines, usable), held, tuple(findings))
+    return Judgement(Unit(lines, usable, emptied), held, tuple(findings))
+
+
+def _is_emptied(plan: Plan | None, accepted: Unit | None) -> bool:
+    """Whether a callbacks.conf has 0 bytes that served callbacks before."""
+    if plan is None or not plan.empty or accepted is None:
+        return False
+    return accepted.emptied or bool(accepted.implementations)
 
 
 def _removed(file: str) -> tuple[str, str, str]:
-    message = f"{printable(file)} was removed, so its callbacks are off"
+    message = f"{shown(file)} was removed, so its callbacks are off"
     return "removed", message, "put the file back, or remove its lines"
 
 
 def _no_conf(directory: str) -> Finding:
-    message = f"there is no {CONF}, so nothing is served from {printable(directory)}"
-    hint = "write one, or take the directory off the callback path"
-    return Finding(Severity.WARNING, "no-conf", f"{directory}/{CONF}", None, None, message, hint)
+    message = f"there is no {CONF}, so nothing is served from {shown(directory)}"
+    hint = "put it back; an empty one says that nothing is to be served"
+    return Finding(Severity.ERROR, "no-conf", f"{directory}/{CONF}", None, None, message, hint)
+
+
+def _empty_conf(directory: str) -> Finding:
+    message = f"{CONF} has 0 bytes, so nothing is served from {shown(directory)} any more"
+    hint = "write its lines again; if nothing is to be served, write a comment that says so"
+    return Finding(Severity.WARNING, "empty-conf", f"{directory}/{CONF}", None, None, message, hint)
 
 
 def _is_error(finding: Finding) -> bool:
@@ -288,13 +322,13 @@ def _is_error(finding: Finding) -> bool:
 
 def _name_problem(name: str) -> tuple[str, str, str] | None:
     """Why a name is no callback's file: code, message, hint."""
-    shown = printable(name)
+    quoted = shown(name)
     if "/" in name or "\\" in name or name in (".", "..") or "\0" in name:
         hint = f"write the plain name of a file in the same directory as {CONF}"
-        return "bad-name", f"{shown} is no plain file name", hint
+        return "bad-name", f"{quoted} is no plain file name", hint
     if language.language_of(name) is None:
         hint = "a callback's file ends in .py, .pl or .qcb, in lower case"
-        return "other-extension", f"{shown} is in no language of callbacks", hint
+        return "other-extension", f"{quoted} is in no language of callbacks", hint
     return None
 
 
@@ -316,7 +350,7 @@ def _check(
                 problems.append(replace(verdict.error, severity=Severity.ERROR, hint=hint))
             else:
                 problems.append(verdict.error)
-    return [
+    return capped(
         Finding(p.severity, p.code, f"{directory}/{file}", p.line, p.column, p.message, p.hint)
         for p in problems
-    ]
+    )

@@ -30,13 +30,13 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agent import callback
 from agent.callback import CONF, Absent, Implementation, Plan, Reading, Unusable
-from agent.finding import Finding, Severity, printable
-from agent.patience import answered
+from agent.finding import Finding, Severity, printable, shown
+from agent.patience import answered, computing
 from agent.trust import IGNORE, REFUSE, Trust, Unsafe, Way
 
 if sys.platform == "linux":
@@ -62,6 +62,10 @@ LOCAL = frozenset(
 #: Who may change the files is not looked at.
 NOBODY_ASKS = Trust(IGNORE)
 
+#: Gives the plan of a callbacks.conf. Takes the directory, the file's path, its bytes, and an older
+#: plan of it. None while it is being parsed elsewhere.
+Planner = Callable[[str, str, bytes, Plan | None], Plan | None]
+
 #: What `stat` says of a path: an errno where it fails, so that `gone` and `not readable` differ.
 Mark = tuple[int, ...] | int
 
@@ -80,6 +84,8 @@ class Snapshot:
     device: int | None = None
     #: Whether somebody is writing, or wrote while we read.
     busy: bool = False
+    #: Whether its callbacks.conf is not parsed yet. Then the files that it names are not read.
+    unparsed: bool = False
     #: Whether to read again however alike it looks: a failure may pass without a trace.
     retry: bool = False
     #: The names that are symbolic links.
@@ -154,16 +160,18 @@ def read(
     local: bool = True,
     device: int | None = None,
     trust: Trust = NOBODY_ASKS,
+    planner: Planner | None = None,
 ) -> Snapshot:
     """What stands in a directory: its callbacks.conf, the files that it names, and those in `also`.
 
     Bytes that `before` has, and that did not change, are not read again. `device` is that of the
-    directory when its callbacks.conf was last there, where `before` does not know. Blocks. Every
-    failure of the file system is a finding, none is raised.
+    directory when its callbacks.conf was last there, where `before` does not know. `planner` parses
+    callbacks.conf, or says that it is not parsed yet. Blocks. Every failure of the file system is a
+    finding, none is raised.
     """
     if before is not None and before.device is not None:
         device = before.device
-    reader = _Reader(directory, before, local, trust)
+    reader = _Reader(directory, before, local, trust, planner or _parse)
     try:
         reading = reader.whole(also, device)
     except (_Fault, OSError) as error:
@@ -180,6 +188,7 @@ def read(
         local,
         device,
         reader.busy,
+        reader.unparsed,
         reader.retry,
         tuple(reader.links),
         reader.seen,
@@ -187,6 +196,29 @@ def read(
         reader.implementations,
         reader.unsafe,
     )
+
+
+def _parse(_: str, path: str, data: bytes, before: Plan | None) -> Plan:
+    with computing():
+        return callback.plan(data, path, before)
+
+
+def failed(directory: str, before: Snapshot | None, error: Exception) -> Snapshot:
+    """A reading that says only that an exception ended it, whatever raised it."""
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    finding = Finding(
+        Severity.ERROR,
+        "internal-error",
+        directory,
+        None,
+        None,
+        f"this directory could not be read or judged: {shown(what)}",
+        "what was served stays, and the agent tries again every second; where memory or threads"
+        " are short, allow it more, else report this as a defect",
+    )
+    device = before.device if before is not None else None
+    local = before.local if before is not None else True
+    return Snapshot(Reading(directory, fault=finding), {}, local, device, retry=True)
 
 
 def still(path: str, local: bool) -> Mark | None:
@@ -231,11 +263,20 @@ def _fields(s: os.stat_result) -> Mark:
 class _Reader:
     """One reading under way."""
 
-    def __init__(self, directory: str, before: Snapshot | None, local: bool, trust: Trust) -> None:
+    def __init__(
+        self,
+        directory: str,
+        before: Snapshot | None,
+        local: bool,
+        trust: Trust,
+        planner: Planner,
+    ) -> None:
         self.directory = directory
         self.before = before
         self.local = local
         self.trust = trust
+        self.planner = planner
+        self.unparsed = False
         self.unsafe: dict[str, tuple[Unsafe, ...]] = {}
         self.marks: dict[str, Mark] = {}
         self.links: list[str] = []
@@ -261,7 +302,7 @@ class _Reader:
             self.marks["."] = _fields(status)
             self._judge(".", self.directory, status)
             plan = self._plan(fd)
-            gone = plan is None and self.lost is None
+            gone = plan is None and self.lost is None and not self.unparsed
             if gone and device is not None and device != status.st_dev:
                 raise _Fault(
                     "unmounted",
@@ -321,9 +362,9 @@ class _Reader:
 
     def directory_fault(self, error: OSError) -> _Fault:
         """Why the directory itself cannot be opened or asked."""
-        shown = printable(self.directory)
+        quoted = shown(self.directory)
         if error.errno == errno.ENOENT and os.path.islink(self.directory):
-            message = f"{shown} is a link that leads nowhere"
+            message = f"{quoted} is a link that leads nowhere"
             return _Fault("dangling-link", message, "correct the link, or what it leads to")
         hints = {
             errno.ENOENT: ("missing", "there is no directory", "make it, or mount it"),
@@ -333,7 +374,7 @@ class _Reader:
         }
         default = ("unreadable", f"{os.strerror(error.errno or errno.EIO)} when opening", _RETRIED)
         code, message, hint = hints.get(error.errno or 0, default)
-        return _Fault(code, f"{message} {shown}", hint)
+        return _Fault(code, f"{message} {quoted}", hint)
 
     def _plan(self, fd: int) -> Plan | None:
         """What callbacks.conf says; None where there is none, or, with `lost`, where it cannot be
@@ -353,7 +394,9 @@ class _Reader:
         last = self.before.reading.plan if self.before else None
         if last is not None and self.before is not None and self.before._conf == found:
             return last
-        return callback.plan(found, path, last)
+        plan = self.planner(self.directory, path, found, last)
+        self.unparsed = plan is None
+        return plan
 
     def _file(self, fd: int, name: str) -> Implementation | Absent | Unusable:
         found = self._bytes(fd, name, callback.MAX_CODE_BYTES)
@@ -453,26 +496,26 @@ class _Reader:
         number = error.errno or errno.EIO
         # One that `stat` can see and nobody can read keeps that mark: `unchanged` asks for it.
         self.marks.setdefault(name, number)
-        shown = printable(name)
+        quoted = shown(name)
         if number in (errno.ENOENT, errno.ELOOP):
             if name not in self.links:
                 return Absent()
-            message = f"{shown} is a link that leads nowhere"
+            message = f"{quoted} is a link that leads nowhere"
             hint = "correct the link, or what it leads to"
             return Unusable("dangling-link", message, hint, callback.FAULT)
         if number == errno.ENAMETOOLONG:
             return Absent()
         self.retry = True
         if number == errno.ENXIO:
-            message = f"{shown} is no regular file"
+            message = f"{quoted} is no regular file"
             return Unusable("not-a-regular-file", message, "put a regular file there")
         if number == errno.EACCES:
-            message = f"the agent may not read {shown}"
+            message = f"the agent may not read {quoted}"
             return Unusable("unreadable", message, "let the agent's user read it")
         if number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             message = f"{os.strerror(number)} when reading {printable(self.directory)}"
             raise _Fault("out-of-resources", message, _RETRIED)
-        message = f"{os.strerror(number)} when reading {shown}"
+        message = f"{os.strerror(number)} when reading {quoted}"
         return Unusable("unreadable", message, _RETRIED, callback.FAULT)
 
 

@@ -42,6 +42,8 @@ class _Question:
     #: The mount that `path` lay on.
     mount: object
     waits: CancelScope | None
+    #: Whether the thread computes at the moment, and asks nothing.
+    computing: bool = False
 
 
 _waiting: ContextVar[CancelScope | None] = ContextVar("waiting", default=None)
@@ -53,6 +55,21 @@ def answered() -> None:
     question = _asked.get()
     if question is not None:
         question.looks = 0
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """While this lasts, the thread asks no file system, however long it takes."""
+    question = _asked.get()
+    if question is None:
+        yield
+        return
+    question.computing = True
+    try:
+        yield
+    finally:
+        question.looks = 0
+        question.computing = False
 
 
 class Patience:
@@ -118,6 +135,8 @@ class Patience:
             await anyio.sleep(1.0)
             overdue = []
             for question in list(self._questions):
+                if question.computing:
+                    continue
                 question.looks += 1
                 if question.looks > SLOW:
                     overdue.append(question)

@@ -10,9 +10,10 @@ that somebody still writes after WRITING seconds is held until he is done.
 
 from __future__ import annotations
 
-import os
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,16 +23,20 @@ import anyio
 import msgspec
 from anyio import to_thread
 
-from agent import directory, language, settings
+from agent import causes, directory, language, settings
+from agent.absence import Absences, git_is_writing
 from agent.callback import BEING_WRITTEN, CONF, Implementation, Judgement, Reading, Unit, judge
+from agent.causes import Cause
 from agent.compiler import Checker
+from agent.contain import PAUSE, describe, keep_running
 from agent.directory import QUIET, Mark, Snapshot
-from agent.finding import Finding, Severity, encodable, printable
+from agent.finding import Finding, Severity, shown
 from agent.index import Change, Index, Served, changes
 from agent.kept import Kept, KeptSettings
 from agent.log import History, Log, Record
 from agent.mounts import Mounts
 from agent.patience import PROMPT, PROMPT_AT_START, Patience
+from agent.plans import Plans
 from agent.settings import Settings
 from agent.trust import Trust
 from agent.watch import Target, Watch
@@ -60,15 +65,19 @@ class _Directory:
     device: int | None = None
     snapshot: Snapshot | None = None
     judgement: Judgement | None = None
-    #: The reading that was judged, with the verdicts on its Python.
-    judged: Reading | None = None
+    #: What the judgement was made of: a reading and the unit accepted before, both with the
+    #: verdicts on their Python. It is made again as soon as one of the two differs.
+    judged: tuple[Reading, Unit | None] | None = None
     served: Served = field(default_factory=lambda: Served(""))
+    #: What `served` was made of. It is made again as soon as one of the two differs.
+    served_from: tuple[Unit | None, frozenset[str]] = (None, frozenset())
+    absences: Absences = field(default_factory=Absences)
     #: Monotonic seconds when it was first found unsettled; None while it is settled.
     unsettled: float | None = None
     #: The last call of `reload` since which it was settled or held.
     settled: int = -1
-    #: Whether it waits for a check of its Python.
-    checking: bool = False
+    #: Whether all that it is still waited for is a file that may come back.
+    absent: bool = False
     #: Findings of what was kept of it.
     findings: tuple[Finding, ...] = ()
     #: What of it to keep, not yet on the disk.
@@ -83,6 +92,25 @@ class _Directory:
     @property
     def held(self) -> str | None:
         return self.judgement.held if self.judgement else None
+
+
+@dataclass(slots=True)
+class _Look:
+    """One directory as it was just read, and what a second look after a quiet period showed."""
+
+    directory: _Directory
+    snapshot: Snapshot
+    #: Python that must be checked, by digest, and whether it must be before the edit is accepted.
+    unchecked: dict[str, bytes]
+    urgent: bool
+    same: bool = False
+    #: The names that were missing both times and count as removed, and those that are awaited.
+    gone: frozenset[str] = frozenset()
+    awaited: frozenset[str] = frozenset()
+
+    @property
+    def settled(self) -> bool:
+        return self.same and not self.snapshot.busy and not self.awaited
 
 
 class Reloader:
@@ -100,6 +128,9 @@ class Reloader:
     ) -> None:
         self._read_settings = read_settings
         self._trust = trust
+        self._complain = complain
+        #: Why the last reload failed as a whole, None while reloads work.
+        self._failure: str | None = None
         self._kept = kept
         self._log = log
         self.settings = first
@@ -127,6 +158,8 @@ class Reloader:
         self._finished = anyio.Event()
         self._saved = anyio.Event()
         self._checker = Checker(self.notice)
+        self._plans = Plans(self._notice_from_thread)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._findings: tuple[Finding, ...] = ()
         self._held: dict[str, str] = {}
 
@@ -163,6 +196,7 @@ class Reloader:
     @property
     def state(self) -> str:
         bad = bool(self._held) or any(f.severity is Severity.ERROR for f in self._findings)
+        bad = bad or self._failure is not None
         return "degraded" if bad else "ok"
 
     def directories(self) -> list[dict[str, Any]]:
@@ -183,21 +217,45 @@ class Reloader:
 
     async def run(self) -> None:
         """Watch, reload, check and log, until cancelled."""
+        self._loop = asyncio.get_running_loop()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self.watch.run)
-            tasks.start_soon(self._checker.run)
-            tasks.start_soon(self._write_behind)
-            tasks.start_soon(self.patience.run)
+            for name, work in (
+                ("the watch", self.watch.run),
+                ("the checker of Python", self._checker.run),
+                ("writing behind", self._write_behind),
+                ("the stall monitor", self.patience.run),
+            ):
+                tasks.start_soon(keep_running, name, work, self._complain)
             while True:
-                await self._reload()
+                try:
+                    await self._reload()
+                except Exception as error:  # of any kind: no edit may be lost, nor the agent end
+                    await self._retry(error)
+                    continue
+                self._failure = None
                 await self._rest()
+
+    async def _retry(self, error: Exception) -> None:
+        """Have everything read again after a short pause, since nobody knows what was missed."""
+        why = describe(error)
+        if why != self._failure:
+            self._failure = why
+            self._complain(f"a reload failed and is tried again: {shown(why)}")
+        self._all_dirty = True
+        await anyio.sleep(PAUSE)
+
+    def _notice_from_thread(self, path: str) -> None:
+        """A directory may have changed. From any thread."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # The loop may be closed by now.
+                self._loop.call_soon_threadsafe(self.notice, {path})
 
     async def _rest(self) -> None:
         """Wait until there is something to do."""
         written = [d for d in self._directories.values() if d.unsettled is not None]
         if not self._all_dirty and not self._dirty:
             if written or self._qb_conf_unsettled is not None:
-                slow = all(d.held == BEING_WRITTEN for d in written)
+                slow = all(d.held == BEING_WRITTEN or d.absent for d in written)
                 slow = slow and not self._qb_conf_awaited()
                 with anyio.move_on_after(WRITING_POLL if slow else QUIET):
                     await self._wake.wait()
@@ -221,40 +279,33 @@ class Reloader:
         ticket = self._asked
         everything, self._all_dirty = self._all_dirty, False
         dirty, self._dirty = self._dirty, set()
-        causes: list[dict[str, str]] = []
-        remade = False
+        found: list[Cause] = []
         if everything or _QB_CONF in dirty or self._qb_conf_unsettled is not None:
-            remade = await self._take_settings(causes, began)
+            await self._take_settings(found, began)
         names = [
             name
             for name, d in self._directories.items()
             if everything or name in dirty or d.unsettled is not None or d.snapshot is None
         ]
-        settled, stopped = await self._settled(names, began)
+        settled = await self._settled(names, began)
+        if settled:
+            found += await to_thread.run_sync(self._evaluate, settled)
         for d, _ in settled:
             d.settled = ticket
-        judged = [*stopped, *self._judged(settled, causes)]
         first = not self.ready.is_set()
         if first and (self._qb_conf_awaited() or self._done_since() < 0):
             # The first index is whole, or there is none.
             return
         before = self.index
-        if first or remade:
-            index = await to_thread.run_sync(self._whole_index)
-        elif judged:
-            index = await to_thread.run_sync(self._changed_index, judged)
-        else:
-            index = before
-        changed = first or index.digest != before.digest
-        if changed or remade:
-            if not changed:
-                index.generation = before.generation
-            self.index = index
-            for tell in self.swapped:
-                tell()
+        stale = [d for d in self._directories.values() if self._is_stale(d)]
+        listed = tuple(s.directory for s in before.served) == tuple(self._directories)
+        if first or stale or not listed:
+            index, served = await to_thread.run_sync(self._next_index, stale, listed)
+            self._swap(index, served)
+        changed = first or self.index.digest != before.digest
         self.ready.set()
         self._checker.begin()
-        await self._tell(began, before, causes, first, changed)
+        await self._tell(began, before, found, first, changed)
         if first:
             await to_thread.run_sync(self._save)
         self._saved.set()
@@ -264,8 +315,45 @@ class Reloader:
             self._finished.set()
             self._finished = anyio.Event()
 
-    async def _take_settings(self, causes: list[dict[str, str]], began: float) -> bool:
-        """Take the settings as they are now. Whether what is served must be made anew.
+    def _is_stale(self, d: _Directory) -> bool:
+        """Whether what is served of a directory is made of what is accepted no more."""
+        unit, languages = d.served_from
+        return unit is not d.unit or languages != self.settings.languages
+
+    def _next_index(self, stale: list[_Directory], listed: bool) -> tuple[Index, dict[str, Served]]:
+        """The index of what is accepted now, and what it has of the stale directories. `listed`
+        says whether the index of before has the same directories. Blocks."""
+        if self.ready.is_set():
+            # What is served must not be lost by a crash. At the first index nobody was served yet.
+            self._save()
+        made = {d.path: Served.of(d.path, d.unit, self.settings.languages) for d in stale}
+        generation = self.index.generation + 1
+        if not listed or not self.ready.is_set():
+            served = [made.get(path, d.served) for path, d in self._directories.items()]
+            return Index.of(generation, served), made
+        places = {path: place for place, path in enumerate(self._directories)}
+        changed = {
+            places[path]: served
+            for path, served in made.items()
+            if served.digest != self._directories[path].served.digest
+        }
+        return (self.index.replace(generation, changed) if changed else self.index), made
+
+    def _swap(self, index: Index, served: dict[str, Served]) -> None:
+        """Serve an index from now on."""
+        before = self.index
+        if index is not before and self.ready.is_set() and index.digest == before.digest:
+            index.generation = before.generation
+        for path, one in served.items():
+            d = self._directories[path]
+            d.served, d.served_from = one, (d.unit, self.settings.languages)
+        if index is not before:
+            self.index = index
+            for tell in self.swapped:
+                tell()
+
+    async def _take_settings(self, found: list[Cause], began: float) -> None:
+        """Take the settings as they are now, and add the cause if they differ.
 
         Half a qb.conf is never taken: it would serve the default directories for an instant, and
         forget what was kept of the others.
@@ -274,32 +362,32 @@ class Reloader:
         if self.watch.is_silent(old.qb_conf):
             # It is read again when its file system answers.
             self._qb_conf_unsettled = None
-            return False
+            return
         mark = await self.patience.wait(self._qb_conf_mark)
         read = await self.patience.wait(self._settings_now)
         if read is None:
             self.notice({_QB_CONF})
-            return False
+            return
         new, findings = read
         await anyio.sleep(QUIET)
         if mark is None or mark != await self.patience.wait(self._qb_conf_mark):
             self._qb_conf_unsettled = self._qb_conf_unsettled or began
             if time.monotonic() - self._qb_conf_unsettled < WRITING:
-                return False
+                return
             new, findings = old, (_written(old.qb_conf),)
         else:
             self._qb_conf_unsettled = None
         self.settings_findings = findings
         if new is not old and self._directories:
-            causes.append({"path": encodable(old.qb_conf), "change": "modified"})
+            found.append(causes.cause(old.qb_conf, "modified"))
+        relisted = tuple(self._directories) != new.directories
+        if relisted:
+            self._directories = await to_thread.run_sync(self._listed, new.directories)
+            self._plans.keep(self._directories)
         self.settings = new
-        if tuple(self._directories) == new.directories and new.languages == old.languages:
-            if self._kept.settings is not None and self._kept.settings.found != new.found:
-                # A qb.conf that came, though it says what held without it, can be lost.
-                await to_thread.run_sync(self._save_settings)
-            return False
-        await to_thread.run_sync(self._list_directories)
-        return True
+        if relisted or self._kept.settings != self._settings_to_keep():
+            # Also where a qb.conf came that says what held without it: now it can be lost.
+            await to_thread.run_sync(self._kept.save_settings, self._settings_to_keep())
 
     def _qb_conf_mark(self) -> Mark | None:
         """What tells whether qb.conf changed, None while somebody writes it. Blocks."""
@@ -332,11 +420,11 @@ class Reloader:
         same = new == replace(old, findings=new.findings)
         return (old if same else new), new.findings
 
-    def _list_directories(self) -> None:
-        """Make the list of directories anew; those that stay listed are as they were."""
+    def _listed(self, paths: tuple[str, ...]) -> dict[str, _Directory]:
+        """What is known of these directories; those that were listed before stay as they were."""
         old = self._directories
         listed: dict[str, _Directory] = {}
-        for path in self.settings.directories:
+        for path in paths:
             known = old.get(path)
             if known is None:
                 known = _Directory(path, served=Served(path))
@@ -345,20 +433,17 @@ class Reloader:
                     known.unit, known.device = kept.unit, kept.device
                 known.findings = tuple(findings)
             listed[path] = known
-        self._directories = listed
-        self._save_settings()
+        return listed
 
-    def _save_settings(self) -> None:
-        self._kept.save_settings(
-            KeptSettings(
-                self.settings.qb_conf,
-                self.settings.found,
-                list(self._directories),
-                sorted(self.settings.languages),
-            )
+    def _settings_to_keep(self) -> KeptSettings:
+        return KeptSettings(
+            self.settings.qb_conf,
+            self.settings.found,
+            list(self._directories),
+            sorted(self.settings.languages),
         )
 
-    def _look(self, names: list[str]) -> list[Snapshot]:
+    def _look(self, names: list[str]) -> list[_Look]:
         """Watch these directories as they are now, then read them. Blocks."""
         # That it can be read again gives no event.
         unread = any(f.code == "qb-conf-unreadable" for f in self.settings_findings)
@@ -367,15 +452,54 @@ class Reloader:
             paths = (path, *(f"{path}/{link}" for link in _links(d.snapshot)))
             targets[path] = Target(paths, partial(_unchanged, d), _blind(d.snapshot))
         self.watch.follow(targets, {_QB_CONF, *names})
-        snapshots = []
-        for d in map(self._directories.__getitem__, names):
-            also = d.unit.files() if d.unit else frozenset()
+        return [self._first_look(self._directories[name]) for name in names]
+
+    def _first_look(self, d: _Directory) -> _Look:
+        """Read a directory. Whatever that raises is a fault of this directory alone. Blocks."""
+        also = d.unit.files() if d.unit else frozenset()
+        try:
             with self.patience.asking(d.path):
                 local = self.watch.mounts.local(d.path)
-                snapshots.append(
-                    directory.read(d.path, d.snapshot, also, local, d.device, self._trust)
+                snapshot = directory.read(
+                    d.path, d.snapshot, also, local, d.device, self._trust, self._plans.plan
                 )
-        return snapshots
+        except Exception as error:  # of any kind; `read` makes findings of what the disk answers
+            return _Look(d, directory.failed(d.path, d.snapshot, error), {}, False)
+        # Checks begin at once: they need not wait for the quiet period.
+        checks = ({}, False) if snapshot.busy else self._unchecked(d, snapshot.reading)
+        return _Look(d, snapshot, *checks)
+
+    def _second_look(self, look: _Look) -> None:
+        """Whether a directory looks as it did, and what of it is gone. Blocks."""
+        d, snapshot = look.directory, look.snapshot
+        try:
+            with self.patience.asking(d.path):
+                look.same = directory.unchanged(snapshot)
+                look.gone = directory.gone(snapshot)
+                look.awaited = look.gone & self._awaited(d, snapshot)
+                look.gone -= look.awaited
+        except Exception as error:  # as above
+            look.snapshot, look.same = directory.failed(d.path, d.snapshot, error), True
+            look.unchecked, look.urgent = {}, False
+            return
+        if look.unchecked:
+            look.unchecked, look.urgent = self._unchecked(d, snapshot.reading)
+
+    def _awaited(self, d: _Directory, snapshot: Snapshot) -> frozenset[str]:
+        """The files whose absence may be a part of an edit that goes on. Blocks."""
+        plan = snapshot.reading.plan
+        served = set(d.unit.implementations) if d.unit else set()
+        if plan is not None:
+            # A file that is not named any more may go at once.
+            served &= set(plan.files())
+        if served:
+            served.add(CONF)
+        now = time.monotonic()
+        d.absences.look(snapshot.marks, served, now)
+        waiting = d.absences.waiting(now)
+        if waiting and (d.absences.edited(now) or git_is_writing(d.path)):
+            return waiting
+        return frozenset()
 
     def _qb_conf_unchanged(self) -> bool:
         try:
@@ -384,50 +508,52 @@ class Reloader:
             return False
         return new is self.settings and findings == self.settings_findings
 
-    async def _settled(
-        self, names: list[str], began: float
-    ) -> tuple[list[tuple[_Directory, Snapshot]], list[_Directory]]:
+    async def _settled(self, names: list[str], began: float) -> list[tuple[_Directory, Snapshot]]:
         """Read these directories; those that stood still for a quiet time, or were waited for long
         enough."""
         settled: list[tuple[_Directory, Snapshot]] = []
-        stopped: list[_Directory] = []
         silent, directories = await self._answering([self._directories[name] for name in names])
         for d in silent:
-            d.unsettled, d.checking = None, False
+            d.unsettled = None
             settled.append((d, directory.silent(d.path, d.snapshot)))
-        names = [d.path for d in directories]
-        snapshots = await self.patience.wait(self._look, names)
-        if snapshots is None:
+        looks = await self.patience.wait(self._look, [d.path for d in directories])
+        if looks is None:
             self._look_again(directories)
-            return settled, stopped
-        for d, snapshot in zip(directories, snapshots, strict=True):
-            # Begin with the checks at once: they need not wait for the quiet time.
-            if not snapshot.busy:
-                self._known(d, snapshot.reading)
+            return settled
+        for look in looks:
+            self._ask_for_checks(look)
         await anyio.sleep(QUIET)
-        still = await self.patience.wait(self._all_unchanged, snapshots)
-        if still is None:
+        if await self.patience.wait(self._second_looks, looks) is None:
             self._look_again(directories)
-            return settled, stopped
-        for d, snapshot, (same, gone) in zip(directories, snapshots, still, strict=True):
-            d.checking = False
-            if snapshot.busy or not same:
+            return settled
+        for look in looks:
+            d, snapshot = look.directory, look.snapshot
+            d.absent = bool(look.awaited) and look.same and not snapshot.busy
+            self._ask_for_checks(look)
+            if not look.settled:
                 d.unsettled = d.unsettled or began
                 if time.monotonic() - d.unsettled >= WRITING:
-                    written = being_written(snapshot.reading, same)
+                    written = being_written(snapshot.reading, look.same, look.awaited)
                     settled.append((d, replace(snapshot, reading=written)))
-                if _stop(d, snapshot, gone):
-                    stopped.append(d)
+                _stop(d, snapshot, look.gone)
                 continue
             d.unsettled = None
-            d.checking = not self._known(d, snapshot.reading)
-            if d.checking:
+            if snapshot.unparsed or look.urgent:
+                # It is noticed again when its callbacks.conf is parsed, or its Python checked.
                 self._checker.begin()
-                if _stop(d, snapshot, gone):
-                    stopped.append(d)
+                _stop(d, snapshot, look.gone)
             else:
                 settled.append((d, snapshot))
-        return settled, stopped
+        return settled
+
+    def _second_looks(self, looks: list[_Look]) -> bool:
+        for look in looks:
+            self._second_look(look)
+        return True
+
+    def _ask_for_checks(self, look: _Look) -> None:
+        for digest, code in look.unchecked.items():
+            self._checker.ask(digest, code, look.directory.path)
 
     async def _answering(
         self, directories: list[_Directory]
@@ -465,21 +591,15 @@ class Reloader:
             d.unsettled = None
         self.notice(d.path for d in directories)
 
-    def _all_unchanged(self, snapshots: list[Snapshot]) -> list[tuple[bool, frozenset[str]]]:
-        """Of each, whether it looks as it did, and which names are still not there. Blocks."""
-        found = []
-        for snapshot in snapshots:
-            with self.patience.asking(snapshot.reading.directory):
-                found.append((directory.unchanged(snapshot), directory.gone(snapshot)))
-        return found
-
-    def _known(self, d: _Directory, reading: Reading) -> bool:
-        """Whether all Python that must be checked before it is accepted has been.
+    def _unchecked(self, d: _Directory, reading: Reading) -> tuple[dict[str, bytes], bool]:
+        """The Python that is not checked yet, by digest, and whether some of it must be before the
+        edit is accepted.
 
         That is every source that was edited, and the one it takes the place of. What else is not
         checked yet is checked later: its warnings come in a later record.
         """
-        known = True
+        unchecked: dict[str, bytes] = {}
+        must = False
         before = d.unit.implementations if d.unit else {}
         for file, found in reading.files.items():
             if not isinstance(found, Implementation) or language.language_of(file) != "python":
@@ -489,36 +609,43 @@ class Reloader:
             sources = [found, was] if urgent and was is not None else [found]
             for source in sources:
                 if source.verdict is None and self._checker.verdict(source.digest) is None:
-                    self._checker.ask(source.digest, source.code, d.path)
-                    known = known and not urgent
-        return known
+                    unchecked[source.digest] = source.code
+                    must = must or urgent
+        return unchecked, must
 
-    def _judged(
-        self, settled: list[tuple[_Directory, Snapshot]], causes: list[dict[str, str]]
-    ) -> list[_Directory]:
-        """Judge what was read; the directories of which the judgement is new."""
-        judged = []
+    def _evaluate(self, settled: list[tuple[_Directory, Snapshot]]) -> list[Cause]:
+        """Judge what was read; what changed on disk. Whatever that raises for a directory is a
+        fault of it. Blocks."""
+        found: list[Cause] = []
         for d, snapshot in settled:
-            causes += _causes(d.snapshot, snapshot)
-            if _links(snapshot) != _links(d.snapshot) or _blind(snapshot) != _blind(d.snapshot):
-                # What was only found now is watched from the next reading on.
-                self.notice({d.path})
-            d.snapshot = snapshot
-            reading = snapshot.reading
-            reading = replace(reading, files=self._with_verdicts(reading.files))
-            if reading == d.judged:
-                continue
-            accepted = d.unit
-            if accepted is not None:
-                verdicts = self._with_verdicts(accepted.implementations)
-                accepted = replace(accepted, implementations=verdicts)
-            d.judgement = judge(reading, accepted)
-            d.judged = reading
-            device = snapshot.device if reading.plan is not None else d.device
-            d.unsaved = d.unsaved or d.judgement.unit != d.unit or device != d.device
-            d.unit, d.device = d.judgement.unit, device
-            judged.append(d)
-        return judged
+            try:
+                self._judge(d, snapshot, found)
+            except Exception as error:  # of any kind
+                faulty = directory.failed(d.path, snapshot, error)
+                d.snapshot, d.judged = faulty, None
+                d.judgement = judge(faulty.reading, d.unit)
+        return found
+
+    def _judge(self, d: _Directory, snapshot: Snapshot, found: list[Cause]) -> None:
+        found += causes.of_readings(d.snapshot, snapshot)
+        if _links(snapshot) != _links(d.snapshot) or _blind(snapshot) != _blind(d.snapshot):
+            # What was only found now is watched from the next reading on.
+            self._notice_from_thread(d.path)
+        d.snapshot = snapshot
+        reading = snapshot.reading
+        reading = replace(reading, files=self._with_verdicts(reading.files))
+        accepted = d.unit
+        if accepted is not None:
+            verdicts = self._with_verdicts(accepted.implementations)
+            accepted = replace(accepted, implementations=verdicts)
+        if d.judgement is not None and d.judged == (reading, accepted):
+            return
+        d.judgement = judge(reading, accepted)
+        # Judged again, it would be the same. What else changes the unit makes it judged anew.
+        d.judged = reading, d.judgement.unit
+        device = snapshot.device if reading.plan is not None else d.device
+        d.unsaved = d.unsaved or d.judgement.unit != d.unit or device != d.device
+        d.unit, d.device = d.judgement.unit, device
 
     def _with_verdicts(self, files: Mapping[str, F]) -> dict[str, F]:
         """The files, with the verdicts on Python that came in since they were read."""
@@ -532,32 +659,11 @@ class Reloader:
             return found
         return replace(found, verdict=verdict)
 
-    def _whole_index(self) -> Index:
-        if self.ready.is_set():
-            self._save()
-        for d in self._directories.values():
-            d.served = self._serve(d)
-        return Index.of(self.index.generation + 1, [d.served for d in self._directories.values()])
-
-    def _changed_index(self, judged: list[_Directory]) -> Index:
-        # What is served must not be lost by a crash. At the first index nobody was served yet.
-        self._save()
-        places = {path: place for place, path in enumerate(self._directories)}
-        changed = {}
-        for d in judged:
-            served = self._serve(d)
-            if served.digest != d.served.digest:
-                changed[places[d.path]] = d.served = served
-        return self.index.replace(self.index.generation + 1, changed) if changed else self.index
-
-    def _serve(self, d: _Directory) -> Served:
-        return Served.of(d.path, d.unit, self.settings.languages)
-
     async def _tell(
         self,
         began: float,
         before: Index,
-        causes: list[dict[str, str]],
+        found: list[Cause],
         first: bool,
         changed: bool,
     ) -> None:
@@ -579,28 +685,44 @@ class Reloader:
         elif well:
             event = "restored"
         record = await to_thread.run_sync(
-            self._encoded, event, began, causes, before if changed else None
+            self._encoded, event, began, found, before if changed else None
         )
         await self._publish(record)
 
-    def _encoded(
-        self, event: str, began: float, causes: list[dict[str, str]], before: Index | None
-    ) -> bytes:
-        found: list[Change] = []
+    def _encoded(self, event: str, began: float, found: list[Cause], before: Index | None) -> bytes:
+        changed: list[Change] = []
         if before is not None:
             old = {s.directory: s for s in before.served}
             new = {s.directory: s for s in self.index.served}
-            found = changes(
+            found = [*found, *self._missing_causes(found, old, new)]
+            changed = changes(
                 [s for path, s in old.items() if new.get(path) is not s],
                 [s for path, s in new.items() if old.get(path) is not s],
             )
-        return _encode(self._record(event, began, causes, [c.as_json() for c in found]))
+        return _encode(self._record(event, began, found, [c.as_json() for c in changed]))
+
+    def _missing_causes(
+        self, found: list[Cause], old: Mapping[str, Served], new: Mapping[str, Served]
+    ) -> list[Cause]:
+        """The causes of what changed in directories of which no cause was found on disk."""
+        missing: list[Cause] = []
+        known = [c["path"] for c in found]
+        for path, served in new.items():
+            was = old.get(path)
+            if served is was or any(k == path or k.startswith(f"{path}/") for k in known):
+                continue
+            if was is not None:
+                missing += causes.of_served(was, served, self._directories[path].unit)
+            elif served.callbacks and self.settings.qb_conf not in known:
+                # At the start. Later, qb.conf lists a directory and is the cause.
+                missing.append(causes.cause(path, "added"))
+        return missing
 
     def _record(
         self,
         event: str,
         began: float,
-        causes: list[dict[str, str]],
+        found: list[Cause],
         changed: list[dict[str, Any]],
     ) -> Record:
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -611,7 +733,7 @@ class Reloader:
             "digest": self.index.digest,
             "callbacks": self.index.count,
             "duration_ms": round((time.monotonic() - began) * 1000, 3),
-            "causes": causes,
+            "causes": found,
             "changes": changed,
             "held": [{"directory": p, "reason": reason} for p, reason in self._held.items()],
             "diagnostics": [f.as_json() for f in self._findings],
@@ -648,22 +770,21 @@ class Reloader:
                 await to_thread.run_sync(self._log.flush)
 
 
-def _stop(d: _Directory, snapshot: Snapshot, gone: frozenset[str]) -> bool:
-    """Take what was removed out of what is served, and say whether there was any.
+def _stop(d: _Directory, snapshot: Snapshot, gone: frozenset[str]) -> None:
+    """Take what was removed out of what is served.
 
     Removal is an emergency stop: it does not wait for somebody who writes another file, nor for
-    the check of another source.
+    the check of another source. The directory is judged again when it settles, since its unit is
+    another one then.
     """
     if d.unit is None or d.snapshot is None or not gone:
-        return False
+        return
     if d.snapshot.marks.get(".") != snapshot.marks.get("."):
         # Another directory stands there now: what is missing in it was not removed.
-        return False
+        return
     unit = Unit() if CONF in gone else d.unit.without(gone)
-    stopped = unit.implementations.keys() != d.unit.implementations.keys()
-    if stopped:
+    if unit.implementations.keys() != d.unit.implementations.keys():
         d.unit, d.unsaved = unit, True
-    return stopped
 
 
 def _blind(snapshot: Snapshot | None) -> bool:
@@ -679,37 +800,17 @@ def _unchanged(d: _Directory) -> bool:
     return snapshot is not None and not snapshot.retry and directory.unchanged(snapshot)
 
 
-def being_written(reading: Reading, same: bool = True) -> Reading:
-    """A reading that says only that somebody writes: what was read may be half a file."""
+def being_written(
+    reading: Reading, same: bool = True, awaited: frozenset[str] = frozenset()
+) -> Reading:
+    """A reading that says only that somebody writes: what was read may be half a file. `same` says
+    whether what was missing still is, `awaited` what of it may come back."""
     finding = _written(reading.directory)
-    # What was missing is removed only if it still was after the quiet time.
-    files = reading.files if same else {}
+    files = {n: f for n, f in reading.files.items() if n not in awaited} if same else {}
     return Reading(reading.directory, None, None, files, BEING_WRITTEN, (finding,))
 
 
 def _written(path: str) -> Finding:
-    message = f"somebody is still writing in {printable(path)} after {WRITING:.0f} s"
+    message = f"somebody is still writing in {shown(path)} after {WRITING:.0f} s"
     hint = "it is taken as soon as he closes the file"
     return Finding(Severity.ERROR, BEING_WRITTEN, path, None, None, message, hint)
-
-
-def _causes(before: Snapshot | None, now: Snapshot) -> list[dict[str, str]]:
-    """What changed on disk between two readings."""
-    if before is None:
-        return []
-    causes = []
-    for name in dict.fromkeys((*before.marks, *now.marks)):
-        was: Mark | None = before.marks.get(name)
-        mark = now.marks.get(name)
-        if was == mark or was is None or mark is None:
-            continue
-        change = "modified"
-        if isinstance(was, int):
-            change = "added"
-        elif isinstance(mark, int):
-            change = "removed"
-        path = now.reading.directory
-        if name != ".":
-            path = os.path.join(path, name)
-        causes.append({"path": encodable(path), "change": change})
-    return causes

@@ -279,7 +279,7 @@ def test_without_a_conf_nothing_is_served() -> None:
     for before in (BEFORE, None):
         judgement = judge(reading(None), before)
         assert (judgement.held, served(judgement)) == (None, [])
-        assert codes(judgement) == [("warning", "no-conf")]
+        assert codes(judgement) == [("error", "no-conf")]
         (finding,) = judgement.findings
         assert (finding.path, finding.line, finding.column) == (CONF, None, None)
 
@@ -291,9 +291,21 @@ def test_a_fault_of_the_directory_changes_nothing() -> None:
         assert judgement == Judgement(before, "fault", (fault,))
 
 
-def test_an_empty_conf_serves_nothing_and_is_well() -> None:
+def test_an_empty_conf_serves_nothing() -> None:
+    for nothing_before in (None, Unit()):
+        assert judge(reading(""), nothing_before) == Judgement(Unit(), None, ())
+    # A comment says that it is meant so.
+    assert judge(reading("# none\n"), BEFORE) == Judgement(Unit(), None, ())
+
+
+def test_a_conf_that_was_emptied_is_a_warning_until_it_has_text() -> None:
     judgement = judge(reading(""), BEFORE)
-    assert judgement == Judgement(Unit(), None, ())
+    assert (judgement.held, served(judgement)) == (None, [])
+    assert codes(judgement) == [("warning", "empty-conf")]
+    assert codes(judge(reading(""), judgement.unit)) == [("warning", "empty-conf")]
+    assert codes(judge(reading(None), judgement.unit)) == [("error", "no-conf")]
+    after = judge(reading("# none\n"), judgement.unit)
+    assert (after.findings, judge(reading(""), after.unit).findings) == ((), ())
 
 
 # What must hold of every judgement ---------------------------------------------------------------

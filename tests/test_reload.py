@@ -63,7 +63,10 @@ def test_the_first_record_is_started_and_adds_all(tmp_path: Path) -> None:
             ("added", "a.py", "done-job-self", 1),
             ("added", "b.py", "failed-job-self", 2),
         ]
-        assert (record["held"], record["causes"]) == ([], [])
+        assert (record["held"], record["causes"]) == (
+            [],
+            [{"path": str(directory), "change": "added"}],
+        )
 
 
 @pytest.mark.parametrize("file", ["a.py", "callbacks.conf"])
@@ -389,10 +392,10 @@ def test_a_removed_conf_serves_nothing_at_once(site: Site, held_before: bool) ->
     (site.directory / "callbacks.conf").unlink()
     record = site.reload()
     assert changes(record) == [("removed", "a.py", "done-job-self", 1)]
-    assert (record["held"], found(record)) == ([], [("warning", "no-conf")])
+    assert (record["held"], found(record)) == ([], [("error", "no-conf")])
     assert record["event"] == ("restored" if held_before else "reloaded")
     (status, served) = (site.agent.status(), site.served())
-    assert (status["state"], served) == ("ok", [])
+    assert (status["state"], served) == ("degraded", [])
     record = site.edit(ONE)
     assert (record["event"], [c[0] for c in changes(record)]) == ("reloaded", ["added"])
 
@@ -490,7 +493,7 @@ def test_a_restart_judges_as_before(tmp_path: Path) -> None:
         # The conf removed: nothing, though there is a kept unit.
         (directory / "callbacks.conf").unlink()
         agent.start()
-        assert (agent.served(), agent.status()["state"]) == ([], "ok")
+        assert (agent.served(), agent.status()["state"]) == ([], "degraded")
     finally:
         agent.stop()
 

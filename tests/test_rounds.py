@@ -152,7 +152,9 @@ BREAKS = {
     "Python that no longer compiles": Break(
         Site.not_compiling, Site.mend, "error", "does-not-compile"
     ),
-    "conf removed": Break(Site.no_conf, Site.conf_back, None, "no-conf", "ok", (), TAKEN, (1, 1)),
+    "conf removed": Break(
+        Site.no_conf, Site.conf_back, None, "no-conf", "degraded", (), TAKEN, (1, 1)
+    ),
     "implementation removed": Break(
         Site.no_code, Site.code_back, None, "removed", "degraded", ("b.pl",), TAKEN, (1, 1)
     ),
