@@ -8,6 +8,8 @@ could not be written. What else each one means stands at the command.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import sys
@@ -150,13 +152,13 @@ def serve(callback_path: str | None, **flags: str | None) -> int:
 
     Exit status: 0 stopped, 2 bad usage or settings, 4 another agent holds the pipe.
     """
-    from agent.serve import run
-    from agent.settings import SettingsError
+    from agent import signals
 
-    try:
-        return run({"directories": callback_path, **flags})
-    except SettingsError as error:
-        raise _Failed(USAGE, str(error)) from None
+    with _start_errors():
+        received = signals.start()
+        from agent.serve import run
+
+        return run({"directories": callback_path, **flags}, received)
 
 
 @_commands.command()
@@ -171,19 +173,22 @@ def check(
 
     Changes nothing and needs no agent. Exit status: 0 no errors, 1 errors.
     """
-    from agent.settings import Host, SettingsError, group_id, normalise, read
+    from agent import process
 
-    try:
+    with _start_errors():
+        process.prepare(serves=False)
+        from agent import serve as server
+        from agent.settings import Host, group_id, normalise, read
+
         settings = read({"directories": callback_path, **flags})
         group = group_id(settings.trusted_group, settings.sources["trusted_group"])
         host = Host.here()
         named = tuple(dict.fromkeys(normalise(_utf8(d, "DIR"), host) for d in directories if d))
-    except SettingsError as error:
-        raise _Failed(USAGE, str(error)) from None
-    from agent import serve as server
-
-    read_directories = named or settings.directories
-    found = server.check(read_directories, settings.languages, settings.unsafe_permissions, group)
+        process.leave_working_directory()
+        read_directories = named or settings.directories
+        found = server.check(
+            read_directories, settings.languages, settings.unsafe_permissions, group
+        )
     findings = [*settings.findings, *found]
     if as_json:
         _print_json({"diagnostics": [finding.as_json() for finding in findings]})
@@ -318,6 +323,42 @@ def log(follow: bool, records: int, log: str | None, pipe: str | None) -> int:
     except OSError as error:
         raise _Failed(1, f"{printable(path)}: {error.strerror}") from None
     return 0
+
+
+@contextlib.contextmanager
+def _start_errors() -> Iterator[None]:
+    """Report what `serve` or `check` meets as what it is, not as an error of the output."""
+    from agent.settings import SettingsError
+
+    try:
+        yield
+    except SettingsError as error:
+        raise _Failed(USAGE, str(error)) from None
+    except (OSError, RuntimeError, ImportError) as error:
+        if isinstance(error, RuntimeError) and "thread" not in str(error):
+            raise
+        raise _Failed(USAGE, _missing_resource(error)) from None
+    except BaseException as error:
+        # What native code raises in place of an abort derives from no class that can be imported.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise _Failed(1, f"a library failed: {error}") from None
+
+
+def _missing_resource(error: Exception) -> str:
+    """One line: what the system did not give, and where it is limited."""
+    if isinstance(error, ImportError):
+        return f"the installation is incomplete: {error}; install callback-agent again"
+    found = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    number = error.errno if isinstance(error, OSError) else errno.EAGAIN
+    hints = {
+        errno.EMFILE: "raise the limit of open files (ulimit -n; LimitNOFILE of systemd)",
+        errno.EAGAIN: "raise the limit of processes (ulimit -u; TasksMax of systemd)",
+        errno.ENOMEM: "raise the limit of memory (ulimit -v; MemoryMax of systemd)",
+    }
+    path = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    hint = f"; {hints[number]}" if number in hints else ""
+    return f"the system does not provide what the agent needs: {path}{found}{hint}"
 
 
 # -- asking the agent -----------------------------------------------------------------------------

@@ -1,15 +1,14 @@
 """The reload log: one record for everything that changes, or refuses to change, what is served.
 
-The log is opened anew for each record, so that it survives logrotate in both of its styles and the
+The log is opened again for each record, so that it survives logrotate in both of its styles and the
 deletion of its directory. A record is written whole or not at all: where the disk is full, what
-was begun is taken back, and the record waits until there is room again.
+was begun is taken back, and the record waits until there is room again. A thread writes, so a log
+that does not take anything (`-` into a pipe that nobody reads) stops no reload.
 """
 
 from __future__ import annotations
 
 import os
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
@@ -18,11 +17,15 @@ from typing import Any, TypedDict
 import msgspec
 
 from agent.finding import printable
+from agent.writer import Writer, write_all
 
-#: How many records wait for a log that cannot be written; older ones are lost, and told of.
+#: How many records wait for a log that cannot be written; older ones are dropped, and counted.
 MAX_WAITING = 1000
 #: And how many bytes of them.
 MAX_WAITING_BYTES = 32 << 20
+#: Seconds that a reload waits until its record is in the log. Who reads the log when `reload` has
+#: returned finds the record there, unless the log is that slow.
+WRITE_WAIT = 0.2
 
 #: How many records `history` has, and how many bytes of them.
 MAX_HISTORY = 1000
@@ -116,61 +119,61 @@ class History:
 
 
 class Log:
-    """Appends records to a file, or to standard output. `complain` is told when it fails."""
+    """Appends records to a file, or to standard output. `complain` is called when that fails."""
 
     def __init__(self, path: str, form: str, who: str, complain: Callable[[str], None]) -> None:
         self._path = path
         self._form = form
         self._who = who
         self._complain = complain
-        #: The loop's thread writes records, another tries again what failed.
-        self._lock = threading.Lock()
-        self._waiting: deque[bytes] = deque()
-        self._lost = 0
         self._failed = False
+        #: Whether the last record was not written in WRITE_WAIT: the next does not wait then.
+        self._stalled = False
+        self._writer = Writer(
+            "reload log",
+            self._append,
+            self._report_failure,
+            self._report_recovery,
+            MAX_WAITING,
+            MAX_WAITING_BYTES,
+        )
 
     def write(self, record: bytes) -> None:
-        """Append a record, given as JSON, and those that wait. Blocks; never raises."""
+        """Append a record, given as JSON, after those that wait. Blocks for WRITE_WAIT at most;
+        never raises."""
         if self._form == "text":
             entry = text(msgspec.json.decode(record), self._who).encode("utf-8", "backslashreplace")
         else:
             entry = record + b"\n"
-        with self._lock:
-            self._waiting.append(entry)
-            while len(self._waiting) > 1 and (
-                len(self._waiting) > MAX_WAITING or sum(map(len, self._waiting)) > MAX_WAITING_BYTES
-            ):
-                self._waiting.popleft()
-                self._lost += 1
-        self.flush()
+        stalled = self._stalled and self._writer.waiting
+        self._writer.put(entry)
+        if not stalled:
+            self._stalled = not self._writer.wait(WRITE_WAIT)
 
     @property
     def waiting(self) -> bool:
         """Whether records wait for the log to become writable."""
-        return bool(self._waiting)
+        return self._writer.waiting
 
-    def flush(self) -> None:
-        """Try to write what waits. Blocks; never raises."""
-        with self._lock:
-            try:
-                while self._waiting:
-                    self._append(self._waiting[0])
-                    self._waiting.popleft()
-            except OSError as error:
-                if not self._failed:
-                    shown = printable(self._path)
-                    self._complain(f"the reload log {shown} cannot be written: {error.strerror}")
-                self._failed = True
-                return
-            if self._failed:
-                lost = f"; {self._lost} records were lost" if self._lost else ""
-                self._complain(f"the reload log {printable(self._path)} is written again{lost}")
-            self._failed = False
-            self._lost = 0
+    def flush(self, seconds: float = WRITE_WAIT) -> None:
+        """Try to write what waits, for so many seconds at most. Never raises."""
+        self._writer.retry()
+        self._writer.wait(seconds)
+
+    def _report_failure(self, error: OSError) -> None:
+        if not self._failed:
+            shown = printable(self._path)
+            self._complain(f"the reload log {shown} cannot be written: {error.strerror}")
+        self._failed = True
+
+    def _report_recovery(self, dropped: int) -> None:
+        lost = f"; {dropped} records were lost" if dropped else ""
+        self._complain(f"the reload log {printable(self._path)} is written again{lost}")
+        self._failed = False
 
     def _append(self, entry: bytes) -> None:
         if self._path == STANDARD_OUTPUT:
-            _write_all(sys.stdout.fileno(), entry)
+            write_all(1, entry)
             return
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
         try:

@@ -438,12 +438,18 @@ class Pipe:
             ) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = printable(os.read(lock, 20).decode("utf-8", "replace").strip() or "unknown")
+        except BlockingIOError:
+            holder = _holder(lock)
             os.close(lock)
             raise Held(
                 f"another agent (process {holder}) holds the pipe {printable(self.path)};"
                 " stop it, or say --pipe FILE"
+            ) from None
+        except OSError as error:
+            os.close(lock)
+            raise SettingsError(
+                f"the lock of the pipe, {shown}, cannot be taken: {error.strerror};"
+                " put the pipe on a file system that supports flock, with --pipe"
             ) from None
         with contextlib.suppress(OSError):
             # Only told: a full disk does not matter.
@@ -543,14 +549,27 @@ class Pipe:
         """Take no more clients, and remove the socket. The lock ends with the process."""
         if self._server is not None:
             self._server.close()
-            with contextlib.suppress(OSError):
-                if _identity(os.lstat(self.path)) == self._made:
-                    os.unlink(self.path)
+            self.remove()
+
+    def remove(self) -> None:
+        """Remove the socket, if it is the one that this agent made."""
+        with contextlib.suppress(OSError):
+            if _identity(os.lstat(self.path)) == self._made:
+                os.unlink(self.path)
 
     def close(self) -> None:
         """Serve nobody any more."""
         for client in list(self.clients):
             client.close()
+
+
+def _holder(lock: int) -> str:
+    """The process id that the holder of a lock wrote into its file."""
+    with contextlib.suppress(OSError):
+        written = os.pread(lock, 20, 0).decode("utf-8", "replace").strip()
+        if written:
+            return printable(written)
+    return "unknown"
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

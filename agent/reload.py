@@ -766,8 +766,6 @@ class Reloader:
             if self._kept.waiting:
                 await to_thread.run_sync(self._kept.flush)
                 await to_thread.run_sync(self._kept.sync)
-            if self._log.waiting:
-                await to_thread.run_sync(self._log.flush)
 
 
 def _stop(d: _Directory, snapshot: Snapshot, gone: frozenset[str]) -> None:

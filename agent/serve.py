@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
+import math
 import os
 import resource
 import signal
@@ -19,7 +21,7 @@ import msgspec
 import uvloop
 from anyio import CapacityLimiter, to_thread
 
-from agent import answer, compiler, directory, language, memory, protocol, settings
+from agent import answer, compiler, directory, language, process, protocol, settings
 from agent.callback import Implementation, Reading, judge
 from agent.finding import Finding, printable
 from agent.index import Served
@@ -31,8 +33,10 @@ from agent.patience import Patience
 from agent.peer import Door
 from agent.pipe import LOOK, MAX_CONNECTIONS, REFUSED, SLICE, Connection, Held, Pipe
 from agent.reload import WRITING, Reloader, being_written
-from agent.settings import Settings, SettingsError
+from agent.settings import STANDARD_OUTPUT, Host, Settings, SettingsError
+from agent.signals import END_SECONDS, STOP_SECONDS, Signals
 from agent.trust import IGNORE, Trust
+from agent.writer import Writer, write_all
 
 #: Seconds for which a reload, in its thread, may keep the interpreter from the lookups.
 SWITCH_INTERVAL = 0.00005
@@ -42,25 +46,20 @@ LOOP = {"loop_factory": uvloop.new_event_loop}
 
 #: Answers that are worked out beside the loop at the same time.
 MAX_BESIDE = 2
+#: Seconds that the end of the agent waits for the reload log, and for standard error.
+LOG_DRAIN = 1.5
+MESSAGES_DRAIN = 0.5
 STOPPED = 0
 HELD = 4
 
 
-def complain(message: str) -> None:
-    """Say on standard error what is no record."""
-    line = f"callback-agent: {message}\n".encode("utf-8", "backslashreplace")
-    # Nobody may read it any more, and that is no reason to stop the serving. Python's own
-    # sys.stderr would keep what failed, and spoil the exit status with it.
-    with contextlib.suppress(OSError):
-        os.write(2, line)
-
-
-def run(flags: Mapping[str, str | None]) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status. Raises SettingsError."""
-    # A writer who opens a file while we look at it sends SIGIO, which by default kills.
-    if sys.platform == "linux":
-        signal.signal(signal.SIGIO, signal.SIG_IGN)
-    now = settings.read(flags)
+def run(flags: Mapping[str, str | None], signals: Signals) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status. Raises SettingsError, and OSError or
+    RuntimeError where the system lacks what the agent needs, such as descriptors or threads."""
+    _raise_descriptor_limit()
+    host = Host.here()
+    now = settings.read(flags, host=host)
+    process.leave_working_directory()
     settings.pipe_folder(now)
     trusted = settings.group_id(now.trusted_group, now.sources["trusted_group"])
     trust = Trust(
@@ -68,12 +67,16 @@ def run(flags: Mapping[str, str | None]) -> int:
     )
     group = settings.group_id(now.pipe_group, now.sources["pipe_group"])
     pipe = Pipe(now.pipe, group)
+    notes = Notes()
     try:
         pipe.lock()
     except Held as held:
-        complain(str(held))
+        notes.complain(str(held))
+        notes.drain()
         return HELD
-    notes = Notes()
+    signals.at_forced_end += [pipe.remove, notes.report_forced_end]
+    if now.log == STANDARD_OUTPUT and 1 in process.closed_at_start:
+        notes.complain("standard output is closed: the reload log (--log -) is not written")
     kept = Kept(now.state, now.pipe, notes.complain, trust)
     kept.open()
     if now.bad and kept.settings is None:
@@ -82,24 +85,28 @@ def run(flags: Mapping[str, str | None]) -> int:
         now = _with_kept(now, kept)
     who = f"{socket.gethostname()}[{os.getpid()}]"
     log = Log(now.log, now.log_format, who, notes.complain)
-    reloader = Reloader(partial(settings.read, flags), now, kept, log, notes.complain, trust)
+    read_settings = partial(settings.read, flags, host=host)
+    reloader = Reloader(read_settings, now, kept, log, notes.complain, trust)
     door = Door(os.geteuid(), group, now.reload_for, notes.complain)
     # A hundred thousand callbacks in the making are no garbage: looking for some takes as long as
     # the rest of the start.
-    _more_files()
     gc.disable()
     sys.setswitchinterval(SWITCH_INTERVAL)
     try:
-        anyio.run(_serve, reloader, pipe, door, notes, backend_options=LOOP)
-    except ExceptionGroup as errors:
-        # The task group wraps what one of its tasks raised.
-        first: Exception = errors
-        while isinstance(first, ExceptionGroup):
-            first = first.exceptions[0]
-        if isinstance(first, SettingsError):
-            raise first from None
-        raise
+        anyio.run(_serve, reloader, pipe, door, notes, signals, backend_options=LOOP)
+    except BaseExceptionGroup as errors:
+        raise _first(errors) from errors
+    log.flush(LOG_DRAIN)
+    notes.drain()
     return STOPPED
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What one of the tasks raised, which task groups wrap."""
+    first: BaseException = errors
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
 
 
 def _with_kept(now: Settings, kept: Kept) -> Settings:
@@ -112,39 +119,84 @@ def _with_kept(now: Settings, kept: Kept) -> Settings:
 
 
 class Notes:
-    """What is no record: it goes to standard error, and the last of it to `status`."""
+    """Messages that are not records: to standard error, and the last of them to `status`."""
 
-    #: How many are kept for `status`.
+    #: How many `status` shows.
     MOST = 20
+    #: How many wait for a standard error that takes nothing, and how many bytes of them.
+    MAX_WAITING = 200
+    MAX_WAITING_BYTES = 256 << 10
 
     def __init__(self) -> None:
         self.last: list[str] = []
+        self._writer = Writer(
+            "messages",
+            _write_message,
+            lambda error: None,
+            self._report_dropped,
+            self.MAX_WAITING,
+            self.MAX_WAITING_BYTES,
+        )
 
     def complain(self, message: str) -> None:
-        complain(message)
+        """Report something. From any thread; never blocks, never raises."""
+        self._writer.put(_message(message))
         self.last = [*self.last, message][-self.MOST :]
 
+    def drain(self, seconds: float = MESSAGES_DRAIN) -> None:
+        """Wait until everything is written, for so many seconds at most."""
+        self._writer.wait(seconds)
 
-async def _serve(reloader: Reloader, pipe: Pipe, door: Door, notes: Notes) -> None:
+    def report_forced_end(self) -> None:
+        """Say that the stop was cut short."""
+        self.complain(
+            f"something did not end in {STOP_SECONDS:.0f} s; ended without waiting for it"
+        )
+        self.drain(END_SECONDS / 2)
+
+    def _report_dropped(self, dropped: int) -> None:
+        self._writer.put(_message(f"{dropped} messages before this were dropped: nobody read them"))
+
+
+def _message(text: str) -> bytes:
+    return f"callback-agent: {text}\n".encode("utf-8", "backslashreplace")
+
+
+def _write_message(line: bytes) -> None:
+    # Nobody may read standard error any more. That does not stop the agent.
+    with contextlib.suppress(OSError):
+        write_all(2, line)
+
+
+async def _serve(
+    reloader: Reloader, pipe: Pipe, door: Door, notes: Notes, signals: Signals
+) -> None:
     service = Service(reloader, pipe, door, notes)
     notify = Notify(os.environ)
     reloader.listeners.append(lambda _: notify.send(_status_line(reloader)))
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(reloader.run)
-            tasks.start_soon(_listen, reloader, pipe, door, service, notify, notes)
-            async for number in signals:
-                if number == signal.SIGHUP:
-                    reloader.notice()
-                    continue
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(reloader.run)
+        tasks.start_soon(_listen, reloader, pipe, door, service, notify, notes)
+        await _until_stopped(signals, reloader)
+        notify.send("STOPPING=1")
+        pipe.stop_listening()
+        tasks.cancel_scope.cancel()
+    if reloader.ready.is_set():
+        await reloader.stopped()
+    # Only now: those who subscribed are told that it stopped.
+    pipe.close()
+
+
+async def _until_stopped(signals: Signals, reloader: Reloader) -> None:
+    """Reload at each SIGHUP, and return at SIGTERM or SIGINT."""
+    loop = asyncio.get_running_loop()
+    send, received = anyio.create_memory_object_stream[int](math.inf)
+    with send, received:
+        signals.act(lambda number: loop.call_soon_threadsafe(send.send_nowait, number))
+        async for number in received:
+            if number != signal.SIGHUP:
                 break
-            pipe.stop_listening()
-            tasks.cancel_scope.cancel()
-        with anyio.CancelScope(shield=True):
-            if reloader.ready.is_set():
-                await reloader.stopped()
-        # Only now: those who subscribed are told that it stopped.
-        pipe.close()
+            reloader.notice()
 
 
 async def _listen(
@@ -162,7 +214,8 @@ async def _listen(
     await pipe.listen(service, door)
     # The signals were in place before the first index.
     notify.send("READY=1", _status_line(reloader))
-    await to_thread.run_sync(memory.give_back)
+    # It reads a file of the package, which an upgrade may remove.
+    await to_thread.run_sync(version)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_keep_pipe, reloader, pipe, door, service, notes)
         if notify.interval is not None:
@@ -202,7 +255,7 @@ def _status_line(reloader: Reloader) -> str:
     return f"STATUS={reloader.state}: generation {index.generation}, {index.count} callbacks served"
 
 
-def _more_files() -> None:
+def _raise_descriptor_limit() -> None:
     """Let the process have as many files open as it may: one for each client, and some more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + 200
@@ -353,8 +406,6 @@ def check(
     trusted_group: int | None = None,
 ) -> list[Finding]:
     """Every finding of these directories, read as `serve` reads them the first time."""
-    if sys.platform == "linux":
-        signal.signal(signal.SIGIO, signal.SIG_IGN)
     groups = frozenset() if trusted_group is None else frozenset({trusted_group})
     trust = Trust(unsafe_permissions, groups=groups)
     return anyio.run(_check, directories, languages, trust, backend_options=LOOP)

@@ -142,14 +142,19 @@ class Settings:
         }
 
 
-def read(flags: Mapping[str, str | None], environ: Mapping[str, str] | None = None) -> Settings:
-    """The settings as of now. `flags` holds what the command line gave, by the field's name.
+def read(
+    flags: Mapping[str, str | None],
+    environ: Mapping[str, str] | None = None,
+    host: Host | None = None,
+) -> Settings:
+    """The settings as of now. `flags` holds what the command line gave, by the field's name; `host`
+    is what relative paths and defaults depend on, by default as it is now.
 
     Raises SettingsError for a flag or variable that cannot be used. What is wrong in qb.conf is in
     `findings`.
     """
     environ = os.environ if environ is None else environ
-    host = Host.here()
+    host = host or Host.here()
     path, _ = qb_conf(flags, environ, host)
     return resolve(flags, environ, read_qb_conf(path), host)
 

@@ -110,18 +110,18 @@ def test_not_ready_before_the_first_index(agent: Agent, manager: Manager) -> Non
 def test_sighup_before_it_is_ready_does_not_end_it(agent: Agent, manager: Manager) -> None:
     with (agent.directories[0] / "callbacks.conf").open("a"):
         process = agent.launch()
-        wait_for(lambda: handles_hangup(process.pid), "its handler")
+        wait_for(lambda: waits_for_hangup(process.pid), "its signal mask")
         process.send_signal(signal.SIGHUP)
         manager.until("READY")
     assert process.poll() is None
     wait_for(lambda: agent.fires("done-job-self") == ["a.pl"], "what was written")
 
 
-def handles_hangup(pid: int) -> bool:
-    """Whether a process catches SIGHUP, as proc(5) tells."""
+def waits_for_hangup(pid: int) -> bool:
+    """Whether a process blocks SIGHUP, which a thread of it waits for (proc(5))."""
     status = Path(f"/proc/{pid}/status").read_text()
-    caught = re.search(r"^SigCgt:\s*([0-9a-f]+)", status, re.MULTILINE)
-    return caught is not None and bool(int(caught[1], 16) & 1 << (signal.SIGHUP - 1))
+    blocked = re.search(r"^SigBlk:\s*([0-9a-f]+)", status, re.MULTILINE)
+    return blocked is not None and bool(int(blocked[1], 16) & 1 << (signal.SIGHUP - 1))
 
 
 def test_the_status_has_state_and_generation(agent: Agent, manager: Manager) -> None:
