@@ -165,10 +165,11 @@ def test_a_loop_that_hangs_feeds_no_watchdog(agent: Agent, manager: Manager) -> 
     agent.environ["WATCHDOG_USEC"] = "200000"
     agent.environ["PYTHONPATH"] = str(ROOT)
     # The signal handler runs in the loop's thread, and keeps it.
-    hang = "signal.signal(signal.SIGUSR1, lambda *_: threading.Event().wait(5))"
+    handle = "signal.signal(signal.SIGUSR1, lambda *_: threading.Event().wait(5))"
     agent.program = [
         "-c",
-        f"import signal, threading; from agent.cli import main; {hang}; main()",
+        "import signal, threading; from agent import cli, process; set_up = process.prepare;"
+        f" process.prepare = lambda serves: (set_up(serves), {handle}); cli.main()",
     ]
     process = agent.launch()
     manager.until("WATCHDOG")
