@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from agent import conf, language, trigger
-from agent.finding import Finding, Severity, capped, shown
+from agent.finding import MORE_FINDINGS, Finding, Severity, capped, shown
 
 #: The most findings that are reported of one directory: a person corrects a few and looks again.
 MAX_DIRECTORY_FINDINGS = 500
@@ -350,7 +350,12 @@ def _check(
                 problems.append(replace(verdict.error, severity=Severity.ERROR, hint=hint))
             else:
                 problems.append(verdict.error)
-    return capped(
-        Finding(p.severity, p.code, f"{directory}/{file}", p.line, p.column, p.message, p.hint)
-        for p in problems
-    )
+    path = f"{directory}/{file}"
+    findings = [
+        Finding(p.severity, p.code, path, p.line, p.column, p.message, p.hint) for p in problems
+    ]
+    if implementation.verdict is not None and implementation.verdict.more:
+        more = implementation.verdict.more
+        rest = Finding(Severity.WARNING, MORE_FINDINGS, path, None, None, "", None, more)
+        findings.append(rest)
+    return capped(findings)

@@ -1,146 +1,416 @@
-"""Checks Python source in a process of its own, so that no source can harm the agent.
+"""Has Python sources checked by helper processes, so that no source can harm the agent or another.
 
-Python's `compile` holds the interpreter lock for a whole source, and some sources take it minutes
-or all memory: 240 KB of `def f():` / `pass` takes 5 s under Python 3.11, 960 KB takes 81 s. In a
-thread of the agent, lookups would wait as long. So it runs in a child, with limits of processor
-time, wall time and memory. A check that dies or runs out counts as `does not compile`.
+Some sources take long to compile: 240 KB of `def f():` / `pass` takes 5 s under Python 3.11, 960 KB
+takes 81 s. So there are two lanes, each with a helper of its own. The quick lane gives each source
+SLICE seconds of processor time, the directories in turn. A source that needs more goes on in the
+slow lane, which has one source at a time, the directories in turn. So an edit waits for one slice
+of each other directory at most, whatever those hold. A directory may use CHECK_BUDGET seconds of
+the slow lane for the sources that it has.
+
+A verdict is what the compiler says of a source, or that the source has reached the same limit of
+the helper's twice. Everything else (the helper was killed, or cannot be started) says nothing of
+the source: there is no verdict, and the check is tried again after a growing pause.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
 import anyio
-from anyio import BrokenWorkerProcess, to_process
+from anyio import CancelScope
 
 from agent import language
-from agent.finding import Severity
-from agent.language import Problem, Verdict
+from agent.helper import SLICE, Helper, HelperError, LimitReached, SliceUsed
+from agent.language import Verdict
+from agent.python_source import Report
 
-#: Seconds of processor time for one source. Real callbacks take milliseconds.
-MAX_CPU = 10
-#: Seconds of wall time for one source, for a machine under load.
-MAX_WALL = 30.0
-#: Bytes of memory of the child. Real callbacks need a tenth of it, the interpreter included.
-MAX_MEMORY = 1 << 30
-#: How many verdicts are remembered.
-MAX_VERDICTS = 4096
+#: Seconds of processor time in the slow lane that the sources of one directory may use together.
+#: Real callbacks use none of it.
+CHECK_BUDGET = 30.0
+#: How often a source must reach a limit until that is its verdict.
+LIMIT_TRIES = 2
+#: How often a helper may end in the middle of a source, or not start, until that is reported.
+#: The machine may be short of something for an instant only.
+HELPER_TRIES = 3
+#: Seconds until a check that could not be made is tried again, at first and at most; they double.
+FIRST_PAUSE, MAX_PAUSE = 0.1, 60.0
+#: The most bytes of verdicts on sources that no directory has any more. An edit that is taken back
+#: needs no new check. Those on sources that a directory has are never forgotten.
+MAX_UNUSED_BYTES = 4 << 20
 
-#: Seconds until a check is tried again for which no process could be started.
-RETRY = 5.0
-#: Seconds after which the child is kept from going away: anyio ends one that idles for 5 minutes,
-#: and a new one takes 70 ms to start, which an administrator who edits would wait for.
-KEEP_WARM = 200.0
+Result = Report | SliceUsed | LimitReached
 
-# One child: checks are rare, and a second processor is for lookups.
-_children = anyio.CapacityLimiter(1)
+
+@dataclass(slots=True, eq=False)
+class _Check:
+    """The check of one source."""
+
+    digest: str
+    #: Empty as soon as there is a verdict.
+    source: bytes
+    #: Which directories have the source.
+    directories: tuple[str, ...] = ()
+    verdict: Verdict | None = None
+    #: Seconds of processor time that it took in the slow lane.
+    cpu: float = 0.0
+    #: Whether it needs more than a slice.
+    slow: bool = False
+    #: How often it has reached a limit, and how often its helper ended.
+    limits: int = 0
+    failures: int = 0
+    #: Why it cannot be checked at present.
+    trouble: str | None = None
+    #: Whether a lane may take it: it is not being made, nor paused after a failure.
+    waiting: bool = True
+    #: Ends the check, where it is being made.
+    running: CancelScope | None = None
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes once there is a verdict."""
+        return 500 + 200 * len(self.verdict.warnings if self.verdict else ())
+
+
+class _Turns:
+    """Sources that wait, by directory. Each directory has its turn."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, dict[str, None]] = {}
+
+    def put(self, directory: str, digests: Collection[str]) -> None:
+        """These wait for the directory, in this order, and no others. Its turn stays as it is."""
+        if digests:
+            self._waiting[directory] = dict.fromkeys(digests)
+        else:
+            self._waiting.pop(directory, None)
+
+    def add(self, directory: str, digest: str) -> None:
+        """This one waits too, as the last of its directory."""
+        self._waiting.setdefault(directory, {})[digest] = None
+
+    def take(self, allowed: Callable[[str], bool] | None) -> str | None:
+        """The first source of the directory whose turn it is, of those that are allowed."""
+        directories = filter(allowed, self._waiting) if allowed else iter(self._waiting)
+        directory = next(directories, None)
+        if directory is None:
+            return None
+        waiting = self._waiting.pop(directory)
+        digest = next(iter(waiting))
+        del waiting[digest]
+        if waiting:
+            self._waiting[directory] = waiting
+        return digest
+
+    def has(self, directory: str) -> bool:
+        """Whether a source of this directory waits."""
+        return directory in self._waiting
 
 
 class Checker:
-    """Checks sources one after the other, and remembers the verdicts by the source's digest."""
+    """Checks the sources that directories have. For the event loop, except where it says else."""
 
     def __init__(self, done: Callable[[set[str]], None]) -> None:
-        #: Told whose sources were checked, when all that were asked for are.
+        #: Called with the directories of which something has become known.
         self._done = done
-        self._verdicts: dict[str, Verdict] = {}
-        #: Whose checks failed for want of a process: that says nothing of the source.
-        self._unsure: dict[str, set[str]] = {}
-        #: Sources to check by digest, and who asked.
-        self._asked: dict[str, tuple[bytes, set[str]]] = {}
+        #: By digest. Those without a directory are remembered for a while.
+        self._checks: dict[str, _Check] = {}
+        self._unused: dict[str, int] = {}
+        self._unused_bytes = 0
+        #: Of each directory: the digests that it has, those that it waits for, and the seconds of
+        #: processor time that they took in the slow lane.
+        self._sources: dict[str, dict[str, None]] = {}
+        self._urgent: dict[str, set[str]] = {}
+        self._spent: dict[str, float] = {}
+        self._quick = _Turns()
+        self._slow = _Turns()
+        #: A check that the quick lane hands over to the slow lane, which has nothing to do.
+        self._handed: tuple[_Check, Helper] | None = None
+        self._slow_idle = False
+        #: Failed starts of a helper in a row, and why the last one failed.
+        self._failed_starts = 0
+        self._no_helper = ""
         self._more = anyio.Event()
+        self._changed = anyio.Event()
         self._begin = anyio.Event()
 
-    def verdict(self, digest: str) -> Verdict | None:
-        """What a check said, None if there was none yet."""
-        return self._verdicts.get(digest)
+    # What others ask ----------------------------------------------------------------------------
 
-    def ask(self, digest: str, source: bytes, who: str) -> None:
-        """Have a source checked, once `begin` was called."""
-        self._asked.setdefault(digest, (source, set()))[1].add(who)
-        self._more.set()
+    def verdict(self, digest: str) -> Verdict | None:
+        """What a check of this source said, None if there is no verdict. From any thread."""
+        check = self._checks.get(digest)
+        return check.verdict if check else None
+
+    def trouble(self, digest: str) -> str | None:
+        """Why this source cannot be checked at present; None if it was or will be checked. From
+        any thread."""
+        check = self._checks.get(digest)
+        if check is None or check.verdict is not None:
+            return None
+        if self._failed_starts >= HELPER_TRIES:
+            return self._no_helper
+        return check.trouble
+
+    def over_budget(self, directory: str) -> list[str]:
+        """The digests of the sources that are not checked, because the directory has used its
+        budget. From any thread."""
+        if self._has_budget(directory):
+            return []
+        checks = map(self._checks.get, self._sources.get(directory, ()))
+        return [c.digest for c in checks if c and c.verdict is None and c.slow and c.waiting]
+
+    def settled(self, directory: str) -> bool:
+        """Whether all is known of a directory that can be known now."""
+        left = set(self.over_budget(directory))
+        return all(
+            self._checks[digest].verdict is not None or digest in left or self.trouble(digest)
+            for digest in self._sources.get(directory, ())
+        )
+
+    async def wait(self, directory: str) -> None:
+        """Wait until `settled`. `run` must be running."""
+        while not self.settled(directory):
+            await self._changed.wait()
+
+    def use(
+        self, directory: str, sources: Mapping[str, bytes], urgent: Collection[str] = ()
+    ) -> None:
+        """The directory has these sources, by digest, and no others. The `urgent` ones are checked
+        first; those that no directory has any more are not checked."""
+        waited = {digest for digest in urgent if self.verdict(digest) is None}
+        before = self._sources.get(directory, {})
+        if sources.keys() == before.keys() and waited <= self._urgent.get(directory, set()):
+            return
+        for digest, source in sources.items():
+            self._take(digest, source, directory)
+        for digest in before.keys() - sources.keys():
+            self._release(self._checks[digest], directory)
+        checks = [self._checks[digest] for digest in (*waited, *sources)]
+        left = [check for check in checks if check.verdict is None]
+        self._quick.put(directory, [check.digest for check in left if not check.slow])
+        self._slow.put(directory, [check.digest for check in left if check.slow])
+        if sources:
+            self._sources[directory] = dict.fromkeys(sources)
+            self._urgent[directory] = waited
+            self._spent[directory] = sum(self._checks[digest].cpu for digest in sources)
+        elif before:
+            del self._sources[directory], self._urgent[directory], self._spent[directory]
+        self._wake()
 
     def begin(self) -> None:
-        """Begin to check. Until then what asks may wait: the first answer goes first."""
+        """Begin to check. Until then what is asked for may wait: the first answer goes first."""
         self._begin.set()
 
     async def run(self) -> None:
         """Check what is asked for, until cancelled."""
         await self._begin.wait()
-        while True:
-            checked: set[str] = set()
-            while len(self._verdicts) > MAX_VERDICTS:
-                del self._verdicts[next(iter(self._verdicts))]
-            while self._asked:
-                digest, (source, _) = next(iter(self._asked.items()))
-                verdict = await check(source)
-                self._verdicts[digest] = verdict or _NOT_CHECKED
-                who = self._asked.pop(digest)[1]
-                if verdict is None:
-                    self._unsure[digest] = who
-                checked |= who
-            if checked:
-                self._done(checked)
-            self._more = anyio.Event()
-            with anyio.move_on_after(RETRY if self._unsure else KEEP_WARM) as idle:
-                await self._more.wait()
-            if idle.cancelled_caught and self._unsure:
-                for digest, who in self._unsure.items():
-                    self._verdicts.pop(digest, None)
-                    checked |= who
-                self._unsure.clear()
-                self._done(checked)
-            elif idle.cancelled_caught:
-                await check(b"")
+        # Where it failed before, some checks are in the hands of nobody.
+        self._handed = None
+        for check in self._checks.values():
+            if check.verdict is None and not check.waiting:
+                self._requeue(check)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._quick_lane)
+            tasks.start_soon(self._slow_lane)
 
+    # Which sources there are --------------------------------------------------------------------
 
-async def check(source: bytes) -> Verdict | None:
-    """Whether the source compiles, and what it does that hurts a supervisor.
+    def _take(self, digest: str, source: bytes, directory: str) -> None:
+        check = self._checks.get(digest)
+        if check is None:
+            check = self._checks[digest] = _Check(digest, source)
+        elif not check.directories:
+            self._unused_bytes -= self._unused.pop(digest)
+        if directory not in check.directories:
+            check.directories += (directory,)
 
-    None where no process for the check could be started. Never raises.
-    """
-    try:
-        with anyio.fail_after(MAX_WALL):
-            return await to_process.run_sync(_check, source, cancellable=True, limiter=_children)
-    except TimeoutError:
-        why = f"the check took more than {MAX_WALL:.0f} s"
-    except (BrokenWorkerProcess, MemoryError):
-        why = (
-            f"the check took more than {MAX_CPU} s of processor time"
-            f" or {MAX_MEMORY >> 20} MiB of memory"
-        )
-    except OSError:
+    def _release(self, check: _Check, directory: str) -> None:
+        check.directories = tuple(d for d in check.directories if d != directory)
+        if check.directories:
+            return
+        if check.verdict is None:
+            del self._checks[check.digest]
+            if check.running is not None:
+                check.running.cancel()
+            return
+        self._unused[check.digest] = check.size
+        self._unused_bytes += check.size
+        while self._unused_bytes > MAX_UNUSED_BYTES:
+            oldest = next(iter(self._unused))
+            self._unused_bytes -= self._unused.pop(oldest)
+            del self._checks[oldest]
+
+    # The lanes ----------------------------------------------------------------------------------
+
+    async def _quick_lane(self) -> None:
+        helper: Helper | None = None
+        try:
+            while True:
+                check = self._next(self._quick)
+                if check is None:
+                    await self._more.wait()
+                    continue
+                helper = helper or await self._helper(check)
+                if helper is not None:
+                    helper = await self._slice(check, helper)
+        finally:
+            if helper is not None:
+                helper.kill()
+
+    async def _slice(self, check: _Check, helper: Helper) -> Helper | None:
+        """Give a source its slice. The helper, if it can be used for another source."""
+        result = await self._result(check, helper, send=True)
+        if isinstance(result, Report):
+            self._judge(check, result)
+            return helper
+        if isinstance(result, SliceUsed):
+            check.slow = True
+            if self._slow_idle and any(map(self._has_budget, check.directories)):
+                self._slow_idle = False
+                self._handed = (check, helper)
+                self._wake()
+                self._news(check)
+                return None
+            self._requeue(check)
+            self._news(check)
+        elif result is not None:
+            self._judge(check, result)
+        helper.kill()
         return None
-    return Verdict(_uncompiled(why, "make it simpler"))
+
+    async def _slow_lane(self) -> None:
+        try:
+            while True:
+                if self._handed is not None:
+                    check, helper = self._handed
+                    self._handed = None
+                    await self._to_the_end(check, helper, send=False)
+                elif (waiting := self._next(self._slow)) is not None:
+                    # A fresh one: what an earlier source left in memory does not count.
+                    fresh = await self._helper(waiting)
+                    if fresh is not None:
+                        await self._to_the_end(waiting, fresh, send=True)
+                else:
+                    self._slow_idle = True
+                    await self._more.wait()
+                    self._slow_idle = False
+        finally:
+            if self._handed is not None:
+                self._handed[1].kill()
+
+    async def _to_the_end(self, check: _Check, helper: Helper, send: bool) -> None:
+        try:
+            while isinstance(result := await self._result(check, helper, send), SliceUsed):
+                send = False
+                check.cpu += SLICE
+                for directory in check.directories:
+                    self._spent[directory] += SLICE
+        finally:
+            helper.kill()
+        if result is not None:
+            self._judge(check, result)
+
+    async def _result(self, check: _Check, helper: Helper, send: bool) -> Result | None:
+        """What the helper says next. None if that failed, or no directory has the source now."""
+        if check.directories:
+            with CancelScope() as check.running:
+                try:
+                    if send:
+                        await helper.send(check.source, check.limits > 0)
+                    return await helper.result()
+                except Exception as error:
+                    self._failed(check, error)
+        return None
+
+    async def _helper(self, check: _Check) -> Helper | None:
+        """A new helper for this source. None after a pause if there is none to be had."""
+        try:
+            helper = await Helper.start()
+        except HelperError as error:
+            self._requeue(check)
+            self._failed_starts += 1
+            self._no_helper = str(error)
+            if self._failed_starts == HELPER_TRIES:
+                self._tell(set(self._sources))
+            await anyio.sleep(_pause(self._failed_starts))
+            return None
+        if self._failed_starts >= HELPER_TRIES:
+            self._tell(set(self._sources))
+        self._failed_starts = 0
+        return helper
+
+    # What came of a check -----------------------------------------------------------------------
+
+    def _judge(self, check: _Check, result: Report | LimitReached) -> None:
+        if isinstance(result, LimitReached):
+            check.limits += 1
+            check.slow = True
+            if check.limits < LIMIT_TRIES:
+                self._requeue(check)
+                return
+            why = f"the check took {result.limit}"
+            check.verdict = language.does_not_compile(why, hint="make it simpler")
+        else:
+            check.verdict = language.verdict(result)
+        check.source, check.trouble = b"", None
+        self._news(check)
+
+    def _failed(self, check: _Check, error: Exception) -> None:
+        """The check could not be made: that says nothing of the source."""
+        check.failures += 1
+        if check.failures < HELPER_TRIES:
+            self._requeue(check)
+            return
+        told, check.trouble = check.trouble, str(error) or repr(error)
+        if check.trouble != told:
+            self._tell(set(check.directories))
+        pause = _pause(check.failures - HELPER_TRIES + 1)
+        asyncio.get_running_loop().call_later(pause, self._requeue, check)
+
+    def _news(self, check: _Check) -> None:
+        """Tell the directories that need not wait for another quick check."""
+        known = check.verdict is not None
+        tell = set()
+        for directory in check.directories:
+            urgent = self._urgent[directory]
+            waited = known and check.digest in urgent
+            if waited:
+                urgent.remove(check.digest)
+            if (known and check.slow) or (waited and not urgent) or not self._quick.has(directory):
+                tell.add(directory)
+        if tell:
+            self._tell(tell)
+
+    def _tell(self, directories: set[str]) -> None:
+        self._done(directories)
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    def _next(self, turns: _Turns) -> _Check | None:
+        """The check whose turn it is; it waits no longer."""
+        slow = turns is self._slow
+        while (digest := turns.take(self._has_budget if slow else None)) is not None:
+            check = self._checks.get(digest)
+            if check is not None and check.waiting and check.slow is slow:
+                check.waiting = False
+                return check
+        return None
+
+    def _requeue(self, check: _Check) -> None:
+        check.waiting = True
+        for directory in check.directories:
+            (self._slow if check.slow else self._quick).add(directory, check.digest)
+        self._wake()
+
+    def _has_budget(self, directory: str) -> bool:
+        return self._spent.get(directory, 0.0) < CHECK_BUDGET
+
+    def _wake(self) -> None:
+        self._more.set()
+        self._more = anyio.Event()
 
 
-def _uncompiled(why: str, hint: str) -> Problem:
-    message = f"this does not compile under {language.HERE}: {why}"
-    return Problem(Severity.WARNING, "does-not-compile", None, None, message, hint)
-
-
-_NOT_CHECKED = Verdict(
-    _uncompiled("no process for the check could be started", "nothing to do: it is tried again")
-)
-
-
-def _check(source: bytes) -> Verdict:
-    """Runs in the child."""
-    if sys.platform != "win32":
-        import resource
-
-        if os.nice(0) < 10:
-            os.nice(10)
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        limit = int(used.ru_utime + used.ru_stime) + 1 + MAX_CPU
-        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-        if hard == resource.RLIM_INFINITY or limit < hard:
-            resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))
-        if sys.platform == "linux":
-            hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-            if hard == resource.RLIM_INFINITY or hard > MAX_MEMORY:
-                resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, hard))
-            # A core file of the child would be of no use to anybody.
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    return language.check_python(source)
+def _pause(failures: int) -> float:
+    """Seconds until the next try after so many failures in a row."""
+    return min(FIRST_PAUSE * 2.0 ** min(failures - 1, 20), MAX_PAUSE)

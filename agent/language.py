@@ -4,21 +4,20 @@ What a supervisor runs is set by `supervisor_language_flags` of qb.conf. A langu
 there does not fail: its callbacks silently do not run. So it is told of, always.
 
 Perl cannot be checked without running it (`BEGIN` blocks run under `perl -c`), so it is not. Python
-is parsed and compiled, never imported or run. `check_python` may take minutes or all memory on
-hostile sources, so it belongs into a process of its own, with limits.
+is parsed and compiled, never imported or run. That may take minutes or all memory, so the agent has
+it done by a helper process with limits (`compiler.py`).
 """
 
 from __future__ import annotations
 
-import ast
 import re
 import sys
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import decode_source
+from functools import cache
 
+from agent import python_source
 from agent.finding import Severity
+from agent.python_source import Report
 from agent.trigger import one_letter_away
 
 #: The language of a callback by the extension of its file. Case counts.
@@ -57,18 +56,6 @@ CODES = MAIL_CODES | {
 #: The Python that checks Python.
 HERE = f"Python {sys.version_info.major}.{sys.version_info.minor}"
 
-_EXITS = frozenset({"sys.exit", "os._exit", "os.abort", "exit", "quit", "SystemExit"})
-_BLOCKS = frozenset(
-    {
-        *("os.system", "os.popen", "os.wait", "os.waitpid", "os.spawnl", "os.spawnv"),
-        *("subprocess.run", "subprocess.call", "subprocess.check_call"),
-        *("subprocess.check_output", "subprocess.getoutput", "subprocess.getstatusoutput"),
-        *("commands.getoutput", "commands.getstatusoutput"),
-        *("time.sleep", "input", "raw_input", "signal.pause", "select.select"),
-        *("urllib.request.urlopen", "urllib2.urlopen", "urllib.urlopen"),
-        *("requests.get", "requests.post", "requests.put", "requests.request"),
-    }
-)
 _EXPECTED_FLAGS = "expected names of " + ", ".join(FLAGS) + ", or the sum of their bits"
 
 
@@ -86,10 +73,14 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check of Python source found. `error` says why it does not compile."""
+    """What a check of Python source found. `error` says why it does not compile.
+
+    `more` is the number of warnings beyond those in `warnings`.
+    """
 
     error: Problem | None = None
     warnings: tuple[Problem, ...] = ()
+    more: int = 0
 
 
 def language_of(file: str) -> str | None:
@@ -157,88 +148,46 @@ def check_qube(code: bytes) -> list[Problem]:
 def check_python(source: bytes) -> Verdict:
     """Whether the source compiles under this Python, and what it does that hurts a supervisor.
 
-    Never runs it. Takes any bytes; raises nothing but what cannot be caught (the process may be
-    ended by its limits).
+    Never runs it. Takes any bytes. Here, in this process: no limit holds.
     """
     try:
-        text = decode_source(source)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(text)
-            compile(tree, "callback", "exec", dont_inherit=True)
-        lines = text.split("\n")
-        found = sorted(_hurts(tree, lines), key=lambda p: (p.line or 0, p.column or 0))
-    except (SyntaxError, UnicodeDecodeError, ValueError, LookupError) as wrong:
-        line = getattr(wrong, "lineno", None)
-        column = getattr(wrong, "offset", None)
-        why = getattr(wrong, "msg", None) or str(wrong)
-    except (RecursionError, MemoryError, OverflowError) as wrong:
-        line, column, why = None, None, f"too complex to compile ({type(wrong).__name__})"
-    else:
-        return Verdict(None, tuple(found))
+        return verdict(python_source.examine(source))
+    except MemoryError as error:
+        return does_not_compile(python_source.too_complex(error))
+
+
+def verdict(report: Report) -> Verdict:
+    """What a report of Python source means for a callback."""
+    if report.error is not None:
+        error = report.error
+        return does_not_compile(error.why, error.line, error.column)
+    found = (
+        Problem(Severity.WARNING, call.code, call.line, call.column, *_risk(call.code, call.name))
+        for call in report.calls
+    )
+    return Verdict(None, tuple(found), report.more)
+
+
+def does_not_compile(
+    why: str,
+    line: int | None = None,
+    column: int | None = None,
+    hint: str = "correct it, unless it is meant for another Python",
+) -> Verdict:
+    """The verdict on a source that does not compile under this Python."""
     message = f"this does not compile under {HERE}: {why}"
-    hint = "mend it, unless it is meant for another Python"
-    line, column = (line, max(column or 1, 1)) if line else (None, None)
     return Verdict(Problem(Severity.WARNING, "does-not-compile", line, column, message, hint))
 
 
-def _hurts(tree: ast.Module, lines: list[str]) -> Iterator[Problem]:
-    """The calls that end or tie up the supervisor process that runs the callback."""
-    imported = _imported(tree)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Raise) and node.exc is not None:
-            raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
-            name = _full_name(raised, imported)
-            if name != "SystemExit":
-                continue
-        elif isinstance(node, ast.Call):
-            name = _full_name(node.func, imported)
-        else:
-            continue
-        line = lines[node.lineno - 1] if node.lineno <= len(lines) else ""
-        before = line.encode("utf-8", "surrogatepass")[: node.col_offset]
-        column = len(before.decode("utf-8", "replace")) + 1
-        if name in _EXITS and (name != "SystemExit" or isinstance(node, ast.Raise)):
-            yield Problem(
-                Severity.WARNING,
-                "exits",
-                node.lineno,
-                column,
-                f"{name} ends the supervisor process that runs this callback",
-                "return from the code instead",
-            )
-        elif name in _BLOCKS:
-            yield Problem(
-                Severity.WARNING,
-                "blocks",
-                node.lineno,
-                column,
-                f"{name} ties up the supervisor process that runs this callback until it returns",
-                "hand the work to another process and do not wait for it",
-            )
-
-
-def _imported(tree: ast.Module) -> dict[str, str]:
-    """What each imported name stands for: `o` for `import os as o` is `os`."""
-    names: dict[str, str] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.asname:
-                    names[alias.asname] = alias.name
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            for alias in node.names:
-                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
-    return names
-
-
-def _full_name(node: ast.expr, imported: dict[str, str]) -> str | None:
-    """`os.system` for the expression that names it, None for what is no plain name."""
-    parts: list[str] = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    if not isinstance(node, ast.Name):
-        return None
-    parts.append(imported.get(node.id, node.id))
-    return ".".join(reversed(parts))
+@cache
+def _risk(code: str, name: str) -> tuple[str, str]:
+    """Message and hint for a risky call. Shared, as many sources call the same."""
+    if code == "exits":
+        return (
+            f"{name} ends the supervisor process that runs this callback",
+            "return from the code instead",
+        )
+    return (
+        f"{name} ties up the supervisor process that runs this callback until it returns",
+        "hand the work to another process and do not wait for it",
+    )

@@ -17,16 +17,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 import msgspec
 from anyio import to_thread
 
-from agent import causes, directory, language, settings
+from agent import causes, checks, directory, settings
 from agent.absence import Absences, git_is_writing
-from agent.callback import BEING_WRITTEN, CONF, Implementation, Judgement, Reading, Unit, judge
+from agent.callback import BEING_WRITTEN, CONF, Judgement, Reading, Unit, judge
 from agent.causes import Cause
+from agent.checks import Python
 from agent.compiler import Checker
 from agent.contain import PAUSE, describe, keep_running
 from agent.directory import QUIET, Mark, Snapshot
@@ -50,8 +51,6 @@ RETRY = 2.0
 
 #: The target that stands for qb.conf.
 _QB_CONF = "qb.conf"
-
-F = TypeVar("F")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -78,6 +77,8 @@ class _Directory:
     settled: int = -1
     #: Whether all that it is still waited for is a file that may come back.
     absent: bool = False
+    #: Monotonic seconds since when an edit of it waits for a check; None while none does.
+    checking: float | None = None
     #: Findings of what was kept of it.
     findings: tuple[Finding, ...] = ()
     #: What of it to keep, not yet on the disk.
@@ -100,9 +101,8 @@ class _Look:
 
     directory: _Directory
     snapshot: Snapshot
-    #: Python that must be checked, by digest, and whether it must be before the edit is accepted.
-    unchecked: dict[str, bytes]
-    urgent: bool
+    #: Its Python, None where that is not known.
+    python: Python | None = None
     same: bool = False
     #: The names that were missing both times and count as removed, and those that are awaited.
     gone: frozenset[str] = frozenset()
@@ -382,7 +382,10 @@ class Reloader:
             found.append(causes.cause(old.qb_conf, "modified"))
         relisted = tuple(self._directories) != new.directories
         if relisted:
+            before = self._directories
             self._directories = await to_thread.run_sync(self._listed, new.directories)
+            for path in before.keys() - self._directories.keys():
+                self._checker.use(path, {})
             self._plans.keep(self._directories)
         self.settings = new
         if relisted or self._kept.settings != self._settings_to_keep():
@@ -464,10 +467,9 @@ class Reloader:
                     d.path, d.snapshot, also, local, d.device, self._trust, self._plans.plan
                 )
         except Exception as error:  # of any kind; `read` makes findings of what the disk answers
-            return _Look(d, directory.failed(d.path, d.snapshot, error), {}, False)
+            return _Look(d, directory.failed(d.path, d.snapshot, error))
         # Checks begin at once: they need not wait for the quiet period.
-        checks = ({}, False) if snapshot.busy else self._unchecked(d, snapshot.reading)
-        return _Look(d, snapshot, *checks)
+        return _Look(d, snapshot, self._python(d, snapshot))
 
     def _second_look(self, look: _Look) -> None:
         """Whether a directory looks as it did, and what of it is gone. Blocks."""
@@ -480,10 +482,10 @@ class Reloader:
                 look.gone -= look.awaited
         except Exception as error:  # as above
             look.snapshot, look.same = directory.failed(d.path, d.snapshot, error), True
-            look.unchecked, look.urgent = {}, False
+            look.python = None
             return
-        if look.unchecked:
-            look.unchecked, look.urgent = self._unchecked(d, snapshot.reading)
+        if look.python is not None and look.python.urgent:
+            look.python = self._python(d, snapshot)
 
     def _awaited(self, d: _Directory, snapshot: Snapshot) -> frozenset[str]:
         """The files whose absence may be a part of an edit that goes on. Blocks."""
@@ -538,9 +540,8 @@ class Reloader:
                 _stop(d, snapshot, look.gone)
                 continue
             d.unsettled = None
-            if snapshot.unparsed or look.urgent:
+            if snapshot.unparsed or self._awaits_check(look):
                 # It is noticed again when its callbacks.conf is parsed, or its Python checked.
-                self._checker.begin()
                 _stop(d, snapshot, look.gone)
             else:
                 settled.append((d, snapshot))
@@ -552,8 +553,23 @@ class Reloader:
         return True
 
     def _ask_for_checks(self, look: _Look) -> None:
-        for digest, code in look.unchecked.items():
-            self._checker.ask(digest, code, look.directory.path)
+        if look.python is not None:
+            self._checker.use(look.directory.path, *look.python)
+
+    def _awaits_check(self, look: _Look) -> bool:
+        """Whether an edit waits for its check, and not yet for so long that it is held for it."""
+        d = look.directory
+        if look.python is None or not look.python.urgent:
+            d.checking = None
+            return False
+        patience = checks.PATIENCE if self.ready.is_set() else checks.PATIENCE_AT_START
+        if d.checking is None:
+            d.checking = time.monotonic()
+            # A timer of the loop may be a little early.
+            asyncio.get_running_loop().call_later(patience + QUIET, self.notice, {d.path})
+        self._checker.begin()
+        early = time.monotonic() - d.checking < patience
+        return early and not self._checker.settled(d.path)
 
     async def _answering(
         self, directories: list[_Directory]
@@ -591,27 +607,10 @@ class Reloader:
             d.unsettled = None
         self.notice(d.path for d in directories)
 
-    def _unchecked(self, d: _Directory, reading: Reading) -> tuple[dict[str, bytes], bool]:
-        """The Python that is not checked yet, by digest, and whether some of it must be before the
-        edit is accepted.
-
-        That is every source that was edited, and the one it takes the place of. What else is not
-        checked yet is checked later: its warnings come in a later record.
-        """
-        unchecked: dict[str, bytes] = {}
-        must = False
-        before = d.unit.implementations if d.unit else {}
-        for file, found in reading.files.items():
-            if not isinstance(found, Implementation) or language.language_of(file) != "python":
-                continue
-            was = before.get(file)
-            urgent = d.unit is not None and (was is None or was.digest != found.digest)
-            sources = [found, was] if urgent and was is not None else [found]
-            for source in sources:
-                if source.verdict is None and self._checker.verdict(source.digest) is None:
-                    unchecked[source.digest] = source.code
-                    must = must or urgent
-        return unchecked, must
+    def _python(self, d: _Directory, snapshot: Snapshot) -> Python | None:
+        if snapshot.busy or snapshot.unparsed:
+            return None
+        return checks.python(self._checker, snapshot.reading, d.unit)
 
     def _evaluate(self, settled: list[tuple[_Directory, Snapshot]]) -> list[Cause]:
         """Judge what was read; what changed on disk. Whatever that raises for a directory is a
@@ -632,12 +631,11 @@ class Reloader:
             # What was only found now is watched from the next reading on.
             self._notice_from_thread(d.path)
         d.snapshot = snapshot
-        reading = snapshot.reading
-        reading = replace(reading, files=self._with_verdicts(reading.files))
         accepted = d.unit
         if accepted is not None:
-            verdicts = self._with_verdicts(accepted.implementations)
+            verdicts = checks.with_verdicts(self._checker, accepted.implementations)
             accepted = replace(accepted, implementations=verdicts)
+        reading = checks.reported(self._checker, snapshot.reading, accepted)
         if d.judgement is not None and d.judged == (reading, accepted):
             return
         d.judgement = judge(reading, accepted)
@@ -646,18 +644,6 @@ class Reloader:
         device = snapshot.device if reading.plan is not None else d.device
         d.unsaved = d.unsaved or d.judgement.unit != d.unit or device != d.device
         d.unit, d.device = d.judgement.unit, device
-
-    def _with_verdicts(self, files: Mapping[str, F]) -> dict[str, F]:
-        """The files, with the verdicts on Python that came in since they were read."""
-        return {file: self._with_verdict(file, found) for file, found in files.items()}
-
-    def _with_verdict(self, file: str, found: F) -> F:
-        if not isinstance(found, Implementation) or found.verdict is not None:
-            return found
-        verdict = self._checker.verdict(found.digest)
-        if verdict is None or language.language_of(file) != "python":
-            return found
-        return replace(found, verdict=verdict)
 
     async def _tell(
         self,

@@ -21,8 +21,9 @@ import msgspec
 import uvloop
 from anyio import CapacityLimiter, to_thread
 
-from agent import answer, compiler, directory, language, process, protocol, settings
-from agent.callback import Implementation, Reading, judge
+from agent import answer, checks, directory, process, protocol, settings
+from agent.callback import Reading, judge
+from agent.compiler import Checker
 from agent.finding import Finding, printable
 from agent.index import Served
 from agent.kept import Kept
@@ -426,11 +427,14 @@ async def _check(
         with patience.asking(snapshot.reading.directory):
             return directory.unchanged(snapshot)
 
+    checker = Checker(lambda _: None)
+    checker.begin()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(patience.run)
+        tasks.start_soon(checker.run)
         for path in directories:
             reading = await _settled(path, patience, read, unchanged)
-            findings += await _judged(reading, languages)
+            findings += await _judged(reading, languages, checker)
         tasks.cancel_scope.cancel()
     return findings
 
@@ -457,13 +461,12 @@ async def _settled(
             return being_written(snapshot.reading)
 
 
-async def _judged(reading: Reading, languages: frozenset[str]) -> list[Finding]:
+async def _judged(reading: Reading, languages: frozenset[str], checker: Checker) -> list[Finding]:
     """The findings of a directory that was never read before."""
-    files = {}
-    for file, found in reading.files.items():
-        files[file] = found
-        if isinstance(found, Implementation) and language.language_of(file) == "python":
-            files[file] = replace(found, verdict=await compiler.check(found.code))
-    judgement = judge(replace(reading, files=files), None)
+    python = checks.python(checker, reading, None)
+    if python is not None:
+        checker.use(reading.directory, *python)
+        await checker.wait(reading.directory)
+    judgement = judge(checks.reported(checker, reading, None), None)
     served = Served.of(reading.directory, judgement.unit, languages)
     return [*judgement.findings, *served.findings]

@@ -240,23 +240,37 @@ def languages(data: bytes) -> None:
         assert hint
 
 
+class Checking:
+    """Has sources checked as the agent does, by helpers that live as long as this process."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.Runner()
+        self._checker = compiler.Checker(lambda _: None)
+        self._checker.begin()
+        self._task = self._loop.get_loop().create_task(self._checker.run())
+        atexit.register(self._loop.close)
+
+    def verdict(self, source: bytes) -> language.Verdict | None:
+        """The verdict on a source, None where it could not be checked."""
+        return self._loop.run(self._verdict(source))
+
+    async def _verdict(self, source: bytes) -> language.Verdict | None:
+        one = Implementation.of(source)
+        self._checker.use("/cb", {one.digest: source})
+        await self._checker.wait("/cb")
+        return self._checker.verdict(one.digest)
+
+
 @functools.cache
-def _loop() -> asyncio.Runner:
-    """One loop for the life of the process: the child lives as long, as the agent's does."""
-    runner = asyncio.Runner()
-    atexit.register(runner.close)
-    return runner
+def checking() -> Checking:
+    return Checking()
 
 
 def python(data: bytes) -> None:
-    """Python source: a verdict within the limits of the child, and the child goes on."""
+    """Python source: a verdict, and the helper goes on."""
     data = blown_up(data)
-    began = time.monotonic()
-    verdict = _loop().run(compiler.check(data))
-    took = time.monotonic() - began
-    # The clock of a machine that may stand still for as long again.
-    assert took < 2 * compiler.MAX_WALL, f"{len(data)} bytes took {took:.1f} s"
-    assert verdict is not None, "no process for the check could be started"
+    verdict = checking().verdict(data)
+    assert verdict is not None, "the check could not be made"
     problems = [*verdict.warnings, *([verdict.error] if verdict.error else [])]
     for problem in problems:
         assert problem.severity is Severity.WARNING

@@ -18,7 +18,7 @@ AGENT = ROOT / "agent"
 
 #: Plain functions and frozen values: no I/O, no clock, no async, no logging.
 LOWER = {
-    *("finding", "conf", "trigger", "language", "callback", "match", "index"),
+    *("finding", "conf", "trigger", "python_source", "language", "callback", "match", "index"),
     *("protocol", "schemas", "answer"),
 }
 

@@ -8,7 +8,6 @@ import json
 import os
 import select
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -21,12 +20,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import answer, callback, compiler, conf, index, pipe, protocol, settings, trigger
+from agent import answer, callback, conf, helper, index, pipe, protocol, settings, trigger
 from agent.callback import ERROR, Implementation, Judgement, Registration, Unit, judge
 from agent.directory import read
 from agent.index import Index, Served
 from agent.language import DEFAULT_FLAGS
 from agents import DEADLINE, Agent, running, wait_for, write
+from targets import Checking
 
 CONF = "a.pl = done-job-self\n"
 
@@ -608,7 +608,7 @@ HOSTILE = {
 
 def test_hostile_sources_neither_end_the_agent_nor_stall_lookups(tmp_path: Path, cb: Path) -> None:
     write(cb, CONF + "h.py = h-job-self\n", h_py="0\n")
-    with started(patched(tmp_path, cb, **{"compiler.MAX_WALL": 0.7})) as agent, Talk(agent) as good:
+    with started(patched(tmp_path, cb, **{"helper.MAX_CPU": 0.7})) as agent, Talk(agent) as good:
         assert agent.status()["state"] == "ok"
         longest = 0.0
         for name, source in HOSTILE.items():
@@ -637,24 +637,17 @@ def test_hostile_sources_neither_end_the_agent_nor_stall_lookups(tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", ["minutes", "memory", "nested parentheses"])
-@pytest.mark.anyio
-async def test_the_check_ends_within_its_limits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler, "MAX_WALL", 1.0)
-    began = time.monotonic()
-    verdict = await compiler.check(HOSTILE[name])
-    # Of the clock, on a machine that may stand still; without limits it takes minutes.
-    assert time.monotonic() - began < 40
+def test_the_check_ends_within_its_limits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(helper, "MAX_CPU", 1.0)
+    monkeypatch.setattr(helper, "MAX_MEMORY", 256 << 20)
+    checking = Checking()
+    verdict = checking.verdict(HOSTILE[name])
     assert verdict is not None
+    assert verdict.error is not None
     # And the next one is as good as any.
-    monkeypatch.setattr(compiler, "MAX_WALL", 30.0)
-    again = await compiler.check(b"x = 1\n")
+    again = checking.verdict(b"x = 1\n")
     assert again is not None
     assert again.error is None
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 def test_constants_are_documented_where_they_stand() -> None:
@@ -669,20 +662,18 @@ def test_constants_are_documented_where_they_stand() -> None:
     assert bare == []
 
 
-def test_the_checks_child_is_limited_in_processor_time(tmp_path: Path) -> None:
-    """The limits hold in the child itself, whatever the parent does."""
-    program = (
-        "import resource\n"
-        "from agent import compiler\n"
-        "print(compiler._check(b'x = 1').error)\n"
-        "print(resource.getrlimit(resource.RLIMIT_CPU)[0] <= compiler.MAX_CPU + 2)\n"
-        "print(resource.getrlimit(resource.RLIMIT_AS)[0] == compiler.MAX_MEMORY)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent,
-    )  # fmt: skip
-    assert done.stdout.splitlines() == ["None", "True", "True"]
+def test_the_helper_is_limited_whatever_the_agent_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits of the process itself, for when the agent cannot end it."""
+    shown = "import resource, sys\nw = sys.modules['agent.worker']\n"
+    shown += "w.examine = lambda s: [[1, 1, str((resource.getrlimit(resource.RLIMIT_CPU)[0],"
+    shown += " resource.getrlimit(resource.RLIMIT_AS)[0]))], [], 0]\nmain = w.main\n"
+    monkeypatch.setattr(helper, "_MODULES", [*helper._MODULES, ("last", shown)])
+    verdict = Checking().verdict(b"x = 1\n")
+    assert verdict is not None
+    assert verdict.error is not None
+    cpu, memory = map(int, verdict.error.message.rpartition("(")[2].rstrip(")").split(","))
+    assert 0 < cpu <= helper.MAX_CPU + 3
+    assert memory == (helper.MAX_MEMORY if sys.platform == "linux" else -1)
 
 
 def test_the_reasons_of_explain_are_short(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agent import compiler, reload, schemas
+from agent import helper, reload, schemas
 from agents import ALL_LANGUAGES, Agent, running, wait_for, write
 from sites import Site, replace, start
 
@@ -876,4 +876,4 @@ def test_removal_does_not_wait_for_the_check_of_another_source(tmp_path: Path) -
     with running(tmp_path, one) as agent:
         replace(one / "a.py", "def f():\n pass\n" * 70_000)
         (one / "b.pl").unlink()
-        wait_for(lambda: agent.fires("x-job-1") == ["a.py"], deadline=compiler.MAX_CPU - 1)
+        wait_for(lambda: agent.fires("x-job-1") == ["a.py"], deadline=helper.MAX_CPU - 1)
