@@ -138,6 +138,10 @@ class Log:
             MAX_WAITING_BYTES,
         )
 
+    def start(self) -> None:
+        """Start the thread that writes. Raises RuntimeError where none can be started."""
+        self._writer.start()
+
     def write(self, record: bytes) -> None:
         """Append a record, given as JSON, after those that wait. Blocks for WRITE_WAIT at most;
         never raises."""

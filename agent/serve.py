@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import math
 import os
 import resource
 import signal
@@ -47,6 +46,8 @@ LOOP = {"loop_factory": uvloop.new_event_loop}
 
 #: Answers that are worked out beside the loop at the same time.
 MAX_BESIDE = 2
+#: Descriptors without which the agent does not start: its own take about 25.
+MIN_DESCRIPTORS = 48
 #: Seconds that the end of the agent waits for the reload log, and for standard error.
 LOG_DRAIN = 1.5
 MESSAGES_DRAIN = 0.5
@@ -86,6 +87,7 @@ def run(flags: Mapping[str, str | None], signals: Signals) -> int:
         now = _with_kept(now, kept)
     who = f"{socket.gethostname()}[{os.getpid()}]"
     log = Log(now.log, now.log_format, who, notes.complain)
+    log.start()
     read_settings = partial(settings.read, flags, host=host)
     reloader = Reloader(read_settings, now, kept, log, notes.complain, trust)
     door = Door(os.geteuid(), group, now.reload_for, notes.complain)
@@ -129,6 +131,7 @@ class Notes:
     MAX_WAITING_BYTES = 256 << 10
 
     def __init__(self) -> None:
+        """Raises RuntimeError where no thread can be started."""
         self.last: list[str] = []
         self._writer = Writer(
             "messages",
@@ -138,6 +141,7 @@ class Notes:
             self.MAX_WAITING,
             self.MAX_WAITING_BYTES,
         )
+        self._writer.start()
 
     def complain(self, message: str) -> None:
         """Report something. From any thread; never blocks, never raises."""
@@ -183,7 +187,10 @@ async def _serve(
         pipe.stop_listening()
         tasks.cancel_scope.cancel()
     if reloader.ready.is_set():
-        await reloader.stopped()
+        try:
+            await reloader.stopped()
+        except Exception as error:  # it stops all the same
+            notes.complain(f"the end could not be recorded: {error!r}")
     # Only now: those who subscribed are told that it stopped.
     pipe.close()
 
@@ -191,13 +198,10 @@ async def _serve(
 async def _until_stopped(signals: Signals, reloader: Reloader) -> None:
     """Reload at each SIGHUP, and return at SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
-    send, received = anyio.create_memory_object_stream[int](math.inf)
-    with send, received:
-        signals.act(lambda number: loop.call_soon_threadsafe(send.send_nowait, number))
-        async for number in received:
-            if number != signal.SIGHUP:
-                break
-            reloader.notice()
+    received: asyncio.Queue[int] = asyncio.Queue()
+    signals.act(lambda number: loop.call_soon_threadsafe(received.put_nowait, number))
+    while await received.get() == signal.SIGHUP:
+        reloader.notice()
 
 
 async def _listen(
@@ -216,7 +220,8 @@ async def _listen(
     # The signals were in place before the first index.
     notify.send("READY=1", _status_line(reloader))
     # It reads a file of the package, which an upgrade may remove.
-    await to_thread.run_sync(version)
+    with contextlib.suppress(Exception):  # then `status` tries again
+        await to_thread.run_sync(version)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_keep_pipe, reloader, pipe, door, service, notes)
         if notify.interval is not None:
@@ -245,7 +250,7 @@ async def _keep_pipe(
                     f"somebody removed the pipe {printable(pipe.path)} or its lock; it is made anew"
                 )
             told = ""
-        except (SettingsError, Held, OSError) as trouble:
+        except Exception as trouble:  # of any kind: it is tried again
             if str(trouble) != told:
                 told = str(trouble)
                 notes.complain(told)
@@ -257,13 +262,28 @@ def _status_line(reloader: Reloader) -> str:
 
 
 def _raise_descriptor_limit() -> None:
-    """Let the process have as many files open as it may: one for each client, and some more."""
+    """Let the process have as many files open as it may: one for each client, and some more.
+
+    Raises SettingsError where it cannot have MIN_DESCRIPTORS.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + 200
     if soft < wanted:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+    opened: list[int] = []
+    try:
+        while len(opened) < MIN_DESCRIPTORS:
+            opened.append(os.dup(0))
+    except OSError as error:
+        raise SettingsError(
+            f"only {len(opened)} more files can be opened ({error.strerror}), and the agent needs"
+            f" {MIN_DESCRIPTORS}: raise the limit (ulimit -n; LimitNOFILE of systemd)"
+        ) from None
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 class Service:
@@ -406,7 +426,10 @@ def check(
     unsafe_permissions: str = IGNORE,
     trusted_group: int | None = None,
 ) -> list[Finding]:
-    """Every finding of these directories, read as `serve` reads them the first time."""
+    """Every finding of these directories, read as `serve` reads them the first time.
+
+    Raises SettingsError, and OSError or RuntimeError where the system lacks what it needs."""
+    _raise_descriptor_limit()
     groups = frozenset() if trusted_group is None else frozenset({trusted_group})
     trust = Trust(unsafe_permissions, groups=groups)
     return anyio.run(_check, directories, languages, trust, backend_options=LOOP)

@@ -9,6 +9,7 @@ An inherited descriptor is never made non-blocking: it is shared with the launch
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
@@ -46,7 +47,7 @@ class Writer:
         self._on_recovery = recovered
         self._max_entries = max_entries
         self._max_bytes = max_bytes
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # of an RLock: it may be entered again
         self._queue: deque[bytes] = deque()
         self._bytes = 0
         #: Whether the first entry is being written: then it is not dropped.
@@ -60,6 +61,14 @@ class Writer:
         self._tried = 0
         self._thread: threading.Thread | None = None
 
+    def start(self) -> None:
+        """Start the thread now. Raises RuntimeError where none can be started."""
+        with self._changed:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
+
     def put(self, entry: bytes) -> None:
         """Add an entry. Never blocks."""
         with self._changed:
@@ -67,7 +76,7 @@ class Writer:
             self._bytes += len(entry)
             self._drop()
             self._asked += 1
-            self._start()
+            self._try_to_start()
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> bool:
@@ -83,7 +92,7 @@ class Writer:
         """Try now to write what waits."""
         with self._changed:
             self._asked += 1
-            self._start()
+            self._try_to_start()
             self._changed.notify_all()
 
     @property
@@ -100,15 +109,10 @@ class Writer:
             del self._queue[first]
             self._dropped += 1
 
-    def _start(self) -> None:
+    def _try_to_start(self) -> None:
         """Start the thread, unless it runs. Where none can be started, the next entry tries."""
-        if self._thread is None:
-            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:
-                return
-            self._thread = thread
+        with contextlib.suppress(RuntimeError):
+            self.start()
 
     def _run(self) -> None:
         while True:
