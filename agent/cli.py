@@ -325,6 +325,31 @@ def log(follow: bool, records: int, log: str | None, pipe: str | None) -> int:
     return 0
 
 
+@_commands.command("help")
+@click.argument("topic", metavar="[TOPIC|CODE]", required=False)
+def help_(topic: str | None) -> int:
+    """Show a page of the manual, or what a finding's code means and how to correct it.
+
+    Without an argument: the list of topics. Exit status: 0, 2 no such page.
+    """
+    from agent import manual
+
+    if topic is None:
+        click.echo_via_pager(manual.overview())
+        return 0
+    page = manual.find(topic)
+    if page is None:
+        near = manual.near(topic)
+        meant = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise _Failed(
+            USAGE,
+            f"the manual has no page {topic}{meant}; expected a finding's code or one of"
+            f" {', '.join(manual.topics())}",
+        )
+    click.echo_via_pager(manual.plain(page))
+    return 0
+
+
 @contextlib.contextmanager
 def _start_errors() -> Iterator[None]:
     """Report what `serve` or `check` meets as what it is, not as an error of the output."""

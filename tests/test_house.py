@@ -40,7 +40,10 @@ WORLD = {
 #: Built-in functions that do the same, and those that import without saying so.
 WORLDLY = {"open", "print", "input", "exec", "eval", "__import__", "import_module"}
 
-TOP_LEVEL = {"pyproject.toml", "README.md", "LICENSE", "agent", "tests", "fixtures", "scripts"}
+TOP_LEVEL = {
+    *("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"),
+    *("agent", "tests", "fixtures", "scripts"),
+}
 
 
 def rooms() -> dict[str, ast.Module]:

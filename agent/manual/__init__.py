@@ -1,0 +1,130 @@
+"""The manual: one Markdown page for each topic, and one in `codes/` for each finding code.
+
+`callback-agent help` shows a page in the terminal. `find` and `topics` read the pages, which ship
+inside the package; `plain` turns Markdown into text without markup.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import textwrap
+from collections.abc import Iterator
+from importlib import resources
+
+#: Columns to which the last cell of a table is wrapped. The pages themselves are written to 80.
+WIDTH = 80
+#: The narrowest that a last cell gets, however wide the cells before it are.
+MIN_LAST_CELL = 30
+
+_CELL = re.compile(r"(?<!\\)\|")
+_LINK = re.compile(r"\[([^\]]+)\]\([^)\s]+\)")
+_MARKUP = re.compile(r"\*\*([^*]+)\*\*")
+
+
+def topics() -> dict[str, str]:
+    """The first sentence of each topic's page, by the topic's name, in alphabetical order."""
+    return {name: _first_sentence(text) for name, text in _pages("")}
+
+
+def codes() -> list[str]:
+    """The finding codes that have a page, in alphabetical order."""
+    return [name for name, _ in _pages("codes")]
+
+
+def find(name: str) -> str | None:
+    """The Markdown of the page of a finding code or a topic; None where there is no such page.
+
+    `trigger-syntax` is both: then the code's page comes first.
+    """
+    found = [text for folder in ("codes", "") for page, text in _pages(folder) if page == name]
+    return "\n".join(found) or None
+
+
+def overview() -> str:
+    """The list of topics, each with its first sentence, and the list of codes."""
+    listed = topics()
+    rows = [[f"  {name}", sentence] for name, sentence in listed.items()]
+    wrapped = textwrap.wrap(
+        ", ".join(codes()),
+        WIDTH,
+        initial_indent="  ",
+        subsequent_indent="  ",
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+    return "\n".join(
+        [
+            "Topics, for `callback-agent help TOPIC`:",
+            *_aligned(rows),
+            "",
+            "Finding codes, for `callback-agent help CODE`:",
+            *wrapped,
+            "",
+        ]
+    )
+
+
+def near(name: str) -> list[str]:
+    """The topics and codes whose names look like `name`, the most alike first."""
+    return difflib.get_close_matches(name.lower(), [*topics(), *codes()], cutoff=0.7)
+
+
+def plain(markdown: str) -> str:
+    """A page as text for a terminal: no fences, links or bold, code indented, tables aligned."""
+    lines: list[str] = []
+    table: list[list[str]] = []
+    fenced = False
+    for line in [*markdown.splitlines(), ""]:
+        if line.startswith("|") and not fenced:
+            table.append([_text(cell.strip()) for cell in _CELL.split(line)[1:-1]])
+            continue
+        lines += _aligned(table)
+        table = []
+        if line.startswith("```"):
+            fenced = not fenced
+        elif fenced:
+            lines.append(f"    {line}".rstrip())
+        elif line.startswith("#"):
+            title = _text(line.lstrip("# "))
+            lines.append(title.upper() if line.startswith("##") else title)
+        else:
+            lines.append(_text(line))
+    return "\n".join(lines).strip("\n") + "\n"
+
+
+def _pages(folder: str) -> Iterator[tuple[str, str]]:
+    """The name and text of every page in a folder, in alphabetical order."""
+    found = resources.files(__name__).joinpath(folder)
+    for file in sorted(found.iterdir(), key=lambda file: file.name):
+        name, dot, ending = file.name.rpartition(".")
+        if dot and ending == "md":
+            yield name, file.read_text(encoding="utf-8")
+
+
+def _first_sentence(markdown: str) -> str:
+    """The first sentence after the heading."""
+    paragraph = markdown.partition("\n\n")[2].partition("\n\n")[0]
+    text = _text(" ".join(paragraph.split()))
+    return re.split(r"(?<=\.)\s", text, maxsplit=1)[0]
+
+
+def _text(line: str) -> str:
+    r"""A line without links and bold; `\|` is `|`."""
+    return _MARKUP.sub(r"\1", _LINK.sub(r"\1", line)).replace("\\|", "|")
+
+
+def _aligned(table: list[list[str]]) -> Iterator[str]:
+    """A table's rows with their columns aligned, the last one wrapped."""
+    body = [row for row in table if not all(set(cell) <= set("-:") and cell for cell in row)]
+    if not body:
+        return
+    widths = [max(map(len, column)) for column in zip(*body, strict=False)]
+    indent = sum(width + 2 for width in widths[:-1])
+    for row in body:
+        before = "".join(cell.ljust(width + 2) for cell, width in zip(row, widths, strict=False))
+        before = before[:indent]
+        last = textwrap.wrap(row[-1], max(WIDTH - indent, MIN_LAST_CELL)) or [""]
+        yield (before + last[0]).rstrip()
+        for more in last[1:]:
+            yield " " * indent + more
