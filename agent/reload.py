@@ -636,7 +636,7 @@ class Reloader:
             verdicts = checks.with_verdicts(self._checker, accepted.implementations)
             accepted = replace(accepted, implementations=verdicts)
         reading = checks.reported(self._checker, snapshot.reading, accepted)
-        if d.judgement is not None and d.judged == (reading, accepted):
+        if _is_judged(d, (reading, accepted)):
             return
         d.judgement = judge(reading, accepted)
         # Judged again, it would be the same. What else changes the unit makes it judged anew.
@@ -752,6 +752,11 @@ class Reloader:
             if self._kept.waiting:
                 await to_thread.run_sync(self._kept.flush)
                 await to_thread.run_sync(self._kept.sync)
+
+
+def _is_judged(d: _Directory, inputs: tuple[Reading, Unit | None]) -> bool:
+    """Whether the judgement of a directory was made of these."""
+    return d.judgement is not None and d.judged == inputs
 
 
 def _stop(d: _Directory, snapshot: Snapshot, gone: frozenset[str]) -> None:
