@@ -117,7 +117,8 @@ class Reading:
 
     With a `fault` the rest means nothing. Without a `plan` there is no callbacks.conf, or, when
     `held` says why, none that can be read now. `files` has an entry for each file that the plan or
-    the accepted unit names. `findings` are of the reading itself.
+    the accepted unit names. `findings` are of the reading itself. `hints` name, by a file that is
+    missing, one that is there and looks alike.
     """
 
     directory: str
@@ -126,6 +127,7 @@ class Reading:
     files: Mapping[str, Implementation | Absent | Unusable] = field(default_factory=dict)
     held: str | None = None
     findings: tuple[Finding, ...] = ()
+    hints: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +248,7 @@ def _judge(reading: Reading, accepted: Unit | None) -> Judgement:
         return Judgement(accepted, FAULT, (reading.fault,))
     plan = reading.plan
     if plan is None and reading.held is None:
-        return Judgement(Unit(), None, (*reading.findings, _no_conf(reading.directory)))
+        return Judgement(Unit(), None, (*reading.findings, _no_conf(reading)))
     findings = [*(plan.findings if plan else ()), *reading.findings]
     emptied = _is_emptied(plan, accepted)
     if emptied:
@@ -271,6 +273,7 @@ def _judge(reading: Reading, accepted: Unit | None) -> Judgement:
             hint = "add the file, or correct the name"
             held = held or ERROR
         where = (f"{reading.directory}/{CONF}", registration.line, registration.column)
+        hint = reading.hints.get(file, hint)
         findings.append(Finding(Severity.ERROR, code, *where, message, hint))
     for file, implementation in usable.items():
         for finding in _check(reading.directory, file, implementation, accepted):
@@ -304,9 +307,11 @@ def _removed(file: str) -> tuple[str, str, str]:
     return "removed", message, "put the file back, or remove its lines"
 
 
-def _no_conf(directory: str) -> Finding:
+def _no_conf(reading: Reading) -> Finding:
+    directory = reading.directory
     message = f"there is no {CONF}, so nothing is served from {shown(directory)}"
     hint = "put it back; an empty one says that nothing is to be served"
+    hint = reading.hints.get(CONF, hint)
     return Finding(Severity.ERROR, "no-conf", f"{directory}/{CONF}", None, None, message, hint)
 
 

@@ -32,8 +32,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
-from agent import callback
+from agent import alike, callback
 from agent.callback import CONF, Absent, Implementation, Plan, Reading, Unusable
 from agent.finding import Finding, Severity, printable, shown
 from agent.patience import answered, computing
@@ -58,6 +59,9 @@ LOCAL = frozenset(
         *("squashfs", "erofs", "iso9660", "udf", "apfs", "hfs"),
     }
 )
+
+#: The most names of a directory that are looked through for one like a missing file's.
+MAX_LISTED = 10_000
 
 #: Who may change the files is not looked at.
 NOBODY_ASKS = Trust(IGNORE)
@@ -313,6 +317,7 @@ class _Reader:
             names = dict.fromkeys(plan.files() if plan else ())
             names |= dict.fromkeys(sorted(also))
             files = {name: self._file(fd, name) for name in names}
+            hints = self._hints(fd, plan, gone, files)
         finally:
             os.close(fd)
         findings = tuple(self._unsafe_findings())
@@ -322,7 +327,26 @@ class _Reader:
             # What was removed is believed all the same.
             findings = (*findings, self.lost)
             return Reading(self.directory, None, None, files, callback.FAULT, findings)
-        return Reading(self.directory, None, plan, files, None, findings)
+        return Reading(self.directory, None, plan, files, None, findings, hints)
+
+    def _hints(
+        self,
+        fd: int,
+        plan: Plan | None,
+        conf_gone: bool,
+        files: Mapping[str, Implementation | Absent | Unusable],
+    ) -> dict[str, str]:
+        """Names that are there and look like those that are missing. They are no part of what
+        was asked for, so a failure to list them is passed over."""
+        missing = [n for n in (plan.files() if plan else ()) if isinstance(files[n], Absent)]
+        if not missing and not conf_gone:
+            return {}
+        try:
+            with os.scandir(fd) as entries:
+                names = [entry.name for entry in islice(entries, MAX_LISTED)]
+        except OSError:
+            return {}
+        return alike.hints(missing, CONF if conf_gone else None, sorted(names))
 
     def _open(self, name: str, path: str, flags: int, at: int | None) -> int:
         """Open a path, noting what others may change on the way. Raises OSError."""

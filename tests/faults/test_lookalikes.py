@@ -1,0 +1,108 @@
+"""Row 36: names that look like the one that was meant."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from agent import alike, callback, directory
+from agent.callback import CONF, Absent
+from agents import running, write
+
+NFC = unicodedata.normalize("NFC", "grün.py")
+NFD = unicodedata.normalize("NFD", "grün.py")
+
+
+def hint_of(folder: Path) -> str:
+    """The hint of the one finding about a directory at its first reading."""
+    snapshot = directory.read(str(folder))
+    (finding,) = callback.judge(snapshot.reading, None).findings
+    return finding.hint or ""
+
+
+@pytest.mark.parametrize(("named", "there"), [(NFC, NFD), (NFD, NFC)])
+def test_row_36_another_normal_form(tmp_path: Path, named: str, there: str) -> None:
+    folder = tmp_path / "cb"
+    folder.mkdir()
+    (folder / there).write_text("0\n")
+    if (folder / named).exists():
+        pytest.skip("to this file system the two names are the same")
+    (folder / CONF).write_text(f"{named} = done-job-self\n")
+    with running(tmp_path, folder) as agent:
+        (finding,) = agent.reload()["diagnostics"]
+        assert finding["code"] == "missing-file"
+        assert "looks the same" in finding["hint"]
+        assert ascii(there) in finding["hint"]
+        # As the hint says: rename it.
+        os.rename(folder / there, folder / named)
+        assert agent.reload()["diagnostics"] == []
+        assert agent.fires("done-job-self") == [named]
+
+
+@pytest.mark.parametrize("there", ["notfy.py", "Notify.py", "notify.PY", "notiyf.py", "NOTFY.py"])
+def test_row_36_a_near_miss_of_a_file(tmp_path: Path, there: str) -> None:
+    folder = write(tmp_path / "cb", "notify.py = done-job-self\n")
+    (folder / there).write_text("0\n")
+    assert f"did you mean {there}" in hint_of(folder)
+
+
+@pytest.mark.parametrize(
+    "there", ["callback.conf", "Callbacks.conf", "callbacks.conf.txt", "callbacks.cnf"]
+)
+def test_row_36_a_near_miss_of_callbacks_conf(tmp_path: Path, there: str) -> None:
+    folder = tmp_path / "cb"
+    folder.mkdir()
+    (folder / there).write_text("a.py = done-job-self\n")
+    assert f"did you mean {there}" in hint_of(folder)
+
+
+def test_row_36_a_file_that_was_renamed(tmp_path: Path) -> None:
+    folder = write(tmp_path / "cb", "notify.py = done-job-self\n", notify_py="0\n")
+    with running(tmp_path, folder) as agent:
+        (folder / "notify.py").rename(folder / "Notify.py")
+        (finding,) = agent.reload()["diagnostics"]
+        assert finding["code"] == "removed"
+        assert "did you mean Notify.py" in finding["hint"]
+
+
+def test_row_36_what_editors_leave_is_no_near_miss(tmp_path: Path) -> None:
+    folder = write(tmp_path / "cb", "notify.py = done-job-self\n")
+    names = ["notify.py~", ".notify.py.swp", "#notify.py#", "notify.p", "other.py", "callbacks.con"]
+    for name in names:
+        (folder / name).write_text("")
+    assert "did you mean" not in hint_of(folder)
+
+
+def test_row_36_a_large_directory_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "MAX_LISTED", 3)
+    folder = write(tmp_path / "cb", "notify.py = done-job-self\n")
+    for number in range(20):
+        (folder / f"{number}.py").write_text("")
+    asked: list[int] = []
+    hints = alike.hints
+
+    def counted(missing: list[str], conf: str | None, names: list[str]) -> dict[str, str]:
+        asked.append(len(names))
+        return hints(missing, conf, names)
+
+    monkeypatch.setattr(alike, "hints", counted)
+    reading = directory.read(str(folder)).reading
+    assert isinstance(reading.files["notify.py"], Absent)
+    assert asked == [3]
+
+
+def test_only_so_many_names_are_sought() -> None:
+    missing = [f"name{number}.py" for number in range(1000)]
+    names = [name.upper() for name in missing]
+    assert len(alike.hints(missing, None, names)) == alike.MAX_SOUGHT
+
+
+def test_the_nearest_name_comes_first() -> None:
+    names = ["notfy.py", "Notify.py"]
+    assert "Notify.py" in alike.hints(["notify.py"], None, names)["notify.py"]
+    assert alike.hints(["notify.py"], None, ["notify.pl"])["notify.py"]
