@@ -18,7 +18,17 @@ AGENT = ROOT / "agent"
 
 #: Plain functions and frozen values: no I/O, no clock, no async, no logging.
 LOWER = {
-    *("finding", "conf", "trigger", "python_source", "language", "callback", "match", "index"),
+    *(
+        "finding",
+        "conf",
+        "trigger",
+        "python_source",
+        "language",
+        "callback",
+        "match",
+        "index",
+        "alike",
+    ),
     *("protocol", "schemas", "answer"),
 }
 

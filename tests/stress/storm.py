@@ -31,7 +31,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -39,9 +39,9 @@ from typing import IO
 import anyio
 import msgspec
 
-from agent import directory, settings
-from agent.callback import CONF, Implementation, Reading, judge
-from agent.finding import Severity
+from agent import checks, directory, settings
+from agent.callback import CONF, judge
+from agent.finding import Finding, Severity
 from agent.index import Index, Served
 from agent.kept import Kept
 from agent.log import Log
@@ -403,12 +403,13 @@ class Storms:
             also = d.unit.files() if d.unit else frozenset()
             device = before.device if before else None
             reading = directory.read(d.path, None, also, device=device).reading
-            reading = with_verdicts(reloader, reading)
+            reading = checks.reported(reloader._checker, reading, d.unit)
             again = judge(reading, d.unit)
             fresh = Served.of(d.path, judge(reading, None).unit, flags)
-            if (again.unit, again.held) != (d.unit, d.held):
+            after = Served.of(d.path, again.unit, flags)
+            if (after.digest, again.held) != (d.served.digest, d.held):
                 wrong.append(f"{d.path} would be judged otherwise: {d.held}, {again.held}")
-            if d.judgement is None or again.findings != d.judgement.findings:
+            if d.judgement is None or settled(again.findings) != settled(d.judgement.findings):
                 wrong.append(f"{d.path} has other findings: {list(map(str, again.findings))}")
             if d.held is not None:
                 self.held += 1
@@ -451,12 +452,9 @@ def names(served: Served) -> list[str]:
     return [f"{c.registration.file}:{c.registration.line}" for c in served.callbacks]
 
 
-def with_verdicts(reloader: Reloader, reading: Reading) -> Reading:
-    files = dict(reading.files)
-    for name, found in files.items():
-        if isinstance(found, Implementation) and name.endswith(".py"):
-            files[name] = replace(found, verdict=reloader._checker.verdict(found.digest))
-    return replace(reading, files=files)
+def settled(findings: tuple[Finding, ...]) -> set[str]:
+    """The findings without those of checks, which may come in later."""
+    return {str(f) for f in findings if not f.path.endswith(".py")}
 
 
 async def run_all(storms: list[Storms], until: float) -> None:
