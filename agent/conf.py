@@ -15,6 +15,8 @@ appears twice counts as written last. In callbacks.conf every line counts, and w
 is an error.
 
 Columns count code points from 1, and each byte that is not UTF-8 counts as one.
+
+All of it takes time and memory linear in the size of the file, whatever is in it.
 """
 
 from __future__ import annotations
@@ -24,13 +26,20 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from agent.finding import Finding, Severity, printable
+from agent.finding import MAX_FINDINGS, Finding, Severity, capped, shown
+
+#: The longest line of a callbacks.conf, in characters. A trigger at its own limit fits, in quotes
+#: and with every character escaped.
+MAX_LINE = 1 << 17
+#: So many findings are gathered before those over the cap are counted and dropped.
+_GATHERED = 10 * MAX_FINDINGS
 
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _ESCAPE = re.compile(r'\\([\\"])')
-_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+# Found one after the other: a repeated group keeps a state of 20 bytes for each character.
+_QUOTE_OR_ESCAPE = re.compile(r'"|\\.', re.DOTALL)
 #: In a brace value: what can open or close one, or hide a brace.
-_BRACE_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|#.*|[{}]')
+_BRACE_TOKEN = re.compile(r'["#{}]')
 
 
 class Setting(NamedTuple):
@@ -66,19 +75,22 @@ def read_callbacks(
 ) -> tuple[list[Setting], list[Finding]]:
     """The registrations of a callbacks.conf, in line order, and what is wrong with its lines.
 
-    A line with a finding of severity error gives no setting. Takes any bytes; never raises.
+    A line with a finding of severity error gives no setting. Of more than MAX_FINDINGS findings
+    the last counts the rest (see `capped`). Takes any bytes; never raises.
     """
     settings: list[Setting] = []
     findings: list[Finding] = []
-    lines = _lines(data)
     # What follows the last line feed is a line only if there is something.
-    count = len(lines) - (not lines[-1])
+    count = data.count(b"\n") + (not data.endswith(b"\n") and data != b"")
     if most_lines is not None and count > most_lines:
         message = f"this file has {count} lines; at most {most_lines} are read"
         hint = "split the callbacks over several directories"
         return [], [Finding(Severity.ERROR, "too-many-lines", path, None, None, message, hint)]
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(data), 1):
+        if len(findings) > _GATHERED:
+            findings = capped(findings)
         try:
+            _refuse_long(line)
             setting = _setting(line, number)
             if setting is None:
                 continue
@@ -103,7 +115,7 @@ def read_callbacks(
         if "'" in setting.value:
             findings.append(_single_quote(setting, path))
         settings.append(setting)
-    return settings, findings
+    return settings, capped(findings)
 
 
 def read_qb(
@@ -111,12 +123,14 @@ def read_qb(
 ) -> tuple[dict[str, Setting], list[Finding]]:
     """The `wanted` settings of a qb.conf, by name, and what is wrong with them.
 
-    Other settings are not ours: they give neither a setting nor a finding. Takes any bytes; never
-    raises.
+    Other settings are not ours: they give neither a setting nor a finding. Of more than
+    MAX_FINDINGS findings the last counts the rest (see `capped`). Takes any bytes; never raises.
     """
     found: dict[str, Setting] = {}
     findings: list[Finding] = []
     for line, number, unclosed in _outside_braces(_lines(data)):
+        if len(findings) > _GATHERED:
+            findings = capped(findings)
         try:
             setting = _setting(line, number, wanted)
             if setting is None:
@@ -164,7 +178,20 @@ def read_qb(
                 )
             )
         found[setting.name] = setting
-    return found, findings
+    return found, capped(findings)
+
+
+def closing_quote(text: str, start: int) -> int | None:
+    """The offset of the double quote that closes the one at `start`; None if nothing does."""
+    for found in _QUOTE_OR_ESCAPE.finditer(text, start + 1):
+        if found[0] == '"':
+            return found.start()
+    return None
+
+
+def unescaped(raw: str) -> str:
+    """What a text in quotes means, given what is between them."""
+    return _ESCAPE.sub(r"\1", raw)
 
 
 def _lines(data: bytes) -> list[str]:
@@ -198,7 +225,7 @@ def _setting(line: str, number: int, wanted: Collection[str] | None = None) -> S
         raise _Unreadable(
             "no-equals",
             column,
-            f"{printable(name)} is no setting: there is no `=`",
+            f"{shown(name)} is not a setting: there is no `=`",
             "write name = value, or a # before it if it is a comment",
         )
     if not name:
@@ -207,25 +234,36 @@ def _setting(line: str, number: int, wanted: Collection[str] | None = None) -> S
     if not right.lstrip().startswith('"'):
         value = right.partition("#")[0].strip()
         return Setting(name, value, number, column, start + 1)
-    quoted = _QUOTED.match(line, start)
-    if quoted is None:
+    end = closing_quote(line, start)
+    if end is None:
         raise _Unreadable(
             "unclosed-quote",
             start + 1,
             "this double quote is never closed",
             'write a " at the end of the value',
         )
-    after = line[quoted.end() :]
+    after = line[end + 1 :]
     if after.strip() and not after.lstrip().startswith("#"):
         raise _Unreadable(
             "after-quote",
-            quoted.end() + len(after) - len(after.lstrip()) + 1,
+            end + len(after) - len(after.lstrip()) + 2,
             "only a comment may follow the closing quote",
             "put the whole value inside the quotes",
         )
-    raw = quoted[1]
+    raw = line[start + 1 : end]
     escapes = tuple(m.start() - i for i, m in enumerate(_ESCAPE.finditer(raw)))
-    return Setting(name, _ESCAPE.sub(r"\1", raw), number, column, start + 2, escapes)
+    return Setting(name, unescaped(raw), number, column, start + 2, escapes)
+
+
+def _refuse_long(line: str) -> None:
+    """Raise where a line that is not a comment is longer than MAX_LINE."""
+    if len(line) > MAX_LINE and not line.lstrip().startswith("#"):
+        raise _Unreadable(
+            "line-too-long",
+            MAX_LINE + 1,
+            f"this line has {len(line)} characters; at most {MAX_LINE} are read",
+            "shorten the trigger, or split it into several lines",
+        )
 
 
 def _refuse_bad_bytes(line: str, setting: Setting) -> None:
@@ -283,8 +321,19 @@ def _closing_line(lines: list[str], first: int, column: int) -> int | None:
     """The index of the line on which the brace value that begins on line `first` is closed."""
     depth = 0
     for index in range(first, len(lines)):
-        for token in _BRACE_TOKEN.finditer(lines[index], column if index == first else 0):
-            depth += {"{": 1, "}": -1}.get(token[0], 0)
-            if depth == 0 and token[0] == "}":
+        line = lines[index]
+        at = column if index == first else 0
+        while (token := _BRACE_TOKEN.search(line, at)) is not None:
+            at = token.end()
+            if token[0] == "#":
+                break
+            if token[0] == '"':
+                end = closing_quote(line, token.start())
+                if end is None:
+                    break
+                at = end + 1
+                continue
+            depth += 1 if token[0] == "{" else -1
+            if depth == 0:
                 return index
     return None

@@ -149,7 +149,8 @@ def printable(text: str) -> str:
     text = encodable(text)
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    unseen = {c for c in set(text) if not c.isprintable()}
+    return text.translate({ord(c): c.encode("unicode_escape").decode() for c in unseen})
 
 
 # DEL, C1 and all that Unicode 16 calls a format character or a separator of lines or paragraphs.

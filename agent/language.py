@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from agent import python_source
-from agent.finding import Severity
+from agent.finding import Severity, shown
 from agent.python_source import Report
 from agent.trigger import one_letter_away
 
@@ -106,7 +106,7 @@ def read_flags(text: str) -> tuple[frozenset[str], list[tuple[Severity, str, str
         message = f"the bits {unknown:#x} of {text} are unknown and not looked at"
         return known, [(Severity.WARNING, "unknown-flag", message, _EXPECTED_FLAGS)]
     if text[:1].isdigit():
-        message = f"{text} is no number"
+        message = f"{shown(text)} is not a number"
         return DEFAULT_FLAGS, [(Severity.ERROR, "bad-flags", message, _EXPECTED_FLAGS)]
     flags = set()
     problems: list[tuple[Severity, str, str, str | None]] = []
@@ -115,7 +115,7 @@ def read_flags(text: str) -> tuple[frozenset[str], list[tuple[Severity, str, str
             flags.add(name)
             continue
         near = [k for k in FLAGS if k == name.lower() or one_letter_away(name, k)]
-        message = f"the language flag {name} is unknown and not looked at"
+        message = f"the language flag {shown(name)} is unknown and not looked at"
         hint = f"did you mean {near[0]}?" if near else _EXPECTED_FLAGS
         problems.append((Severity.WARNING, "unknown-flag", message, hint))
     return frozenset(flags), problems

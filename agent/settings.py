@@ -16,8 +16,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from agent.conf import Setting, read_qb
-from agent.finding import Finding, Severity, encodable, printable
+from agent.conf import Setting, closing_quote, read_qb, unescaped
+from agent.finding import MAX_FINDINGS, Finding, Severity, capped, encodable, printable, shown
 from agent.language import DEFAULT_FLAGS, read_flags
 
 #: Where each setting may be given, by the name of its field in Settings (and in `flags`).
@@ -52,11 +52,20 @@ MOST_QB_CONF_BYTES = 1 << 20
 #: The longest path of a Unix socket in bytes: sun_path without its ending NUL.
 MOST_PIPE_BYTES = {"linux": 107, "darwin": 103}
 
+#: The longest path of a directory, in characters: PATH_MAX of Linux. No system opens a longer one.
+MAX_PATH = 4096
+#: The most directories. Each is watched and scanned; farms list a few.
+MAX_DIRECTORIES = 10_000
+_TOO_MANY = f"more than {MAX_DIRECTORIES} directories are listed; no more are read"
+#: Digits of a group id, which has 32 bits.
+_MAX_ID_DIGITS = 10
+#: So many findings are gathered before those over the cap are counted and dropped.
+_GATHERED = 10 * MAX_FINDINGS
+
 STANDARD_OUTPUT = "-"
 DEFAULT = "default"
 
 _QBDIR = re.compile(r"\$(?:QBDIR(?![A-Za-z0-9_])|\{QBDIR\})")
-_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 
 
 class SettingsError(Exception):
@@ -213,7 +222,7 @@ def resolve(
         values[name], sources[name] = _given(name, flags, environ)
         if values[name] not in ("", *words):
             raise SettingsError(
-                f"{sources[name]}: expected {' or '.join(words)}, found {printable(values[name])}"
+                f"{sources[name]}: expected {' or '.join(words)}, found {shown(values[name])}"
             )
     for name in ("trusted_group", "pipe_group"):
         values[name], sources[name] = _given(name, flags, environ)
@@ -230,6 +239,7 @@ def resolve(
     directories, sources["directories"] = _directories(flags, environ, paths)
     languages, sources["languages"] = _languages(conf)
     findings.sort(key=lambda finding: (finding.line or 0, finding.column or 0))
+    findings = capped(findings)
     return Settings(
         values["qb_conf"],
         directories,
@@ -263,12 +273,12 @@ def group_id(name: str, source: str) -> int | None:
     """The id of a group given by name or id, None for none. Raises SettingsError."""
     if not name:
         return None
-    if name.isdecimal():
+    if name.isdecimal() and len(name) <= _MAX_ID_DIGITS:
         return int(name)
     try:
         return grp.getgrnam(name).gr_gid
     except (KeyError, ValueError):
-        raise SettingsError(f"{source}: there is no group {printable(name)}") from None
+        raise SettingsError(f"{source}: there is no group {shown(name)}") from None
 
 
 def pipe_folder(settings: Settings) -> None:
@@ -280,12 +290,12 @@ def pipe_folder(settings: Settings) -> None:
     """
     check_pipe(settings.pipe)
     folder = os.path.dirname(settings.pipe)
-    shown = printable(folder)
+    quoted = printable(folder)
     uid = os.geteuid()
     if settings.sources["pipe"] != DEFAULT:
         if not os.path.isdir(folder):
             raise SettingsError(
-                f"{settings.sources['pipe']}: there is no folder {shown} to make the pipe in;"
+                f"{settings.sources['pipe']}: there is no folder {quoted} to make the pipe in;"
                 " make it first"
             )
         return
@@ -297,24 +307,24 @@ def pipe_folder(settings: Settings) -> None:
         pass
     except OSError as error:
         raise SettingsError(
-            f"the folder {shown} for the pipe cannot be made: {error.strerror};"
+            f"the folder {quoted} for the pipe cannot be made: {error.strerror};"
             " say where the pipe is to be with --pipe"
         ) from None
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode):
         raise SettingsError(
-            f"{shown} is in the way of the pipe's folder: it is no directory; remove it, or say"
+            f"{quoted} is in the way of the pipe's folder: it is no directory; remove it, or say"
             " where the pipe is to be with --pipe"
         )
     if found.st_uid != uid:
         raise SettingsError(
-            f"the folder {shown} for the pipe belongs to the user id {found.st_uid}, not to"
+            f"the folder {quoted} for the pipe belongs to the user id {found.st_uid}, not to"
             f" {uid}, who runs this agent; say where the pipe is to be with --pipe"
         )
     if found.st_mode & 0o022:
         raise SettingsError(
-            f"others may write to the folder {shown} of the pipe (mode"
-            f" {stat.S_IMODE(found.st_mode):04o}): chmod {mode:o} {shown}"
+            f"others may write to the folder {quoted} of the pipe (mode"
+            f" {stat.S_IMODE(found.st_mode):04o}): chmod {mode:o} {quoted}"
         )
 
 
@@ -324,7 +334,7 @@ def check_pipe(path: str, system: str = sys.platform) -> None:
     length = len(os.fsencode(path))
     if length > most:
         raise SettingsError(
-            f"the path of the pipe, {printable(path)}, has {length} bytes; a Unix socket's may"
+            f"the path of the pipe, {shown(path)}, has {length} bytes; a Unix socket's may"
             f" have {most}: choose a shorter one with --pipe"
         )
 
@@ -365,11 +375,16 @@ class _QbConf:
     ) -> None:
         """Note a finding about the character at `offset` of the setting's value."""
         place = setting.line, setting.column_of(offset)
-        self._findings.append(Finding(severity, code, self.path, *place, message, hint))
+        self._add(Finding(severity, code, self.path, *place, message, hint))
 
     def note_flag(self, code: str, source: str, message: str, hint: str) -> None:
         """Note a warning about a value that stands in a flag or variable."""
-        self._findings.append(Finding(Severity.WARNING, code, source, None, None, message, hint))
+        self._add(Finding(Severity.WARNING, code, source, None, None, message, hint))
+
+    def _add(self, finding: Finding) -> None:
+        self._findings.append(finding)
+        if len(self._findings) > _GATHERED:
+            self._findings[:] = capped(self._findings)
 
 
 class _Paths:
@@ -385,19 +400,22 @@ class _Paths:
 
         Raises SettingsError where that gives no path.
         """
+        _check_path_length(entry)
         if entry == "~" or entry.startswith("~/"):
             entry = _home(self._environ, self._host) + entry[1:]
         if _QBDIR.search(entry):
             qbdir = self._qbdir()
+            _check_path_length(qbdir)
             entry = _QBDIR.sub(lambda _: qbdir, entry)
         if "\0" in entry:
-            raise SettingsError(f"{printable(entry)}: a path holds no NUL")
+            raise SettingsError(f"{shown(entry)}: a path holds no NUL")
         directory = normalise(entry, self._host)
+        _check_path_length(directory)
         try:
             directory.encode()
         except UnicodeEncodeError:
             # Answers are JSON, which could not name the directory.
-            raise SettingsError(f"{printable(directory)} is not UTF-8") from None
+            raise SettingsError(f"{shown(directory)} is not UTF-8") from None
         return directory
 
     def _qbdir(self) -> str:
@@ -406,13 +424,24 @@ class _Paths:
             return given
         setting, _, _ = self.conf.look_up(_QB_DIRECTORY)
         if setting is not None:
-            if "\0" not in setting.value:
-                return setting.value.strip()
-            offset = setting.value.index("\0")
-            self.conf.note(Severity.ERROR, "bad-path", setting, offset, "a path holds no NUL")
+            value = setting.value.strip()
+            if "\0" not in value and len(value) <= MAX_PATH:
+                return value
+            offset, wrong = 0, f"a path may have at most {MAX_PATH} characters"
+            if "\0" in value:
+                offset, wrong = setting.value.index("\0"), "a path holds no NUL"
+            self.conf.note(Severity.ERROR, "bad-path", setting, offset, wrong)
         if self._host.system == "darwin":
             return "/Applications/pfx/qube"
         return "/usr/local/pfx/qube"
+
+
+def _check_path_length(path: str) -> None:
+    """Raise SettingsError for a path that no system opens."""
+    if len(path) > MAX_PATH:
+        raise SettingsError(
+            f"{shown(path)} has {len(path)} characters; a path may have at most {MAX_PATH}"
+        )
 
 
 def _directories(
@@ -422,7 +451,9 @@ def _directories(
     given, source = _given("directories", flags, environ)
     if given:
         found: dict[str, None] = {}
-        for entry, _ in _split(_unquoted(given, source)):
+        for count, (entry, _) in enumerate(_split(_unquoted(given, source))):
+            if count == MAX_DIRECTORIES:
+                raise SettingsError(f"{source}: {_TOO_MANY}")
             try:
                 directory = paths.directory(entry)
             except SettingsError as error:
@@ -435,7 +466,12 @@ def _directories(
     setting, source, broken = paths.conf.look_up(_QB_PATH)
     if setting is not None:
         found = {}
-        for entry, offset in _split(setting.value):
+        for count, (entry, offset) in enumerate(_split(setting.value)):
+            if count == MAX_DIRECTORIES:
+                hint = "put several sets of callbacks into one directory"
+                code = "too-many-directories"
+                paths.conf.note(Severity.ERROR, code, setting, offset, _TOO_MANY, hint)
+                break
             try:
                 directory = paths.directory(entry)
             except SettingsError as error:
@@ -456,7 +492,7 @@ def _directories(
 
 
 def _listed_twice(directory: str) -> tuple[str, str]:
-    return f"{printable(directory)} is listed twice and is read once", "remove one of the two"
+    return f"{shown(directory)} is listed twice and is read once", "remove one of the two"
 
 
 def _languages(conf: _QbConf) -> tuple[frozenset[str], str]:
@@ -493,13 +529,11 @@ def _unquoted(value: str, source: str) -> str:
     value = value.strip()
     if not value.startswith('"'):
         return value
-    quoted = _QUOTED.fullmatch(value)
-    if quoted is None:
+    if closing_quote(value, 0) != len(value) - 1:
         raise SettingsError(
-            f"{source}: {printable(value)}: put the whole list in one pair of double quotes,"
-            " or in none"
+            f"{source}: {shown(value)}: put the whole list in one pair of double quotes, or in none"
         )
-    return re.sub(r'\\([\\"])', r"\1", quoted[1])
+    return unescaped(value[1:-1])
 
 
 def _given(
@@ -510,7 +544,7 @@ def _given(
     for value, source in ((flags.get(name), flag), (environ.get(variable), variable)):
         if value:
             if "\0" in value:
-                raise SettingsError(f"{source}: {printable(value)}: a path holds no NUL")
+                raise SettingsError(f"{source}: {shown(value)}: a path holds no NUL")
             return value, source
     return "", DEFAULT
 
@@ -518,7 +552,7 @@ def _given(
 def _absolute(path: str, host: Host) -> str:
     if not path.startswith("/") and host.cwd is None:
         raise SettingsError(
-            f"{printable(path)} is a relative path, and the working directory is gone;"
+            f"{shown(path)} is a relative path, and the working directory is gone;"
             " give an absolute one"
         )
     return posixpath.join(host.cwd or "/", path)

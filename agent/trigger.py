@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from sys import intern
 from typing import NamedTuple, Protocol
 
-from agent.finding import Severity
+from agent.finding import Severity, shorten, shown
 
 #: The types of events, and what the extra of each is (None: the type needs none).
 TYPES: dict[str, str | None] = {
@@ -81,7 +81,8 @@ _SHORT_GLOBALS = ("globaltime-", "globalrepeat-")
 _CONTEXTS = frozenset({"self", "parent", "*"})
 _SINGLE = re.compile(r"(?<!\S)[&|](?!\S)")
 _STARS = re.compile(r"\*+")
-_ESCAPED_STAR = re.compile(r"\\+\*")
+# Only from the first of several backslashes: to try from each takes time quadratic in their number.
+_ESCAPED_STAR = re.compile(r"(?<!\\)\\+\*")
 _ID = re.compile(r"[0-9]+")
 _NUMBER = {"subjob": 1, "time": 1, "globaltime": 1, "repeat": 2, "globalrepeat": 2}
 
@@ -383,7 +384,7 @@ class Event(NamedTuple):
             raise EventError("an event without a name", "name-type-context-extra", 1)
         kind, hyphen, rest = rest.partition("-")
         if kind not in TYPES:
-            found = f"the unknown type {kind!r}" if kind else "an event without a type"
+            found = f"the unknown type {shorten(repr(kind))}" if kind else "an event without a type"
             column = min(len(name) + 2, len(text) + 1)
             raise EventError(found, "one of the types " + ", ".join(TYPES), column)
         needs = TYPES[kind]
@@ -397,11 +398,11 @@ class Event(NamedTuple):
                     "an empty extra", "an extra after the hyphen, or no hyphen", len(text) + 1
                 )
             if needs is not None and not hyphen:
-                expected = f"{text}-EXTRA, where EXTRA is the {needs}"
+                expected = f"{shown(text)}-EXTRA, where EXTRA is the {needs}"
                 raise EventError(f"an event of type {kind} without extra", expected, len(text) + 1)
             return cls(name, kind, extra or None, _contexts_of_text(context, owner))
         if needs is not None and not hyphen:
-            expected = f"{text}-EXTRA, where EXTRA is the {needs}"
+            expected = f"{shown(text)}-EXTRA, where EXTRA is the {needs}"
             raise EventError(f"an event of type {kind} without extra", expected, len(text) + 1)
         return cls(name, kind, None, frozenset(), rest, needs is None, rest)
 
@@ -415,9 +416,13 @@ class Event(NamedTuple):
         Raises EventError.
         """
         if not name or "-" in name:
-            raise EventError(f"the event name {name!r}", "a name without a hyphen, not empty")
+            raise EventError(
+                f"the event name {shorten(repr(name))}", "a name without a hyphen, not empty"
+            )
         if kind not in TYPES:
-            raise EventError(f"the unknown type {kind!r}", "one of the types " + ", ".join(TYPES))
+            raise EventError(
+                f"the unknown type {shorten(repr(kind))}", "one of the types " + ", ".join(TYPES)
+            )
         if TYPES[kind] is not None and not extra:
             raise EventError(f"an event of type {kind} without extra", f"the {TYPES[kind]}")
         contexts = set()
@@ -587,8 +592,9 @@ class _Parser:
         return _Wrong("trigger-syntax", self.open[-1], message, "write the `)` that closes it")
 
     def _text(self, index: int) -> str:
+        """A token as messages quote it."""
         _, start, end = self.tokens[index]
-        return self.text[start:end]
+        return shown(self.text[start:end])
 
 
 def _tokens(text: str) -> Iterator[tuple[str, int, int]]:
@@ -656,7 +662,7 @@ def _term(text: str, start: int, problems: list[Problem]) -> Term:
             raise _Wrong("empty-field", start + len(text), message, "write the extra, or *")
         if not hyphen and needs is not None:
             message = f"this never fires: an event of type {kind} has an extra, the {needs}"
-            warn("never-fires", 0, message, f"write {text}-* to match any")
+            warn("never-fires", 0, message, f"write {shown(text)}-* to match any")
         elif hyphen and kind in _NUMBER:
             _warn_number(warn, kind, extra, at_context + len(field) + 1)
         place = intern(context) if context in _CONTEXTS else _decimal(context)
@@ -664,7 +670,7 @@ def _term(text: str, start: int, problems: list[Problem]) -> Term:
     if needs is not None:
         if "-" not in label and "*" not in label:
             message = f"this never fires: an event of type {kind} has an extra, the {needs}"
-            warn("never-fires", 0, message, f"write {text}-* to match any")
+            warn("never-fires", 0, message, f"write {shown(text)}-* to match any")
         elif "-" in label:
             parts = _NUMBER.get(kind, 1)
             extra = "-".join(rest.split("-")[1:][-parts:])
@@ -676,7 +682,7 @@ def _term(text: str, start: int, problems: list[Problem]) -> Term:
         warn(
             "odd-hyphen",
             at_context if rest.startswith("-") else len(text) - 1,
-            f"{rest} is read as a label whose first or last character is a hyphen",
+            f"{shown(rest)} is read as a label whose first or last character is a hyphen",
             "remove the hyphen if a field is empty by mistake",
         )
     single = _SINGLE.search(text) if "&" in text or "|" in text else None
@@ -698,7 +704,7 @@ def _malformed(text: str, fields: list[str], start: int) -> _Wrong:
     at_type = start + len(name) + 1
     if len(fields) == 1:
         hint = "an event is written name-type-context or name-type-context-extra"
-        return _Wrong("not-an-event", start, f"{text} is no event", hint)
+        return _Wrong("not-an-event", start, f"{shown(text)} is not an event", hint)
     if not kind:
         return _Wrong("empty-field", at_type, "this event has no type", _types())
     if kind not in TYPES:
@@ -732,7 +738,7 @@ def _unknown_type(name: str, kind: str, at_name: int, at_type: int) -> _Wrong:
         return _Wrong("unknown-type", at_type, f"the type {kind} is unknown: case counts", hint)
     near = [known for known in TYPES if one_letter_away(kind, known)]
     hint = f"did you mean {near[0]}?" if near else _types()
-    return _Wrong("unknown-type", at_type, f"the type {kind} is unknown", hint)
+    return _Wrong("unknown-type", at_type, f"the type {shown(kind)} is unknown", hint)
 
 
 class _Warn(Protocol):
@@ -748,7 +754,7 @@ def _warn_name(warn: _Warn, name: str) -> None:
         return
     near = [known for known in sorted(NAMES) if one_letter_away(name, known)]
     if near:
-        message = f"the event name {name} is none of Qube's"
+        message = f"the event name {shown(name)} is none of Qube's"
         warn("unknown-name", 0, message, f"did you mean {near[0]}?")
 
 
@@ -759,7 +765,7 @@ def _warn_number(warn: _Warn, kind: str, extra: str, offset: int) -> None:
         return
     numbers = extra.split("-")
     if len(numbers) != count or not all(map(_ID.fullmatch, numbers)):
-        message = f"{extra} is no {TYPES[kind]}"
+        message = f"{shown(extra)} is not a number: expected the {TYPES[kind]}"
         example = {"subjob": "2", "repeat": "834567890-3600", "globalrepeat": "834567890-3600"}
         warn(
             "not-a-number",
