@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from agent import trigger
+from agent import acl, trigger
 from agent.callback import Implementation, Registration, Unit
 from agent.finding import Finding, Severity, printable
 from agent.language import Problem, Verdict
@@ -109,10 +109,10 @@ class Kept:
     def _judge(self, folder: str) -> None:
         """Raise OSError where others may write to a folder, or to one above it and that counts."""
         status = os.stat(folder)
-        wrong = self._trust.judge(folder, status)
+        wrong = self._trust.judge(folder, status, acl.read(folder, status))
         if wrong is None and self._trust.mode != IGNORE:
-            way = Way(self._trust)
-            os.close(way.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            with Way(self._trust) as way:
+                os.close(way.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
             if way.unsafe and self._trust.mode == REFUSE:
                 wrong = way.unsafe[0]
         if wrong is not None:

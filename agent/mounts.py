@@ -6,7 +6,8 @@ import os
 import re
 import select
 
-from agent.directory import LOCAL
+from agent import filesystem
+from agent.filesystem import LOCAL_TYPES, Kind
 
 _MOUNTS = "/proc/self/mountinfo"
 #: How white space and the like stand in it.
@@ -15,7 +16,8 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 class Mounts:
     """The mounted file systems, as of the last `read`. Where the system does not tell (not Linux),
-    there are none, and they never change. Source: proc(5), /proc/pid/mountinfo."""
+    or /proc is not mounted), there are none, and they never change. Source: proc(5),
+    /proc/pid/mountinfo."""
 
     def __init__(self) -> None:
         self._types: dict[tuple[int, int], str] = {}
@@ -24,12 +26,15 @@ class Mounts:
         #: By mount point, the number of the mount, which another in its place has not, and that of
         #: the device.
         self._mounts: dict[str, tuple[str, str]] = {}
+        #: Whether the system tells what is mounted.
+        self.known = False
         self._poll = select.poll()
         try:
             # It stays open: the kernel counts changes for each open file.
             self._file = open(_MOUNTS, "rb")  # noqa: SIM115
         except OSError:
             return
+        self.known = True
         self._poll.register(self._file, select.POLLPRI)
         self.read()
 
@@ -60,10 +65,11 @@ class Mounts:
             self.read()
         return changed
 
-    def local(self, path: str) -> bool:
-        """Whether the kernel tells of every change below the path, the nearest that exists.
+    def kind(self, path: str) -> Kind:
+        """The kind of file system at a path, or at the nearest one above it that exists. Blocks.
 
-        An unknown file system is not taken for a local one. Blocks.
+        By its device in the table of mounts; else by what statfs says (btrfs gives its subvolumes
+        devices that are in no table); else by the mount point on the path.
         """
         while True:
             try:
@@ -71,9 +77,20 @@ class Mounts:
                 break
             except OSError:
                 if path == "/":
-                    return False
+                    return Kind.UNKNOWN
                 path = os.path.dirname(path)
-        return self._type(device) in LOCAL
+        kind = self._type(device)
+        if kind is not None:
+            return filesystem.of_type(kind)
+        found = filesystem.of(path)
+        if found is not Kind.UNKNOWN or not self._points:
+            return found
+        point = os.path.realpath(path)
+        while point not in self._points:
+            if point == "/":
+                return Kind.UNKNOWN
+            point = os.path.dirname(point)
+        return filesystem.of_type(self._points[point])
 
     def remote_mount(self, path: str) -> str | None:
         """Where the file system is mounted that a path lies on, None if it is one of this machine
@@ -83,7 +100,7 @@ class Mounts:
             if path in ("/", ""):
                 return None
             path = os.path.dirname(path)
-        return path if points[path] not in LOCAL else None
+        return path if points[path] not in LOCAL_TYPES else None
 
     def mount(self, path: str) -> tuple[str, str] | None:
         """Which mount a path lies on, by its number and that of its device (`major:minor`); None
@@ -97,7 +114,7 @@ class Mounts:
         Of some nobody knows it: btrfs gives its parts numbers that the system does not tell.
         """
         kind = self._type(device)
-        return kind is not None and kind not in LOCAL
+        return kind is not None and kind not in LOCAL_TYPES
 
     def _type(self, device: int) -> str | None:
         return self._types.get((os.major(device), os.minor(device)))

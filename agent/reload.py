@@ -23,7 +23,7 @@ import anyio
 import msgspec
 from anyio import to_thread
 
-from agent import causes, checks, directory, settings
+from agent import being_written, causes, checks, directory, settings
 from agent.absence import Absences, git_is_writing
 from agent.callback import BEING_WRITTEN, CONF, Judgement, Reading, Unit, judge
 from agent.causes import Cause
@@ -43,9 +43,12 @@ from agent.trust import Trust
 from agent.watch import Target, Watch
 
 #: Seconds for which a writer may keep a file open before the directory is held for it.
-WRITING = 2.0
-#: Seconds between two looks at a directory that is held for a writer.
+WRITING = being_written.WRITING
+#: Seconds between two looks at a file that is held for a writer: this part of the time that it was
+#: held already, between these bounds.
+WRITING_POLL_SHARE = 0.01
 WRITING_POLL = 0.02
+WRITING_POLL_MAX = 0.25
 #: Seconds between two attempts at what could not be written.
 RETRY = 2.0
 
@@ -55,7 +58,7 @@ _QB_CONF = "qb.conf"
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Directory:
     """What is known of one listed directory."""
 
@@ -63,6 +66,11 @@ class _Directory:
     unit: Unit | None = None
     device: int | None = None
     snapshot: Snapshot | None = None
+    #: The last look at it, while it did not stand still; None once it settled.
+    attempt: _Look | None = None
+    #: What was reported of the writers when it was held for them, and when, in monotonic seconds.
+    written: Reading | None = None
+    written_at: float = 0.0
     judgement: Judgement | None = None
     #: What the judgement was made of: a reading and the unit accepted before, both with the
     #: verdicts on their Python. It is made again as soon as one of the two differs.
@@ -95,7 +103,7 @@ class _Directory:
         return self.judgement.held if self.judgement else None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Look:
     """One directory as it was just read, and what a second look after a quiet period showed."""
 
@@ -110,7 +118,15 @@ class _Look:
 
     @property
     def settled(self) -> bool:
-        return self.same and not self.snapshot.busy and not self.awaited
+        return self.quiet and not self.awaited
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it stood still, by stat or by what its files contain."""
+        if self.same and not self.snapshot.busy and not self.snapshot.unstable:
+            return True
+        before = self.directory.attempt
+        return before is not None and directory.same_content(before.snapshot, self.snapshot)
 
 
 class Reloader:
@@ -255,13 +271,24 @@ class Reloader:
         written = [d for d in self._directories.values() if d.unsettled is not None]
         if not self._all_dirty and not self._dirty:
             if written or self._qb_conf_unsettled is not None:
-                slow = all(d.held == BEING_WRITTEN or d.absent for d in written)
-                slow = slow and not self._qb_conf_awaited()
-                with anyio.move_on_after(WRITING_POLL if slow else QUIET):
+                with anyio.move_on_after(self._writing_pause(written)):
                     await self._wake.wait()
             else:
                 await self._wake.wait()
         self._wake = anyio.Event()
+
+    def _writing_pause(self, written: list[_Directory]) -> float:
+        """Seconds until the next look at what is being written. It grows with the time since it was
+        reported, so that a file that stays open for hours costs nothing."""
+        if self._qb_conf_awaited():
+            return QUIET
+        if any(d.held != BEING_WRITTEN and not d.absent for d in written):
+            return QUIET
+        since = [d.unsettled for d in written if d.unsettled is not None]
+        if self._qb_conf_unsettled is not None:
+            since.append(self._qb_conf_unsettled)
+        waited = time.monotonic() - max(since)
+        return min(max(waited * WRITING_POLL_SHARE, WRITING_POLL), WRITING_POLL_MAX)
 
     def _done_since(self, ticket: int = 0) -> int:
         """The last call of `reload` since which every directory was settled once. Not all at one
@@ -287,7 +314,8 @@ class Reloader:
             for name, d in self._directories.items()
             if everything or name in dirty or d.unsettled is not None or d.snapshot is None
         ]
-        settled = await self._settled(names, began)
+        changed_names = frozenset(self._directories if everything else dirty)
+        settled = await self._settled(names, began, changed_names)
         if settled:
             found += await to_thread.run_sync(self._evaluate, settled)
         for d, _ in settled:
@@ -374,7 +402,7 @@ class Reloader:
             self._qb_conf_unsettled = self._qb_conf_unsettled or began
             if time.monotonic() - self._qb_conf_unsettled < WRITING:
                 return
-            new, findings = old, (_written(old.qb_conf),)
+            new, findings = old, (being_written.finding(old.qb_conf),)
         else:
             self._qb_conf_unsettled = None
         self.settings_findings = findings
@@ -396,7 +424,7 @@ class Reloader:
         """What tells whether qb.conf changed, None while somebody writes it. Blocks."""
         path = self.settings.qb_conf
         with self.patience.asking(path):
-            return directory.still(path, self.watch.mounts.local(path))
+            return directory.still(path, self.watch.mounts.kind(path))
 
     def _settings_now(self) -> tuple[Settings, tuple[Finding, ...]]:
         """The settings to use, those of before where qb.conf is lost or wrong. Blocks."""
@@ -455,17 +483,24 @@ class Reloader:
             paths = (path, *(f"{path}/{link}" for link in _links(d.snapshot)))
             targets[path] = Target(paths, partial(_unchanged, d), _blind(d.snapshot))
         self.watch.follow(targets, {_QB_CONF, *names})
-        return [self._first_look(self._directories[name]) for name in names]
+        sizes = {p: d.snapshot.size if d.snapshot else 0 for p, d in self._directories.items()}
+        looks = []
+        for d in map(self._directories.__getitem__, names):
+            looks.append(self._first_look(d, sum(sizes.values()) - sizes[d.path]))
+            sizes[d.path] = looks[-1].snapshot.size
+        return looks
 
-    def _first_look(self, d: _Directory) -> _Look:
-        """Read a directory. Whatever that raises is a fault of this directory alone. Blocks."""
+    def _first_look(self, d: _Directory, elsewhere: int) -> _Look:
+        """Read a directory. Whatever that raises is a fault of this directory alone. `elsewhere` is
+        how many bytes the others have. Blocks."""
         also = d.unit.files() if d.unit else frozenset()
         try:
             with self.patience.asking(d.path):
-                local = self.watch.mounts.local(d.path)
+                before = d.attempt.snapshot if d.attempt else d.snapshot
                 snapshot = directory.read(
-                    d.path, d.snapshot, also, local, d.device, self._trust, self._plans.plan
-                )
+                    d.path, before, also, self.watch.kind(d.path), d.device, self._trust,
+                    self._plans.plan, elsewhere,
+                )  # fmt: skip
         except Exception as error:  # of any kind; `read` makes findings of what the disk answers
             return _Look(d, directory.failed(d.path, d.snapshot, error))
         # Checks begin at once: they need not wait for the quiet period.
@@ -510,14 +545,28 @@ class Reloader:
             return False
         return new is self.settings and findings == self.settings_findings
 
-    async def _settled(self, names: list[str], began: float) -> list[tuple[_Directory, Snapshot]]:
+    async def _settled(
+        self, names: list[str], began: float, dirty: frozenset[str]
+    ) -> list[tuple[_Directory, Snapshot]]:
         """Read these directories; those that stood still for a quiet time, or were waited for long
-        enough."""
+        enough. Those not in `dirty` only wait for a writer."""
         settled: list[tuple[_Directory, Snapshot]] = []
         silent, directories = await self._answering([self._directories[name] for name in names])
         for d in silent:
-            d.unsettled = None
+            d.unsettled = d.attempt = d.written = None
             settled.append((d, directory.silent(d.path, d.snapshot)))
+        waiting = [d for d in directories if d.path not in dirty and d.attempt]
+        written = await self.patience.wait(self._still_written, waiting) if waiting else []
+        if written is None:
+            self._look_again(directories)
+            return settled
+        for d in written:
+            d.unsettled = d.unsettled or began
+            if d.written is None:
+                settled += await self._held_for_writer(d)
+        directories = [d for d in directories if d not in written]
+        if not directories:
+            return settled
         looks = await self.patience.wait(self._look, [d.path for d in directories])
         if looks is None:
             self._look_again(directories)
@@ -530,22 +579,58 @@ class Reloader:
             return settled
         for look in looks:
             d, snapshot = look.directory, look.snapshot
-            d.absent = bool(look.awaited) and look.same and not snapshot.busy
+            d.absent = bool(look.awaited) and look.quiet
             self._ask_for_checks(look)
             if not look.settled:
+                d.attempt = look
                 d.unsettled = d.unsettled or began
-                if time.monotonic() - d.unsettled >= WRITING:
-                    written = being_written(snapshot.reading, look.same, look.awaited)
-                    settled.append((d, replace(snapshot, reading=written)))
+                settled += await self._held_for_writer(d)
                 _stop(d, snapshot, look.gone)
                 continue
-            d.unsettled = None
+            d.unsettled = d.attempt = d.written = None
             if snapshot.unparsed or self._awaits_check(look):
                 # It is noticed again when its callbacks.conf is parsed, or its Python checked.
                 _stop(d, snapshot, look.gone)
             else:
                 settled.append((d, snapshot))
         return settled
+
+    async def _held_for_writer(self, d: _Directory) -> list[tuple[_Directory, Snapshot]]:
+        """The reading that says who writes, as soon as that takes too long.
+
+        Who writes is looked up when the directory becomes held, and then at most every WRITING
+        seconds: where many write by turns, each turn is not worth a record.
+        """
+        assert d.unsettled is not None
+        assert d.attempt is not None
+        now = time.monotonic()
+        if now - d.unsettled < WRITING:
+            return []
+        look = d.attempt
+        if d.written is None or now - d.written_at >= WRITING:
+            d.written = await self.patience.wait(self._written, look.snapshot)
+            d.written_at = now
+        if d.written is None:
+            self._look_again([d])
+            return []
+        # What is missing is removed only if it still was after the quiet time, and is not awaited.
+        files = look.snapshot.reading.files if look.same else {}
+        files = {name: found for name, found in files.items() if name not in look.awaited}
+        return [(d, replace(look.snapshot, reading=replace(d.written, files=files)))]
+
+    def _written(self, snapshot: Snapshot) -> Reading:
+        with self.patience.asking(snapshot.reading.directory):
+            return being_written.held(snapshot)
+
+    def _still_written(self, waiting: list[_Directory]) -> list[_Directory]:
+        """Those in which a file that was open for writing still is. Blocks."""
+        written = []
+        for d in waiting:
+            if d.attempt is not None:
+                with self.patience.asking(d.path):
+                    if directory.still_written(d.attempt.snapshot):
+                        written.append(d)
+        return written
 
     def _second_looks(self, looks: list[_Look]) -> bool:
         for look in looks:
@@ -777,7 +862,7 @@ def _stop(d: _Directory, snapshot: Snapshot, gone: frozenset[str]) -> None:
 
 
 def _blind(snapshot: Snapshot | None) -> bool:
-    return snapshot is not None and (not snapshot.local or snapshot.retry)
+    return snapshot is not None and snapshot.needs_polling
 
 
 def _links(snapshot: Snapshot | None) -> tuple[str, ...]:
@@ -787,19 +872,3 @@ def _links(snapshot: Snapshot | None) -> tuple[str, ...]:
 def _unchanged(d: _Directory) -> bool:
     snapshot = d.snapshot
     return snapshot is not None and not snapshot.retry and directory.unchanged(snapshot)
-
-
-def being_written(
-    reading: Reading, same: bool = True, awaited: frozenset[str] = frozenset()
-) -> Reading:
-    """A reading that says only that somebody writes: what was read may be half a file. `same` says
-    whether what was missing still is, `awaited` what of it may come back."""
-    finding = _written(reading.directory)
-    files = {n: f for n, f in reading.files.items() if n not in awaited} if same else {}
-    return Reading(reading.directory, None, None, files, BEING_WRITTEN, (finding,))
-
-
-def _written(path: str) -> Finding:
-    message = f"somebody is still writing in {shown(path)} after {WRITING:.0f} s"
-    hint = "it is taken as soon as he closes the file"
-    return Finding(Severity.ERROR, BEING_WRITTEN, path, None, None, message, hint)

@@ -20,7 +20,8 @@ import msgspec
 import uvloop
 from anyio import CapacityLimiter, to_thread
 
-from agent import answer, checks, directory, process, protocol, settings
+from agent import answer, being_written, checks, directory, process, protocol, settings
+from agent.being_written import WRITING
 from agent.callback import Reading, judge
 from agent.compiler import Checker
 from agent.finding import Finding, printable
@@ -32,7 +33,7 @@ from agent.notify import Notify
 from agent.patience import Patience
 from agent.peer import Door
 from agent.pipe import LOOK, MAX_CONNECTIONS, REFUSED, SLICE, Connection, Held, Pipe
-from agent.reload import WRITING, Reloader, being_written
+from agent.reload import Reloader
 from agent.settings import STANDARD_OUTPUT, Host, Settings, SettingsError
 from agent.signals import END_SECONDS, STOP_SECONDS, Signals
 from agent.trust import IGNORE, Trust
@@ -442,9 +443,9 @@ async def _check(
     patience = Patience(lambda: None, mounts.mount)
     findings: list[Finding] = []
 
-    def read(path: str) -> directory.Snapshot:
+    def read(path: str, before: directory.Snapshot | None) -> directory.Snapshot:
         with patience.asking(path):
-            return directory.read(path, local=mounts.local(path), trust=trust)
+            return directory.read(path, before, kind=mounts.kind(path), trust=trust)
 
     def unchanged(snapshot: directory.Snapshot) -> bool:
         with patience.asking(snapshot.reading.directory):
@@ -465,23 +466,28 @@ async def _check(
 async def _settled(
     path: str,
     patience: Patience,
-    read: Callable[[str], directory.Snapshot],
+    read: Callable[[str, directory.Snapshot | None], directory.Snapshot],
     unchanged: Callable[[directory.Snapshot], bool],
 ) -> Reading:
     """A directory as it stands, once nobody writes in it any more."""
     began = time.monotonic()
+    before: directory.Snapshot | None = None
     while True:
-        snapshot = await patience.wait(read, path)
+        snapshot = await patience.wait(read, path, before)
         if snapshot is None:
             return directory.silent(path, None).reading
         await anyio.sleep(directory.QUIET)
         same = await patience.wait(unchanged, snapshot)
         if same is None:
             return directory.silent(path, None).reading
-        if same and not snapshot.busy:
+        if same and not snapshot.busy and not snapshot.unstable:
+            return snapshot.reading
+        if before is not None and directory.same_content(before, snapshot):
             return snapshot.reading
         if time.monotonic() - began >= WRITING:
-            return being_written(snapshot.reading)
+            written = await patience.wait(being_written.held, snapshot)
+            return written or directory.silent(path, None).reading
+        before = snapshot
 
 
 async def _judged(reading: Reading, languages: frozenset[str], checker: Checker) -> list[Finding]:

@@ -25,6 +25,8 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 from watchfiles._rust_notify import RustNotify
 
+from agent.filesystem import Kind
+from agent.finding import printable
 from agent.mounts import Mounts
 from agent.patience import Patience, answered
 
@@ -82,8 +84,21 @@ class Watch:
         self._turn = object()
         self._scanned = time.monotonic()
         self.mounts = mounts
+        #: Paths of which it was reported that their file system is not known.
+        self._unknown: set[str] = set()
         #: Why there are no events, None while there are.
         self.trouble: str | None = None
+
+    def kind(self, path: str) -> Kind:
+        """The kind of the file system at a path. One that is not known is reported once. Blocks."""
+        kind = self.mounts.kind(path)
+        if kind is Kind.UNKNOWN and path not in self._unknown:
+            self._unknown.add(path)
+            self._complain(
+                f"the type of the file system of {printable(path)} is not known: it is scanned"
+                f" every {SCAN_BLIND:.0f} s, and a writer who pauses may not be noticed"
+            )
+        return kind
 
     def follow(self, targets: Mapping[str, Target], dirty: Collection[str]) -> None:
         """Watch these targets from now on, and no others. The ways to those in `dirty` are looked
@@ -227,10 +242,12 @@ class Watch:
             every = now - self._scanned >= SCAN
             if every:
                 self._scanned = now
+            # Without the table of mounts, one that is mounted over another gives no sign.
+            blind = self._watcher is None or not self.mounts.known
             targets = [
                 (name, target)
                 for name, target in self._targets.items()
-                if every or target.blind or self._watcher is None or self._is_blind(name)
+                if every or blind or target.blind or self._is_blind(name)
                 if not self.is_silent(target.paths[0])
             ]
             if targets:
