@@ -102,6 +102,12 @@ class _Directory:
     def held(self) -> str | None:
         return self.judgement.held if self.judgement else None
 
+    @property
+    def waits_for_writer(self) -> bool:
+        """Whether all that it waits for is that files are closed."""
+        look = self.attempt
+        return look is not None and look.same and bool(look.snapshot.busy) and not look.awaited
+
 
 @dataclass(slots=True, eq=False)
 class _Look:
@@ -555,7 +561,7 @@ class Reloader:
         for d in silent:
             d.unsettled = d.attempt = d.written = None
             settled.append((d, directory.silent(d.path, d.snapshot)))
-        waiting = [d for d in directories if d.path not in dirty and d.attempt]
+        waiting = [d for d in directories if d.path not in dirty and d.waits_for_writer]
         written = await self.patience.wait(self._still_written, waiting) if waiting else []
         if written is None:
             self._look_again(directories)
