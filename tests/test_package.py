@@ -1,0 +1,96 @@
+"""The wheel and the source distribution hold what is meant to ship, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tarfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+import pytest
+from hatchling.builders.sdist import SdistBuilder
+from hatchling.builders.wheel import WheelBuilder
+
+from agent import manual
+from documents import ROOT
+
+#: Endings of the files that the package consists of.
+PACKAGE_ENDINGS = {".py", ".md", ".json", ".typed"}
+SHARED = {"callback-agent.service", "callback-agent.logrotate"}
+#: What hatchling adds to a source distribution, and files that are there by its rules.
+SDIST_TOP = {"PKG-INFO", ".gitignore", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"}
+SDIST_FOLDERS = {"agent", "fixtures", "scripts", "tests"}
+
+
+@pytest.fixture(scope="module")
+def tracked() -> set[str]:
+    """The files of the repository. An untracked file must not ship by accident."""
+    listed = subprocess.run(
+        ["git", "-c", "safe.directory=*", "ls-files", "-z"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+    )
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    names = {os.fsdecode(name) for name in listed.stdout.split(b"\0") if name}
+    return {name for name in names if (ROOT / name).exists()}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = str(tmp_path_factory.mktemp("wheel"))
+    (path,) = WheelBuilder(str(ROOT)).build(directory=folder, versions=["standard"])
+    with zipfile.ZipFile(path) as file:
+        return file.namelist()
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = str(tmp_path_factory.mktemp("sdist"))
+    (path,) = SdistBuilder(str(ROOT)).build(directory=folder, versions=["standard"])
+    with tarfile.open(path) as file:
+        return [name.partition("/")[2] for name in file.getnames()]
+
+
+def test_the_wheel_holds_the_package_as_it_is_tracked(wheel: list[str], tracked: set[str]) -> None:
+    shipped = {name for name in wheel if name.startswith("agent/")}
+    assert shipped == {name for name in tracked if name.startswith("agent/")}
+    assert [n for n in shipped if PurePosixPath(n).suffix not in PACKAGE_ENDINGS] == []
+
+
+def test_the_wheel_holds_the_manual_and_the_type_marker(wheel: list[str]) -> None:
+    assert "agent/py.typed" in wheel
+    assert {f"agent/manual/{topic}.md" for topic in manual.topics()} <= set(wheel)
+    assert {f"agent/manual/codes/{code}.md" for code in manual.codes()} <= set(wheel)
+
+
+def test_the_wheel_holds_the_unit_and_the_logrotate_file_and_no_more(wheel: list[str]) -> None:
+    others = {name for name in wheel if not name.startswith("agent/")}
+    data = {n for n in others if ".data/data/share/callback-agent/" in n}
+    assert {PurePosixPath(name).name for name in data} == SHARED
+    assert [name for name in others - data if ".dist-info/" not in name] == []
+
+
+def test_the_sdist_holds_tracked_files_only(sdist: list[str], tracked: set[str]) -> None:
+    assert sorted(set(sdist) - tracked - {"PKG-INFO"}) == []
+    below = {name for name in tracked if name.split("/")[0] in SDIST_FOLDERS}
+    assert sorted(below - set(sdist)) == []
+    rest = {name for name in sdist if name.split("/")[0] not in SDIST_FOLDERS}
+    assert rest == SDIST_TOP
+
+
+def test_a_leftover_is_found(tmp_path: Path, tracked: set[str]) -> None:
+    """An editor's backup in the package ships, so the comparison with git must see it."""
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    for name in ("agent/cli.py", "agent/cli.py.orig", *(f"scripts/{name}" for name in SHARED)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    folder = str(tmp_path / "dist")
+    (path,) = WheelBuilder(str(tmp_path)).build(directory=folder, versions=["standard"])
+    with zipfile.ZipFile(path) as file:
+        shipped = {name for name in file.namelist() if name.startswith("agent/")}
+    assert shipped - tracked == {"agent/cli.py.orig"}
