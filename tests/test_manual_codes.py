@@ -44,7 +44,17 @@ NOT_CODES = language.CODES | {
 NO_EXAMPLE = {
     *("bad-path", "bad-settings", "being-written", "kept-damaged", "no-answer", "not-utf-8"),
     *("out-of-resources", "qb-conf-lost", "removed", "too-long", "too-many-callbacks"),
-    *("unmounted", "unreadable", "more-findings", "empty-conf", "internal-error"),
+    *(
+        "unmounted",
+        "unreadable",
+        "more-findings",
+        "empty-conf",
+        "internal-error",
+        "not-checked",
+        "check-budget",
+        "unit-too-big",
+        "too-many-directories",
+    ),
 }
 
 
