@@ -180,6 +180,8 @@ def plan(data: bytes, path: str, before: Plan | None = None) -> Plan:
     first: dict[tuple[str, str], int] = {}
     names = {name: _name_problem(name) for name in {s.name for s in settings}}
     for setting in settings:
+        if len(findings) > conf.GATHERED:
+            findings = capped(findings)
         wrong = names[setting.name]
         if wrong:
             where = (path, setting.line, setting.column)

@@ -32,7 +32,7 @@ from agent.finding import MAX_FINDINGS, Finding, Severity, capped, shown
 #: and with every character escaped.
 MAX_LINE = 1 << 17
 #: So many findings are gathered before those over the cap are counted and dropped.
-_GATHERED = 10 * MAX_FINDINGS
+GATHERED = 10 * MAX_FINDINGS
 
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _ESCAPE = re.compile(r'\\([\\"])')
@@ -87,7 +87,7 @@ def read_callbacks(
         hint = "split the callbacks over several directories"
         return [], [Finding(Severity.ERROR, "too-many-lines", path, None, None, message, hint)]
     for number, line in enumerate(_lines(data), 1):
-        if len(findings) > _GATHERED:
+        if len(findings) > GATHERED:
             findings = capped(findings)
         try:
             _refuse_long(line)
@@ -129,7 +129,7 @@ def read_qb(
     found: dict[str, Setting] = {}
     findings: list[Finding] = []
     for line, number, unclosed in _outside_braces(_lines(data)):
-        if len(findings) > _GATHERED:
+        if len(findings) > GATHERED:
             findings = capped(findings)
         try:
             setting = _setting(line, number, wanted)

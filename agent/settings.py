@@ -16,8 +16,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from agent.conf import Setting, closing_quote, read_qb, unescaped
-from agent.finding import MAX_FINDINGS, Finding, Severity, capped, encodable, printable, shown
+from agent.conf import GATHERED, Setting, closing_quote, read_qb, unescaped
+from agent.finding import Finding, Severity, capped, encodable, printable, shown
 from agent.language import DEFAULT_FLAGS, read_flags
 
 #: Where each setting may be given, by the name of its field in Settings (and in `flags`).
@@ -59,8 +59,6 @@ MAX_DIRECTORIES = 10_000
 _TOO_MANY = f"more than {MAX_DIRECTORIES} directories are listed; no more are read"
 #: Digits of a group id, which has 32 bits.
 _MAX_ID_DIGITS = 10
-#: So many findings are gathered before those over the cap are counted and dropped.
-_GATHERED = 10 * MAX_FINDINGS
 
 STANDARD_OUTPUT = "-"
 DEFAULT = "default"
@@ -383,7 +381,7 @@ class _QbConf:
 
     def _add(self, finding: Finding) -> None:
         self._findings.append(finding)
-        if len(self._findings) > _GATHERED:
+        if len(self._findings) > GATHERED:
             self._findings[:] = capped(self._findings)
 
 

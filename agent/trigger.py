@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from sys import intern
 from typing import NamedTuple, Protocol
 
-from agent.finding import Severity, shorten, shown
+from agent.finding import MAX_FINDINGS, Severity, shorten, shown
 
 #: The types of events, and what the extra of each is (None: the type needs none).
 TYPES: dict[str, str | None] = {
@@ -65,6 +65,8 @@ DONE = frozenset({"complete", "killed", "failed"})
 
 #: The longest trigger that is read, in characters. No trigger that a person writes comes near.
 MAX_LENGTH = 65_536
+#: The most warnings of one trigger. A line of 64 KiB could have 16,000.
+MAX_WARNINGS = MAX_FINDINGS
 #: How deep parentheses may nest. It keeps every walk of a tree far from Python's own limit.
 MAX_NESTING = 100
 
@@ -472,7 +474,7 @@ class _Wrong(Exception):
 
 
 def parse(text: str) -> tuple[Trigger | None, list[Problem]]:
-    """The tree of a trigger's text, and what is wrong with it.
+    """The tree of a trigger's text, and what is wrong with it: one error, MAX_WARNINGS warnings.
 
     Takes any text. Gives a tree, or at least one problem of severity error, never both, and raises
     nothing.
@@ -631,7 +633,8 @@ def _term(text: str, start: int, problems: list[Problem]) -> Term:
     """The term of `text`, which stands at `start`. Raises _Wrong; warnings go to `problems`."""
 
     def warn(code: str, offset: int, message: str, hint: str) -> None:
-        problems.append(Problem(Severity.WARNING, code, start + offset, message, hint))
+        if len(problems) < MAX_WARNINGS:
+            problems.append(Problem(Severity.WARNING, code, start + offset, message, hint))
 
     if "\\*" in text:
         offset = text.index("\\*")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from agent import conf, language, settings, trigger
+from agent import callback, conf, language, settings, trigger
 from agent.conf import read_callbacks, read_qb
 from agent.finding import capped, encodable, escape_json, printable, shorten, shown
 from agent.index import Index, Served
@@ -40,6 +40,10 @@ class Parser(NamedTuple):
 
 def _callbacks(text: str) -> object:
     return read_callbacks(text.encode("utf-8", "surrogateescape"), "f")
+
+
+def _plan(text: str) -> object:
+    return callback.plan(text.encode("utf-8", "surrogateescape"), "f")
 
 
 def _qb(text: str) -> object:
@@ -125,6 +129,7 @@ def _findings(text: str) -> object:
 
 PARSERS = {
     "callbacks.conf": Parser(_callbacks),
+    "plan": Parser(_plan),
     "qb.conf": Parser(_qb),
     "settings of qb.conf": Parser(_qb_conf, settings.MOST_QB_CONF_BYTES // 2),
     "path list": Parser(_path),
@@ -182,6 +187,8 @@ INPUTS: Mapping[str, tuple[str, str, str]] = {
     "no words": ("", "and", ""),
     "unknown names": ("", "Done-jop-x ", ""),
     "warnings": ("", "Done-time-Self-x\\* || ", "a-job-b"),
+    "lines of warnings": ("", "a.pl = Done-time-Self-x\\*\n", ""),
+    "a line of warnings": ("a.pl = ", "Done-time-Self-x\\* || ", "a-job-b"),
     "single operators": ("done-job-a", " &", " b"),
     "digits": ("done-job-", "1", ""),
     "times": ("done-repeat-self-", "1-", "x"),
@@ -224,16 +231,17 @@ def test_time_is_linear(parser: str) -> None:
 #: Bytes that reading one byte may hold at once. A finding has some hundred, but there are few; a
 #: short line with a setting has some hundred, too.
 MAX_BYTES_A_BYTE = 100
-SIZE = 1 << 17
+SIZE = 1 << 16
 
 
-@pytest.mark.parametrize("parser", ["callbacks.conf", "qb.conf", "settings of qb.conf", "finding"])
+@pytest.mark.parametrize("parser", ["plan", "qb.conf", "settings of qb.conf", "finding"])
 @pytest.mark.parametrize(
     "name",
     [
         *("one letter", "a long quote", "a quote that ends", "a quote of escapes"),
         *("braces with quotes", "lines of bytes", "no settings", "same settings", "entries"),
-        *("variables in a list", "control characters", "astral"),
+        *("variables in a list", "control characters", "astral", "lines of warnings"),
+        "a line of warnings",
     ],
 )
 def test_memory_is_a_small_multiple_of_the_input(parser: str, name: str) -> None:
