@@ -6,17 +6,18 @@ No I/O: parameters and an index go in, bytes come out.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import msgspec
 
-from agent.index import Callback, Index
+from agent.finding import escape_json
+from agent.index import Answer, Callback, Index
 from agent.protocol import CommonLookup, EventObject, LookupParams, LookupRequest
 from agent.protocol import result as result_line
 from agent.trigger import Event, EventError, Job
 
-encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder().encode
 
 #: Answers that are remembered, and bytes of them. A farm asks about some hundred different events
 #: in a second; beyond that, working an answer out anew is cheap.
@@ -29,13 +30,32 @@ QUICK_EVENTS = 16
 QUICK_CHARACTERS = 1024
 #: Bytes of a result that may be given for thousands of requests at once.
 MAX_QUICK_BYTES = 4096
+#: Callbacks of a result, and bytes of code in it, up to which it is encoded on the spot. Both take
+#: about a millisecond.
+QUICK_CALLBACKS = 500
+QUICK_CODE_BYTES = 1 << 18
+#: Bytes of a record in `status`, and findings of it: what a person reads at once.
+MAX_SUMMARY_BYTES = 32 << 10
+MAX_SUMMARY_FINDINGS = 100
+
+Spend = Callable[[int], None]
+"""Told how many bytes of a result were made, also 0, between two steps of long work. May raise."""
 
 #: The line of an answer from its request's id, and what stands behind that.
 _LINE = b'{"jsonrpc":"2.0","id":%d%b'
 
 
+def encode(value: object) -> bytes:
+    """JSON without characters that could drive the terminal that shows it."""
+    return escape_json(_encode(value))
+
+
+def freely(size: int) -> None:
+    """Spend without a limit."""
+
+
 class NotQuick(Exception):
-    """A lookup takes time, or its answer is long: it goes by itself."""
+    """Too slow or too large to answer in a batch, or on the loop that serves."""
 
 
 class BadEvent(Exception):
@@ -52,7 +72,7 @@ class BadEvent(Exception):
             self.data["column"] = wrong.column
 
 
-def events(params: LookupParams) -> tuple[Event, tuple[Event, ...]]:
+def events(params: LookupParams, spend: Spend = freely) -> tuple[Event, tuple[Event, ...]]:
     """The event of a request and those that occurred, as the owner sees them. Raises BadEvent."""
     owner: Job | None = params.owner
     event = _event(params.event, owner, "/params/event")
@@ -60,7 +80,10 @@ def events(params: LookupParams) -> tuple[Event, tuple[Event, ...]]:
         return event, ()
     if owner is None and isinstance(params.event, EventObject):
         owner = params.event.job
-    occurred = (_event(e, owner, f"/params/occurred/{i}") for i, e in enumerate(params.occurred))
+    occurred = []
+    for i, one in enumerate(params.occurred):
+        spend(0)
+        occurred.append(_event(one, owner, f"/params/occurred/{i}"))
     return event, tuple(occurred)
 
 
@@ -96,17 +119,31 @@ class Lookups:
         self._ends: dict[str, bytes] = {}
         self._bytes = 0
 
-    def result(self, params: LookupParams) -> bytes:
-        """The result of `lookup`. Raises BadEvent."""
+    def result(self, params: LookupParams, late: Callable[[], bool] = lambda: False) -> bytes:
+        """The result of `lookup`. Raises BadEvent; and NotQuick where it takes long to encode, or
+        is `late` before it is found."""
         known = self._known.get(params)
         if known is None:
-            known = lookup(self._index, params)
-            size = len(encode(params))
-            # The parameters are remembered with the answer, and may be far larger than it.
-            if size <= MAX_KNOWN_PARAMS:
-                self._make_room(len(known) + size)
-                self._known[params] = known
+            known = self._find(params, late)
+            self._remember(params, known)
         return known
+
+    def _find(self, params: LookupParams, late: Callable[[], bool]) -> bytes:
+        def check() -> None:
+            if late():
+                raise NotQuick
+
+        found = self._index.lookup(*events(params), check)
+        if not _is_quick(found, params.code):
+            raise NotQuick
+        return _lookup(self._index, found, params.code, freely)
+
+    def _remember(self, params: LookupParams, result: bytes) -> None:
+        # The parameters are remembered with the answer, and may be far larger than it.
+        size = len(_encode(params))
+        if size <= MAX_KNOWN_PARAMS:
+            self._make_room(len(result) + size)
+            self._known[params] = result
 
     def _make_room(self, size: int) -> None:
         """For one more answer of so many bytes, by forgetting all where there is none."""
@@ -137,7 +174,12 @@ class Lookups:
             raise NotQuick
         params = LookupParams(event)
         # A long answer is among those, and need not be worked out to see that it is long.
-        result = self._known.get(params) or lookup(self._index, params)
+        result = self._known.get(params)
+        if result is None:
+            result = self._find(params, late)
+            if len(result) > MAX_QUICK_BYTES:
+                # It is asked for by itself next, and not worked out again.
+                self._remember(params, result)
         if len(result) > MAX_QUICK_BYTES:
             raise NotQuick
         end = b',"result":%b}\n' % result
@@ -150,34 +192,91 @@ class Lookups:
         if known is None:
             if is_heavy(params) or late():
                 raise NotQuick
-            known = self.result(params)
+            known = self.result(params, late)
         if len(known) > MAX_QUICK_BYTES:
             raise NotQuick
         return known
 
 
-def lookup(index: Index, params: LookupParams) -> bytes:
-    """The result of `lookup`. Raises BadEvent."""
-    event, occurred = events(params)
-    answer = index.lookup(event, occurred)
-    code = params.code
-    partial = [callback_json(c, code) | {"missing": str(missing)} for c, missing in answer.partial]
-    return encode({**_head(index), "callbacks": _list(answer.callbacks, code), "partial": partial})
+def _is_quick(found: Answer, code: bool) -> bool:
+    """Whether a result is encoded in no time."""
+    if len(found.callbacks) + len(found.partial) > QUICK_CALLBACKS:
+        return False
+    if not code:
+        return True
+    size = sum(len(c.implementation.code) for c in found.callbacks)
+    size += sum(len(c.implementation.code) for c, _ in found.partial)
+    return size <= QUICK_CODE_BYTES
 
 
-def explain(index: Index, params: LookupParams) -> bytes:
-    """The result of `explain`. Raises BadEvent."""
-    event, occurred = events(params)
-    explained = [
+def lookup(index: Index, params: LookupParams, spend: Spend = freely) -> bytes:
+    """The result of `lookup`. Raises BadEvent, and what `spend` raises."""
+    found = index.lookup(*events(params, spend), lambda: spend(0))
+    return _lookup(index, found, params.code, spend)
+
+
+def _lookup(index: Index, found: Answer, code: bool, spend: Spend) -> bytes:
+    callbacks = (callback_json(c, code) for c in found.callbacks)
+    partial = (callback_json(c, code) | {"missing": str(rest)} for c, rest in found.partial)
+    return _result(index, spend, callbacks=callbacks, partial=partial)
+
+
+def explain(index: Index, params: LookupParams, spend: Spend = freely) -> bytes:
+    """The result of `explain`. Raises BadEvent, and what `spend` raises."""
+    event, occurred = events(params, spend)
+    explained = (
         callback_json(callback, params.code) | {"verdict": verdict, "reason": reason}
-        for callback, verdict, reason in index.explain(event, occurred)
-    ]
-    return encode(_head(index) | {"callbacks": explained})
+        for callback, verdict, reason in index.explain(event, occurred, lambda: spend(0))
+    )
+    return _result(index, spend, callbacks=explained)
 
 
-def callbacks(index: Index, code: bool) -> bytes:
-    """The result of `list`."""
-    return encode(_head(index) | {"callbacks": _list(index.callbacks(), code)})
+def callbacks(index: Index, code: bool, spend: Spend = freely) -> bytes:
+    """The result of `list`. Raises what `spend` raises."""
+    return _result(index, spend, callbacks=(callback_json(c, code) for c in index.callbacks()))
+
+
+def _result(index: Index, spend: Spend, **lists: Iterable[dict[str, Any]]) -> bytes:
+    """An index's generation and digest, and lists of callbacks.
+
+    Each callback is encoded by itself: to encode all at once holds the interpreter, and lookups
+    wait for it.
+    """
+    pieces = [_encode(_head(index))[:-1]]
+    for name, items in lists.items():
+        pieces.append(b',"%b":[' % name.encode())
+        before = len(pieces)
+        for item in items:
+            encoded = encode(item)
+            spend(len(encoded) + 1)
+            pieces += (encoded, b",")
+        if len(pieces) > before:
+            pieces.pop()
+        pieces.append(b"]")
+    pieces.append(b"}")
+    return b"".join(pieces)
+
+
+def summary(record: Mapping[str, Any]) -> bytes:
+    """A record as `status` has it: without its changes and with the first of its findings.
+
+    `omitted` says how many changes, causes and findings are left out.
+    """
+    short: dict[str, Any] = {k: v for k, v in record.items() if k != "changes"}
+    omitted = {"changes": len(record["changes"])}
+    room = MAX_SUMMARY_BYTES
+    for name in ("held", "diagnostics", "causes"):
+        # Errors are why a person asks.
+        items = sorted(short[name], key=lambda item: item.get("severity") != "error")
+        kept = []
+        for item in items[:MAX_SUMMARY_FINDINGS]:
+            room -= len(_encode(item))
+            if room < 0:
+                break
+            kept.append(item)
+        omitted[name] = len(items) - len(kept)
+        short[name] = [item for item in short[name] if item in kept]
+    return encode(short | {"omitted": omitted})
 
 
 def subscribed(index: Index) -> bytes:
@@ -187,10 +286,6 @@ def subscribed(index: Index) -> bytes:
 
 def _head(index: Index) -> dict[str, Any]:
     return {"generation": index.generation, "digest": index.digest}
-
-
-def _list(found: Iterable[Callback], code: bool) -> list[dict[str, Any]]:
-    return [callback_json(c, code) for c in found]
 
 
 def callback_json(callback: Callback, code: bool) -> dict[str, Any]:

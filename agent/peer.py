@@ -6,8 +6,8 @@ the modes have become.
 
 from __future__ import annotations
 
+import errno
 import os
-import pwd
 import socket
 import struct
 import sys
@@ -23,6 +23,8 @@ MAX_COMPLAINED = 1000
 _SO_PEERGROUPS = 59
 #: The most bytes that Python reads of a socket option: 256 groups.
 _MOST_OPTION = 1024
+#: The most groups of a process on Linux; see limits.h.
+_NGROUPS_MAX = 65536
 _LOCAL_PEERCRED = 1
 
 
@@ -48,14 +50,26 @@ class Peer:
         _, uid, gid = struct.unpack("3I", raw)
         try:
             raw = one.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST_OPTION)
-            groups = list(struct.unpack(f"{len(raw) // 4}I", raw))
-        except OSError:
-            # More groups than fit, or a Linux before 4.13: what the user database says.
-            try:
-                groups = os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
-            except KeyError:
-                groups = []
+        except OSError as error:
+            if error.errno == errno.ENOPROTOOPT:
+                # A Linux before 4.13. The user database may be on a server that does not answer.
+                return cls(uid, frozenset((gid,)))
+            raw = _many_groups(one)
+        groups = struct.unpack(f"{len(raw) // 4}I", raw)
         return cls(uid, frozenset((gid, *groups)))
+
+
+def _many_groups(one: socket.socket) -> bytes:
+    """More groups than Python's `getsockopt` can read. Raises OSError."""
+    import ctypes  # Few users are in so many groups.
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    raw = ctypes.create_string_buffer(4 * _NGROUPS_MAX)
+    length = ctypes.c_uint(len(raw))
+    if libc.getsockopt(one.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, raw, ctypes.byref(length)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return raw.raw[: length.value]
 
 
 class Door:

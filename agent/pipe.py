@@ -1,9 +1,6 @@
-"""The local pipe: a Unix stream socket, its connections, and what each may cost.
+"""The local pipe: a Unix stream socket, its lock, and who is let in.
 
-Requests are answered in the order in which they came on a connection, as many in one write as one
-read brought. An answer that takes time (`reload`) stops its own connection alone: what came behind
-it waits there, unread. So does a client that does not read its answers, and one that sends so many
-requests at once that others would have to wait for them.
+What a connection may ask and cost is in `connection.py`.
 """
 
 from __future__ import annotations
@@ -12,400 +9,36 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import resource
 import socket
 import stat
-import time
 from collections import deque
-from collections.abc import Awaitable
-from itertools import islice
-from typing import Protocol, cast
 
 from agent import protocol
+from agent.connection import LINGER, REFUSED, Connection, Service, Shared
 from agent.finding import printable
 from agent.peer import Door, Peer
 from agent.settings import SettingsError
 
-#: Bytes of answers that may wait for a client before no more of its requests are answered.
-MAX_UNREAD = 1 << 20
-#: Bytes of notifications that may wait for a subscriber that does not read; then it is closed,
-#: so that it learns that it missed some.
-MAX_UNREAD_NOTIFICATIONS = 32 << 20
-#: Bytes of the answers of one batch, which must be whole before any of it is sent. The rest of its
-#: requests are refused, one by one.
-MAX_BATCH_BYTES = 64 << 20
-#: Seconds for which one connection's requests are answered before the others have their turn.
-SLICE = 0.005
-#: Seconds for which a client that is told to go may still send, so that it reads why: to close on
-#: bytes that nobody read makes the kernel break its writing off, and its reading with an error.
-LINGER = 2.0
-#: Bytes of one read up to which it is answered together with what others sent; a longer one is
-#: answered alone, in pieces of this length.
-GATHERED = 4096
 #: Connections at the same time. A supervisor has some dozens; each costs some kilobytes.
 MAX_CONNECTIONS = 1000
-#: Seconds in which a line that was begun must end. A client that is silent between two lines may
-#: be so for ever.
-MAX_LINE_SECONDS = 30.0
-#: The code of a refused connection; JSON-RPC leaves -32000 to -32099 to servers.
-REFUSED = -32000
-#: The code of a request whose answer does not fit into its batch's.
-TOO_MUCH = -32001
+#: Descriptors that connections leave free, for reading directories and starting helpers: a reload
+#: needs some dozens. Where the process may have few, half of them.
+RESERVED_DESCRIPTORS = 128
+#: Refused clients that are kept until they had time to read why. Each has a descriptor.
+MAX_LINGERING = 16
 #: Connections that wait to be accepted: a farm's supervisor opens its own at once.
 BACKLOG = 512
+#: Connections that are accepted in one turn of the loop: some 2 ms.
+MAX_ACCEPTED = 32
+#: Seconds without accepting after the system had no descriptor or no memory for a connection.
+ACCEPT_PAUSE = 0.5
 #: Seconds between two looks whether the socket's file is still there.
 LOOK = 1.0
 
 
 class Held(Exception):
     """Another agent holds the pipe."""
-
-
-class Service(Protocol):
-    """What answers requests: encoded results, some of them later."""
-
-    def lookups(
-        self, lookups: list[protocol.CommonLookup] | list[protocol.LookupRequest]
-    ) -> list[bytes] | None:
-        """The answers' lines, None where each must be asked for by itself."""
-        ...
-
-    def answer(
-        self, request: protocol.Request, connection: Connection
-    ) -> bytes | Awaitable[bytes]: ...
-
-
-class Turn:
-    """What clients sent in one turn of the event loop while nothing of theirs was under way.
-
-    It nearly always is whole lines of lookups: one decode for all, then one write after the other.
-    Against answering each when it is read, 16 clients get a sixth more answers in the same time,
-    and the slowest of them in two thirds of it.
-    """
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._loop = asyncio.get_running_loop()
-        self._clients: list[Connection] = []
-        self._parts: list[bytes] = []
-
-    def add(self, client: Connection, data: bytes) -> None:
-        """Answer this at the end of the turn, or now, where it is long."""
-        if len(data) > GATHERED:
-            self._long(client, data)
-            return
-        parts = self._parts
-        if not parts:
-            self._loop.call_soon(self.end)
-        self._clients.append(client)
-        parts.append(data)
-
-    def _long(self, client: Connection, data: bytes) -> None:
-        """Answer by pieces what was read at once, and leave the rest to the client's own queue when
-        others should have their turn."""
-        self.end()
-        at, until = 0, time.monotonic() + SLICE
-        while client.at_rest and time.monotonic() < until:
-            piece = data[at : data.rfind(b"\n", at, at + GATHERED) + 1]
-            if not piece or not self._answer([client], [piece]):
-                break
-            at += len(piece)
-        if at < len(data):
-            client.take(data[at:])
-
-    def end(self) -> None:
-        """Answer what came."""
-        clients, parts = self._clients, self._parts
-        self._clients, self._parts = [], []
-        if self._answer(clients, parts):
-            return
-        several = len(parts) > 1
-        for client, data in zip(clients, parts, strict=True):
-            if not (several and client.at_rest and self._answer([client], [data])):
-                client.take(data)
-
-    def _answer(self, clients: list[Connection], parts: list[bytes]) -> bool:
-        """Whether all of it is lookups that can be answered at once, which is done then."""
-        lookups = protocol.lookups(parts)
-        answers = self._service.lookups(lookups) if lookups else None
-        if answers is None:
-            return False
-        if len(answers) > len(parts):
-            lines = iter(answers)
-            answers = [b"".join(islice(lines, data.count(b"\n"))) for data in parts]
-        for client, line in zip(clients, answers, strict=True):
-            # Here and not in a method: it is done for each answer, and counts.
-            try:
-                sent = os.write(client.fd, line) if client.at_rest else 0
-            except OSError:
-                sent = 0  # `write` meets it again, and knows what to do
-            if sent != len(line):
-                client.write(line[sent:])
-        return True
-
-
-class Connection(asyncio.Protocol):
-    """One client. Lines in, answers out, in order."""
-
-    def __init__(self, service: Service, clients: set[Connection], door: Door, turn: Turn) -> None:
-        self._service = service
-        self._clients = clients
-        self._turn = turn
-        self._door = door
-        #: Who asks; nobody until he is let in.
-        self.peer = Peer(-1, frozenset())
-        #: When the line that is unfinished must be done.
-        self._timer: asyncio.TimerHandle | None = None
-        self._lines = protocol.Lines()
-        #: Lines that came and are not answered yet.
-        self._waiting: deque[bytes] = deque()
-        self._busy = False
-        self._full = False
-        self._ended = False
-        #: The answer to a line that never ended, after which the connection is closed.
-        self._last_words: bytes | None = None
-        #: Whether they are sent: what still comes is dropped.
-        self._parting = False
-        self._transport: asyncio.Transport | None = None
-        self.fd = -1
-        #: Whether nothing of this client's is under way, neither a request nor an answer that the
-        #: kernel did not take yet: what comes may go past both queues.
-        self.at_rest = True
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports do not derive from asyncio's.
-        self._transport = transport = cast(asyncio.Transport, transport)
-        transport.set_write_buffer_limits(high=MAX_UNREAD)
-        self.fd = transport.get_extra_info("socket").fileno()
-        self._clients.add(self)
-        if len(self._clients) > MAX_CONNECTIONS:
-            self._refuse(f"there are {MAX_CONNECTIONS} connections already; try again later")
-            return
-        try:
-            with socket.socket(fileno=os.dup(self.fd)) as one:
-                self.peer = Peer.of(one)
-        except OSError as error:
-            self._refuse(f"the kernel does not say who you are ({error.strerror}); try again")
-            return
-        if not self._door.admits(self.peer):
-            self._refuse(
-                f"the user id {self.peer.uid} may not ask: only root, the agent's user and the"
-                " members of the group of --pipe-group may"
-            )
-
-    def _refuse(self, why: str) -> None:
-        assert self._transport is not None
-        data = {"expected": "a client that is let in", "found": why}
-        self._part(
-            self._transport, protocol.error(None, REFUSED, f"Connection refused: {why}", data)
-        )
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self.fd = -1
-        self.at_rest = False
-        if self._timer is not None:
-            self._timer.cancel()
-        self._waiting.clear()
-        self._clients.discard(self)
-
-    def data_received(self, data: bytes) -> None:
-        if self.at_rest:
-            self._turn.add(self, data)
-        else:
-            self.take(data)
-
-    def take(self, data: bytes) -> None:
-        """Answer what was read line by line, behind what is under way."""
-        if self._parting:
-            return
-        self.at_rest = False
-        try:
-            lines = self._lines.feed(data)
-        except protocol.LineTooLong as long:
-            lines = long.lines
-            self._last_words = long.answer
-            self._ended = True
-        self._waiting.extend(lines)
-        if self._timer is not None and (lines or not self._lines.pending):
-            self._timer.cancel()
-            self._timer = None
-        if self._timer is None and self._lines.pending:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(MAX_LINE_SECONDS, self._too_slow)
-        self._work()
-
-    def write(self, answers: bytes) -> None:
-        """Write at once what the kernel takes, past the transport's queue, when that is empty. It
-        saves a sixth of the time of a lookup."""
-        transport = self._transport
-        if transport is None:
-            return
-        sent = 0
-        if not transport.get_write_buffer_size():
-            try:
-                sent = os.write(self.fd, answers)
-            except BlockingIOError:
-                pass
-            except OSError:
-                transport.abort()
-                return
-        if sent != len(answers):
-            self.at_rest = False
-            transport.write(answers[sent:])
-
-    def _too_slow(self) -> None:
-        """A line was begun and not ended."""
-        if self._busy or self._full:
-            # It is we who do not read.
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(MAX_LINE_SECONDS, self._too_slow)
-            return
-        self._timer = None
-        message = f"Invalid Request: a line took more than {MAX_LINE_SECONDS:.0f} s"
-        data = {"expected": "a line that is sent in one go and ends with a line feed"}
-        self._last_words = protocol.error(None, protocol.INVALID_REQUEST, message, data)
-        self._ended = True
-        self._work()
-
-    def eof_received(self) -> bool:
-        """The client sends no more. It still gets its answers."""
-        if self._parting:
-            return False
-        self._turn.end()
-        self._ended = True
-        self._work()
-        return True
-
-    def pause_writing(self) -> None:
-        self._full = True
-        self.at_rest = False
-
-    def resume_writing(self) -> None:
-        self._full = False
-        self._work()
-
-    def notify(self, line: bytes) -> None:
-        """Send a notification between two answers."""
-        if self._transport is None or self._parting:
-            return
-        if self._transport.get_write_buffer_size() > MAX_UNREAD_NOTIFICATIONS:
-            self._transport.abort()
-            return
-        self.write(line)
-
-    def close(self) -> None:
-        """Close after what was written is sent."""
-        if self._transport is not None:
-            self._transport.close()
-
-    def _work(self) -> None:
-        """Answer what waits, until something must be waited for."""
-        transport = self._transport
-        if transport is None or self._busy or self._parting:
-            return
-        answers: list[bytes] = []
-        size = 0
-        until = time.monotonic() + SLICE
-        while self._waiting and not self._full and not self._busy:
-            if time.monotonic() > until:
-                self._busy = True
-                asyncio.get_running_loop().call_soon(self._go_on)
-                break
-            message = protocol.read(self._waiting.popleft())
-            answer = self._answer(message)
-            if not isinstance(answer, bytes):
-                self._busy = True
-                task = asyncio.ensure_future(answer)
-                task.add_done_callback(self._answered)
-                break
-            answers.append(answer)
-            size += len(answer)
-            if size >= MAX_UNREAD:
-                self.write(b"".join(answers))
-                answers.clear()
-                size = 0
-        if answers:
-            self.write(b"".join(answers))
-        if self._busy or self._full:
-            transport.pause_reading()
-        elif self._last_words is not None:
-            self._part(transport, self._last_words)
-        elif self._ended:
-            transport.close()
-        else:
-            if not transport.is_reading():
-                transport.resume_reading()
-            self.at_rest = not (self._lines.pending or transport.get_write_buffer_size())
-
-    def _part(self, transport: asyncio.Transport, last_words: bytes) -> None:
-        """Say the last words and send no more; close when the client does, or after LINGER."""
-        self._parting = True
-        self.at_rest = False
-        transport.write(last_words)
-        transport.write_eof()
-        if not transport.is_reading():
-            transport.resume_reading()
-        asyncio.get_running_loop().call_later(LINGER, transport.abort)
-
-    def _go_on(self) -> None:
-        self._busy = False
-        self._work()
-
-    def _answered(self, task: asyncio.Future[bytes]) -> None:
-        self._busy = False
-        if not task.cancelled() and self._transport is not None:
-            self.write(task.result())
-            self._work()
-
-    def _answer(
-        self, message: protocol.Request | protocol.Refusal | protocol.Batch
-    ) -> bytes | Awaitable[bytes]:
-        if isinstance(message, protocol.Refusal):
-            return message.answer
-        if isinstance(message, protocol.Batch):
-            return self._batch(message)
-        return self._service.answer(message, self)
-
-    def _batch(self, batch: protocol.Batch) -> bytes | Awaitable[bytes]:
-        answers: list[bytes] = []
-        size = 0
-        until = time.monotonic() + SLICE
-        for place, item in enumerate(batch.items):
-            if time.monotonic() > until or size > MAX_BATCH_BYTES:
-                return self._rest_of_batch(answers, None, batch.items[place:])
-            answer = self._answer(item)
-            if not isinstance(answer, bytes):
-                return self._rest_of_batch(answers, answer, batch.items[place + 1 :])
-            answers.append(answer)
-            size += len(answer)
-        return protocol.batch(answers)
-
-    async def _rest_of_batch(
-        self,
-        answers: list[bytes],
-        first: Awaitable[bytes] | None,
-        items: list[protocol.Request | protocol.Refusal],
-    ) -> bytes:
-        if first is not None:
-            answers.append(await first)
-        size = sum(map(len, answers))
-        until = 0.0
-        for item in items:
-            if time.monotonic() > until:
-                await asyncio.sleep(0)
-                until = time.monotonic() + SLICE
-                if self._transport is None:
-                    # Nobody waits for it any more.
-                    return b""
-            if size > MAX_BATCH_BYTES and not isinstance(item, protocol.Refusal):
-                message = "Batch refused from here on: its answers are too large"
-                data = {"expected": f"answers of at most {MAX_BATCH_BYTES} bytes in one batch"}
-                answers.append(protocol.error(item.id, TOO_MUCH, message, data))
-                continue
-            answer = self._answer(item)
-            answers.append(answer if isinstance(answer, bytes) else await answer)
-            size += len(answers[-1])
-        return protocol.batch(answers)
 
 
 class Pipe:
@@ -417,7 +50,8 @@ class Pipe:
         self._group = group
         self.clients: set[Connection] = set()
         self._lock = -1
-        self._server: asyncio.Server | None = None
+        self._listener: _Listener | None = None
+        self._shared: Shared | None = None
         #: Device and inode of the socket's file.
         self._made: tuple[int, int] | None = None
 
@@ -480,6 +114,7 @@ class Pipe:
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)
+            listener.setblocking(False)
             listener.bind(self.path)
             bound = True
             # Nobody can connect before it listens, which is after the mode is right.
@@ -489,6 +124,7 @@ class Pipe:
                 os.chown(self.path, -1, self._group)
                 os.chmod(self.path, 0o660)
             self._made = _identity(os.lstat(self.path))
+            listener.listen(BACKLOG)
         except OSError as error:
             if listener is not None:
                 listener.close()
@@ -501,11 +137,9 @@ class Pipe:
                 f"the pipe {printable(self.path)} cannot be made: {error.strerror};"
                 " say where it is to be with --pipe"
             ) from None
-        listener.setblocking(False)
-        turn = Turn(service)
-        self._server = await asyncio.get_running_loop().create_unix_server(
-            lambda: Connection(service, self.clients, door, turn), sock=listener, backlog=BACKLOG
-        )
+        if self._shared is None:
+            self._shared = Shared(service, self.clients)
+        self._listener = _Listener(listener, self._shared, door)
 
     def lost(self) -> bool:
         """Whether the socket's file was removed, or that of its lock, without which another agent
@@ -541,14 +175,14 @@ class Pipe:
         if not self._is_locked():
             # It was removed as well, and another agent may have taken its place.
             self.lock()
-        if self._server is not None:
-            self._server.close()
+        if self._listener is not None:
+            self._listener.close()
         await self.listen(service, door)
 
     def stop_listening(self) -> None:
         """Take no more clients, and remove the socket. The lock ends with the process."""
-        if self._server is not None:
-            self._server.close()
+        if self._listener is not None:
+            self._listener.close()
             self.remove()
 
     def remove(self) -> None:
@@ -561,6 +195,116 @@ class Pipe:
         """Serve nobody any more."""
         for client in list(self.clients):
             client.close()
+
+
+class _Listener:
+    """Accepts clients, as long as there is room for them."""
+
+    def __init__(self, listening: socket.socket, shared: Shared, door: Door) -> None:
+        self._socket: socket.socket | None = listening
+        self._shared = shared
+        self._door = door
+        #: Refused clients, the oldest first.
+        self._lingering: deque[socket.socket] = deque()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(listening.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Accept nobody any more."""
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    def _accept(self) -> None:
+        listening = self._socket
+        assert listening is not None
+        for _ in range(MAX_ACCEPTED):
+            try:
+                client, _ = listening.accept()
+            except (BlockingIOError, ConnectionError, InterruptedError):
+                return
+            except OSError:
+                # No descriptor, or no memory. The loop would come here again at once.
+                self._loop.remove_reader(listening.fileno())
+                self._loop.call_later(ACCEPT_PAUSE, self._accept_again)
+                return
+            # Those that closed meanwhile are noticed before.
+            self._loop.call_soon(self._admit, client)
+
+    def _accept_again(self) -> None:
+        if self._socket is not None:
+            self._loop.add_reader(self._socket.fileno(), self._accept)
+
+    def _admit(self, client: socket.socket) -> None:
+        try:
+            client.setblocking(False)
+            peer = Peer.of(client)
+        except OSError as error:
+            self._refuse(
+                client, f"the kernel does not say who you are ({error.strerror}); try again"
+            )
+            return
+        why = self._full(client)
+        if why is None and not self._door.admits(peer):
+            why = (
+                f"the user id {peer.uid} may not ask: only root, the agent's user and the"
+                " members of the group of --pipe-group may"
+            )
+        if why is not None:
+            self._refuse(client, why)
+            return
+        connection = Connection(self._shared, peer)
+        self._shared.clients.add(connection)
+        task = self._loop.create_task(self._open(client, connection))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    def _full(self, client: socket.socket) -> str | None:
+        """Why there is no room for one more."""
+        there = len(self._shared.clients)
+        if there >= MAX_CONNECTIONS:
+            return f"there are {MAX_CONNECTIONS} connections already; try again later"
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # The kernel gives the lowest number that is free: all below it are in use.
+        if limit != resource.RLIM_INFINITY and client.fileno() >= limit - reserved(limit):
+            return (
+                f"there are {there} connections already, all that the limit of {limit} open files"
+                " leaves room for; try again later, or raise the agent's limit (ulimit -n,"
+                " LimitNOFILE)"
+            )
+        return None
+
+    async def _open(self, client: socket.socket, connection: Connection) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: connection, client)
+        except Exception:
+            client.close()
+            connection.abort()
+            raise
+
+    def _refuse(self, client: socket.socket, why: str) -> None:
+        """Say why, and close a little later: a client whose request is unread would otherwise read
+        that the connection was reset."""
+        data = {"expected": "a client that is let in", "found": why}
+        with contextlib.suppress(OSError):
+            client.send(protocol.error(None, REFUSED, f"Connection refused: {why}", data))
+            client.shutdown(socket.SHUT_WR)
+        self._lingering.append(client)
+        self._loop.call_later(LINGER, self._close_lingering, client)
+        if len(self._lingering) > MAX_LINGERING:
+            self._lingering.popleft().close()
+
+    def _close_lingering(self, client: socket.socket) -> None:
+        client.close()
+        with contextlib.suppress(ValueError):
+            self._lingering.remove(client)
+
+
+def reserved(limit: int) -> int:
+    """How many of so many descriptors connections leave free."""
+    return min(RESERVED_DESCRIPTORS, limit // 2)
 
 
 def _holder(lock: int) -> str:

@@ -20,10 +20,9 @@ from functools import partial
 from typing import Any
 
 import anyio
-import msgspec
 from anyio import to_thread
 
-from agent import being_written, causes, checks, directory, settings
+from agent import answer, being_written, causes, checks, directory, settings
 from agent.absence import Absences, git_is_writing
 from agent.callback import BEING_WRITTEN, CONF, Judgement, Reading, Unit, judge
 from agent.causes import Cause
@@ -55,7 +54,7 @@ RETRY = 2.0
 #: The target that stands for qb.conf.
 _QB_CONF = "qb.conf"
 
-_encode = msgspec.json.Encoder().encode
+_encode = answer.encode
 
 
 @dataclass(slots=True, eq=False)
@@ -163,6 +162,8 @@ class Reloader:
         self.watch = Watch(self.notice, complain, self.patience, mounts)
         self.index: Index = Index.of(0, ())
         self.history = History()
+        #: The newest record as `status` has it.
+        self._last_summary: bytes | None = None
         #: Told of each record, encoded, as soon as it is made.
         self.listeners: list[Callable[[bytes], None]] = []
         #: Told of each new index, before anything else is.
@@ -209,11 +210,11 @@ class Reloader:
         return _encode(self._record("reloaded", time.monotonic(), [], []))
 
     def last_record(self) -> bytes:
-        """The newest record. The first, with all that is served in it, may still be in the making
-        when the first answers are given; then it is given without."""
-        if self.history.count:
-            return self.history.last
-        return _encode(self._record("started", time.monotonic(), [], []))
+        """The newest record, as `status` has it. The first may still be in the making when the
+        first answers are given; then it is made for this call."""
+        if self._last_summary is not None:
+            return self._last_summary
+        return answer.summary(self._record("started", time.monotonic(), [], []))
 
     @property
     def state(self) -> str:
@@ -761,12 +762,15 @@ class Reloader:
             event = "held"
         elif well:
             event = "restored"
-        record = await to_thread.run_sync(
+        record, summary = await to_thread.run_sync(
             self._encoded, event, began, found, before if changed else None
         )
-        await self._publish(record)
+        await self._publish(record, summary)
 
-    def _encoded(self, event: str, began: float, found: list[Cause], before: Index | None) -> bytes:
+    def _encoded(
+        self, event: str, began: float, found: list[Cause], before: Index | None
+    ) -> tuple[bytes, bytes]:
+        """A record, and its summary."""
         changed: list[Change] = []
         if before is not None:
             old = {s.directory: s for s in before.served}
@@ -776,7 +780,8 @@ class Reloader:
                 [s for path, s in old.items() if new.get(path) is not s],
                 [s for path, s in new.items() if old.get(path) is not s],
             )
-        return _encode(self._record(event, began, found, [c.as_json() for c in changed]))
+        record = self._record(event, began, found, [c.as_json() for c in changed])
+        return _encode(record), answer.summary(record)
 
     def _missing_causes(
         self, found: list[Cause], old: Mapping[str, Served], new: Mapping[str, Served]
@@ -816,8 +821,9 @@ class Reloader:
             "diagnostics": [f.as_json() for f in self._findings],
         }
 
-    async def _publish(self, record: bytes) -> None:
+    async def _publish(self, record: bytes, summary: bytes) -> None:
         self.history.add(record)
+        self._last_summary = summary
         for tell in list(self.listeners):
             tell(record)
         await to_thread.run_sync(self._log.write, record)
@@ -827,7 +833,8 @@ class Reloader:
         await to_thread.run_sync(self._save)
         await to_thread.run_sync(self._kept.flush)
         await to_thread.run_sync(self._kept.sync)
-        await self._publish(_encode(self._record("stopped", time.monotonic(), [], [])))
+        record = self._record("stopped", time.monotonic(), [], [])
+        await self._publish(_encode(record), answer.summary(record))
 
     def _save(self) -> None:
         for d in self._directories.values():

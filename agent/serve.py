@@ -11,16 +11,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 
 import anyio
-import msgspec
 import uvloop
-from anyio import CapacityLimiter, to_thread
 
-from agent import answer, being_written, checks, directory, process, protocol, settings
+from agent import being_written, checks, directory, process, settings
 from agent.being_written import WRITING
 from agent.callback import Reading, judge
 from agent.compiler import Checker
@@ -32,8 +30,9 @@ from agent.mounts import Mounts
 from agent.notify import Notify
 from agent.patience import Patience
 from agent.peer import Door
-from agent.pipe import LOOK, MAX_CONNECTIONS, REFUSED, SLICE, Connection, Held, Pipe
+from agent.pipe import LOOK, MAX_CONNECTIONS, Held, Pipe
 from agent.reload import Reloader
+from agent.service import Service
 from agent.settings import STANDARD_OUTPUT, Host, Settings, SettingsError
 from agent.signals import END_SECONDS, STOP_SECONDS, Signals
 from agent.trust import IGNORE, Trust
@@ -45,8 +44,6 @@ SWITCH_INTERVAL = 0.00005
 #: uvloop answers twice as many lookups as asyncio's own loop.
 LOOP = {"loop_factory": uvloop.new_event_loop}
 
-#: Answers that are worked out beside the loop at the same time.
-MAX_BESIDE = 2
 #: Descriptors without which the agent does not start: its own take about 25.
 MIN_DESCRIPTORS = 48
 #: Seconds that the end of the agent waits for the reload log, and for standard error.
@@ -220,9 +217,9 @@ async def _listen(
     await pipe.listen(service, door)
     # The signals were in place before the first index.
     notify.send("READY=1", _status_line(reloader))
-    # It reads a file of the package, which an upgrade may remove.
-    with contextlib.suppress(Exception):  # then `status` tries again
-        await to_thread.run_sync(version)
+    # It reads files of the package, which an upgrade may remove.
+    with contextlib.suppress(Exception):  # then it is tried again when it is needed
+        await service.prepare()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_keep_pipe, reloader, pipe, door, service, notes)
         if notify.interval is not None:
@@ -285,140 +282,6 @@ def _raise_descriptor_limit() -> None:
     finally:
         for descriptor in opened:
             os.close(descriptor)
-
-
-class Service:
-    """Answers requests from the index that is current when each is read."""
-
-    def __init__(self, reloader: Reloader, pipe: Pipe, door: Door, notes: Notes) -> None:
-        self._reloader = reloader
-        self._door = door
-        self._pipe = pipe
-        self._notes = notes
-        self._began = time.monotonic()
-        self._subscribers: set[Connection] = set()
-        self._openrpc: bytes | None = None
-        self._beside = CapacityLimiter(MAX_BESIDE)
-        self._lookups = answer.Lookups(reloader.index)
-        reloader.swapped.append(self._swap)
-        reloader.listeners.append(self._tell)
-
-    def _swap(self) -> None:
-        self._lookups = answer.Lookups(self._reloader.index)
-
-    def lookups(
-        self, lookups: list[protocol.CommonLookup] | list[protocol.LookupRequest]
-    ) -> list[bytes] | None:
-        """The answers' lines, None where each must be asked for by itself."""
-        until = time.monotonic() + SLICE
-        try:
-            return self._lookups.lines(lookups, lambda: time.monotonic() > until)
-        except Exception:  # of one of them; `answer` says which, and why
-            return None
-
-    def answer(self, request: protocol.Request, connection: Connection) -> bytes | Awaitable[bytes]:
-        """The answer's line; for `reload` when it is done."""
-        try:
-            if type(request) is protocol.LookupRequest and not answer.is_heavy(request.params):
-                return protocol.result(request.id, self._lookups.result(request.params))
-            if isinstance(request, protocol.ReloadRequest):
-                if not self._door.may_reload(connection.peer):
-                    why = "Reload refused: only root and the agent's user may ask for one"
-                    return protocol.error(request.id, REFUSED, why)
-                return self._reload(request)
-            index = self._reloader.index
-            match request:
-                case protocol.LookupRequest(params=params):
-                    return self._aside(request, partial(answer.lookup, index, params))
-                case protocol.ExplainRequest(params=params):
-                    return self._aside(request, partial(answer.explain, index, params))
-                case protocol.ListRequest(params=wanted):
-                    return self._aside(request, partial(answer.callbacks, index, wanted.code))
-            return protocol.result(request.id, self._result(request, connection))
-        except Exception as error:  # one request must never end the agent
-            return self._failed(request, error)
-
-    async def _aside(self, request: protocol.Request, work: Callable[[], bytes]) -> bytes:
-        """The answer to a request that may take long, worked out beside the loop that serves."""
-        try:
-            encoded = await to_thread.run_sync(work, limiter=self._beside)
-            return protocol.result(request.id, encoded)
-        except Exception as error:
-            return self._failed(request, error)
-
-    def _failed(self, request: protocol.Request, error: Exception) -> bytes:
-        if isinstance(error, answer.BadEvent):
-            message = f"Invalid params: {error}"
-            return protocol.error(request.id, protocol.INVALID_PARAMS, message, error.data)
-        return self._internal(request, error)
-
-    def _result(self, request: protocol.Request, connection: Connection) -> bytes:
-        index = self._reloader.index
-        match request:
-            case protocol.StatusRequest():
-                return self._status()
-            case protocol.HistoryRequest(params=wanted):
-                records = self._reloader.history.newest(wanted.limit)
-                return b'{"records":[' + b",".join(records) + b"]}"
-            case protocol.SubscribeRequest():
-                self._subscribers.add(connection)
-                return answer.subscribed(index)
-            case protocol.UnsubscribeRequest():
-                self._subscribers.discard(connection)
-                return b"{}"
-            case protocol.DiscoverRequest():
-                if self._openrpc is None:
-                    self._openrpc = answer.encode(protocol.openrpc(version()))
-                return self._openrpc
-        raise TypeError(f"no such request: {request!r}")
-
-    async def _reload(self, request: protocol.ReloadRequest) -> bytes:
-        try:
-            return protocol.result(request.id, await self._reloader.reload())
-        except Exception as error:
-            return self._internal(request, error)
-
-    def _internal(self, request: protocol.Request, error: Exception) -> bytes:
-        self._notes.complain(f"internal error in {request.method}: {error!r}")
-        return protocol.error(request.id, protocol.INTERNAL_ERROR, "Internal error")
-
-    def _status(self) -> bytes:
-        reloader = self._reloader
-        return answer.encode(
-            {
-                "version": version(),
-                "pid": os.getpid(),
-                "uptime": round(time.monotonic() - self._began, 3),
-                "state": reloader.state,
-                "generation": reloader.index.generation,
-                "digest": reloader.index.digest,
-                "callbacks": reloader.index.count,
-                "directories": reloader.directories(),
-                "settings": reloader.settings.as_json(),
-                "last_reload": msgspec.Raw(reloader.last_record()),
-                "clients": len(self._pipe.clients),
-                "notes": self._notes.last,
-            }
-        )
-
-    def _tell(self, record: bytes) -> None:
-        """Send a record to those who subscribed."""
-        self._subscribers &= self._pipe.clients
-        line = protocol.notification("reload", record)
-        for connection in self._subscribers:
-            connection.notify(line)
-
-
-@cache
-def version() -> str:
-    """This distribution's version."""
-    # It brings half of the `email` package along, which a start need not wait for.
-    import importlib.metadata
-
-    try:
-        return importlib.metadata.version("callback-agent")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def check(

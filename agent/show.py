@@ -84,7 +84,12 @@ def health(status: Answer, paint: Paint) -> Iterator[str]:
     for note in status.get("notes") or []:
         yield printable(f"note: {note}")
     yield "last reload:"
-    yield from record_lines(status["last_reload"])
+    record = status["last_reload"]
+    yield from record_lines({"changes": [], **record})
+    left_out = {k: n for k, n in record.get("omitted", {}).items() if n}
+    if left_out:
+        numbers = ", ".join(f"{n} {name}" for name, n in left_out.items())
+        yield f"    {numbers}: see callback-agent log"
 
 
 def record_lines(record: Answer) -> Iterator[str]:

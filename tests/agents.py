@@ -173,6 +173,12 @@ def running(folder: Path, *directories: Path, **environ: str) -> Iterator[Agent]
         agent.stop()
 
 
+def summary(record: dict[str, Any]) -> dict[str, Any]:
+    """A short record as `status` has it."""
+    omitted = {"changes": len(record["changes"]), "causes": 0, "held": 0, "diagnostics": 0}
+    return {k: v for k, v in record.items() if k != "changes"} | {"omitted": omitted}
+
+
 def write(directory: Path, conf: str, **files: str) -> Path:
     """A callback directory: its callbacks.conf, and files by name (`a_py` is `a.py`)."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -213,7 +213,7 @@ def triggers(data: bytes) -> None:
         for term in trigger.terms(tree) if tree is not None else ():
             term.matches(event)
         INDEX.lookup(event, tuple(_EVENTS))
-        INDEX.explain(event, ())
+        list(INDEX.explain(event, ()))
 
 
 def _event(text: str) -> trigger.Event | None:

@@ -56,6 +56,28 @@ def validator(name: str) -> "Draft202012Validator":
     return Draft202012Validator({"$ref": f"{name}.json"}, registry=_registry())
 
 
+#: Whether `prepare` is done.
+_prepared = False
+
+
+def prepare() -> None:
+    """Load all that `refusal` needs: half a second of work that no request should wait for.
+
+    Meant for a thread.
+    """
+    global _prepared
+    for name in names():
+        if name.endswith(".params"):
+            # Compiles the patterns, and finds what the schema refers to.
+            refusal(name, {"event": {}, "occurred": [0]})
+    _prepared = True
+
+
+def prepared() -> bool:
+    """Whether `refusal` can be called where nothing may wait for it."""
+    return _prepared
+
+
 def refusal(name: str, value: object) -> dict[str, str] | None:
     """Say why a schema refuses a value, or None where it does not.
 

@@ -41,7 +41,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.client import AgentError, Client, Refused
-from agent.pipe import MAX_CONNECTIONS, REFUSED
+from agent.connection import REFUSED
+from agent.pipe import MAX_CONNECTIONS
 from agents import Agent, wait_for, write
 from versions import NoVersion, Versions
 

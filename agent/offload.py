@@ -1,0 +1,121 @@
+"""Work that takes long, in threads beside the loop that serves; it ends when nobody waits for it.
+
+The threads are daemon threads: one that never returns does not keep the process from ending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+#: Seconds of work on one request. The largest honest ones take some seconds.
+MAX_SECONDS = 20.0
+#: Bytes of one result. `list` of 100,000 callbacks has about 25 MB.
+MAX_RESULT_BYTES = 64 << 20
+
+T = TypeVar("T")
+
+
+class Abandoned(Exception):
+    """Nobody waits for the result any more."""
+
+
+class OverLimit(Exception):
+    """A request costs more than any may. The text says what was found and what to do."""
+
+
+class Effort:
+    """What is spent on one request. Long work calls `check` and `spend` as it goes."""
+
+    def __init__(self, abandoned: Callable[[], bool], seconds: float | None = None) -> None:
+        """`abandoned` tells whether the client is gone; it is called from the worker's thread."""
+        self._abandoned = abandoned
+        self._seconds = MAX_SECONDS if seconds is None else seconds
+        self._until = time.monotonic() + self._seconds
+        self._bytes = 0
+
+    def begin(self) -> None:
+        """Count the time from now on: waiting for a thread costs nothing."""
+        self._until = time.monotonic() + self._seconds
+        self.check()
+
+    def check(self) -> None:
+        """Raises Abandoned, or OverLimit."""
+        if self._abandoned():
+            raise Abandoned
+        if time.monotonic() > self._until:
+            raise OverLimit(
+                f"it takes more than {self._seconds:g} s; ask for less at once, such as fewer"
+                " events in `occurred`"
+            )
+
+    def spend(self, size: int) -> None:
+        """So many bytes of the result are made. Raises as `check` does."""
+        self._bytes += size
+        if self._bytes > MAX_RESULT_BYTES:
+            raise OverLimit(
+                f"its result has more than {MAX_RESULT_BYTES} bytes; ask for less at once, such"
+                " as without `code`"
+            )
+        self.check()
+
+
+class Workers:
+    """A few threads that take work in the order in which it came."""
+
+    def __init__(self, count: int, name: str) -> None:
+        self._count = count
+        self._name = name
+        self._threads = 0
+        self._queue: SimpleQueue[
+            tuple[Callable[[], Any], asyncio.Future[Any], asyncio.AbstractEventLoop]
+        ] = SimpleQueue()
+
+    def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Do it in a thread. The future has its result, or what it raised.
+
+        Raises RuntimeError if there is no thread, and the system gives none.
+        """
+        while self._threads < self._count:
+            try:
+                threading.Thread(target=self._work, name=self._name, daemon=True).start()
+            except (RuntimeError, MemoryError):
+                # The limit of tasks is reached. Those that run are enough, if there are any.
+                if not self._threads:
+                    raise
+                break
+            self._threads += 1
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._queue.put((work, future, loop))
+        return future
+
+    def _work(self) -> None:
+        while True:
+            work, future, loop = self._queue.get()
+            result, error = None, None
+            try:
+                result = work()
+            except BaseException as raised:
+                error = raised
+            # The loop is closed when the agent ends.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_finish, future, result, error)
+            # Not kept until the next work comes.
+            del work, future, result, error
+
+
+def _finish(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
+    if future.cancelled():
+        return
+    if error is None:
+        future.set_result(result)
+    elif isinstance(error, Exception):
+        future.set_exception(error)
+    else:
+        future.set_exception(RuntimeError(f"the work was ended by {error!r}"))
