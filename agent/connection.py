@@ -26,6 +26,8 @@ from agent.turns import Answering, Batcher, Scheduler, Writable
 
 #: Bytes of answers that may wait for a client before no more of its requests are answered.
 MAX_UNREAD = 1 << 20
+#: Bytes of requests that may wait before no more is read from a client.
+MAX_WAITING_INPUT = 1 << 16
 #: Bytes of notifications that may wait for a subscriber that does not read; then it is closed,
 #: so that it learns that it missed some.
 MAX_UNREAD_NOTIFICATIONS = 32 << 20
@@ -274,6 +276,7 @@ class Connection(asyncio.Protocol):
         self._input = self._input[self._cut :] + data
         self._cut = 0
         self._count()
+        self._read_or_wait()
         self._wake()
 
     def write(self, line: Line) -> None:
@@ -417,13 +420,17 @@ class Connection(asyncio.Protocol):
                 break
         self._write_answers()
         self._count()
-        transport = self._transport
-        if transport is None:
-            return False
-        busy = more or self._task is not None or self._outbox.size > MAX_UNREAD
-        if busy == transport.is_reading() and self.state is not State.ENDED:
-            transport.pause_reading() if busy else transport.resume_reading()
+        self._read_or_wait()
         return more
+
+    def _read_or_wait(self) -> None:
+        """Read on, or leave what comes in the sender's buffers while enough waits here."""
+        transport = self._transport
+        if transport is None or self.state is State.ENDED:
+            return
+        enough = len(self._input) - self._cut > MAX_WAITING_INPUT
+        if enough == transport.is_reading():
+            transport.pause_reading() if enough else transport.resume_reading()
 
     def _advance(self) -> bool:
         """One small piece of work; whether there was one."""

@@ -25,6 +25,7 @@ from typing import Any, TextIO
 import pytest
 
 from agent import schemas
+from agents import summary
 
 ROOT = Path(__file__).parent.parent
 DIGEST = "sha256:" + "0" * 64
@@ -174,7 +175,7 @@ def health(**fields: Any) -> dict[str, Any]:
             "pipe": {"value": "/run/x/pipe", "source": "--pipe"},
             "languages": {"value": ["mail", "qube"], "source": "/etc/qb.conf:12"},
         },
-        "last_reload": record(),
+        "last_reload": summary(record()),
         **fields,
     }
 

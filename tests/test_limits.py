@@ -113,7 +113,9 @@ class Talk:
 
     def ask(self, method: str, **params: Any) -> Any:
         self.send(request(method, **params))
-        return self.next()["result"]
+        came = self.next()
+        assert "result" in came, came
+        return came["result"]
 
 
 def resident(agent: Agent) -> int:
