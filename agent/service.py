@@ -20,12 +20,12 @@ from agent import answer, protocol, schemas
 from agent.answer import Spend
 from agent.connection import REFUSED, Connection
 from agent.index import Index
+from agent.offload import Abandoned, Effort, OverLimit, Workers
 from agent.outbox import Line
 from agent.peer import Door
 from agent.pipe import Pipe
 from agent.reload import Reloader
 from agent.turns import TIME_SLICE
-from agent.offload import Abandoned, Effort, OverLimit, Workers
 
 #: Requests that are worked on beside the loop at the same time, and lines that are decoded there.
 MAX_OFFLOADED = 2
