@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from agent import protocol, schemas, trigger
+from agents import summary
 
 TEXT = schemas.schema("event")["$defs"]["text"]["pattern"]
 REQUEST = schemas.validator("request")
@@ -334,7 +335,7 @@ STATUS = {
     "callbacks": 0,
     "directories": [{"path": "/cb", "callbacks": 0, "held": None, "watch": "scan", "digest": SHA}],
     "settings": {"pipe": {"value": "/p", "source": "default"}},
-    "last_reload": RECORD,
+    "last_reload": summary(RECORD),
 }
 GOOD: list[tuple[str, Any]] = [
     ("callback", CALLBACK),
