@@ -367,15 +367,34 @@ def carry_out(name: str, text: str, before: Sequence[Command] = ()) -> Session:
         return Session(name, tuple(runs), tuple(one.running()), tuple(not_run))
 
 
+def differing(session: Session) -> list[Run]:
+    """The commands that printed something else than the document says."""
+    comparison = Comparison()
+    return [run for run in session.runs if not comparison.agree(run.command.printed, run.printed)]
+
+
 def differences(session: Session) -> list[str]:
     """What each command printed that the document does not say."""
-    comparison = Comparison()
     return [
         f"{session.document}:{run.command.line}: $ {run.command.text}\n"
         + "\n".join(["expected:", *run.command.printed, "printed:", *run.printed])
-        for run in session.runs
-        if not comparison.agree(run.command.printed, run.printed)
+        for run in differing(session)
     ]
+
+
+def hold(path: Path, session: Session) -> None:
+    """Fail where a document shows other output than its commands printed.
+
+    With UPDATE_DOCUMENTS=1 in the environment, first write what they printed into the document.
+    """
+    found = differences(session)
+    if found and os.environ.get("UPDATE_DOCUMENTS") == "1":
+        lines = path.read_text(encoding="utf-8").split("\n")
+        for run in reversed(differing(session)):
+            start = run.command.line + run.command.text.count("\n")
+            lines[start : start + len(run.command.printed)] = run.printed
+        path.write_text("\n".join(lines), encoding="utf-8")
+    assert not found, "\n\n".join(found)
 
 
 def programs_not_run(text: str) -> list[str]:

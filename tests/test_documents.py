@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
-from documents import ROOT, Comparison, bad_links, carry_out, differences
+from documents import ROOT, Comparison, bad_links, carry_out, differences, hold
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the examples were made on Linux")
 
@@ -20,6 +21,24 @@ def test_a_wrong_output_is_found() -> None:
     (found,) = differences(carry_out("x.md", text.format("three")))
     assert found.startswith("x.md:2: $ echo one")
     assert len(differences(carry_out("x.md", text.replace("$ true\n", "three\n")))) == 1
+
+
+@linux
+def test_a_document_is_updated_on_demand_and_fails_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "x.md"
+    page.write_text("```console\n$ echo 1\n1\n$ echo 2; \\\n> echo 3\nold\n$ true\nold\n```\nend\n")
+    session = carry_out("x.md", page.read_text())
+    before = page.read_text()
+    with pytest.raises(AssertionError, match="old"):
+        hold(page, session)
+    assert page.read_text() == before
+    monkeypatch.setenv("UPDATE_DOCUMENTS", "1")
+    with pytest.raises(AssertionError, match="old"):
+        hold(page, session)
+    hold(page, carry_out("x.md", page.read_text()))
+    assert page.read_text().startswith("```console\n$ echo 1\n1\n$ echo 2; \\\n> echo 3\n2\n3\n")
 
 
 @linux

@@ -23,7 +23,7 @@ from documents import (
     bad_links,
     blocks,
     carry_out,
-    differences,
+    hold,
     programs_not_run,
     prose,
     rows,
@@ -64,8 +64,7 @@ def test_every_command_prints_what_the_page_says(page: Path) -> None:
         pytest.skip("socat is not installed")
     session = carry_out(page.name, document, first_steps())
     assert session.runs
-    found = differences(session)
-    assert not found, "\n\n".join(found)
+    hold(page, session)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.stem))
