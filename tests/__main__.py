@@ -12,7 +12,8 @@ from pathlib import Path
 
 
 def main() -> None:
-    names = sorted(path.stem for path in (Path(__file__).parent / "stress").glob("[a-z]*.py"))
+    modules = (path.stem for path in (Path(__file__).parent / "stress").glob("[a-z]*.py"))
+    names = sorted(n for n in modules if n != "conftest" and not n.startswith("test_"))
     if len(sys.argv) < 2 or sys.argv[1] not in names:
         sys.exit(f"usage: python tests NAME [OPTION...], where NAME is one of: {', '.join(names)}")
     name = sys.argv.pop(1)
