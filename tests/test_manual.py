@@ -150,6 +150,7 @@ LIMITS = {
     "length of a trigger": "trigger.MAX_LENGTH",
     "parentheses inside each other": "trigger.MAX_NESTING",
     "findings for one file": "finding.MAX_FINDINGS",
+    "findings for one directory": "callback.MAX_DIRECTORY_FINDINGS",
     "line of callbacks.conf": "conf.MAX_LINE",
     "one directory with its files": "directory.MAX_UNIT_BYTES",
     "all directories together": "directory.MAX_TOTAL_BYTES",

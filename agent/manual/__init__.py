@@ -124,7 +124,9 @@ def _aligned(table: list[list[str]]) -> Iterator[str]:
     for row in body:
         before = "".join(cell.ljust(width + 2) for cell, width in zip(row, widths, strict=False))
         before = before[:indent]
-        last = textwrap.wrap(row[-1], max(WIDTH - indent, MIN_LAST_CELL)) or [""]
+        last = textwrap.wrap(
+            row[-1], max(WIDTH - indent, MIN_LAST_CELL), break_on_hyphens=False
+        ) or [""]
         yield (before + last[0]).rstrip()
         for more in last[1:]:
             yield " " * indent + more
