@@ -163,7 +163,11 @@ LIMITS = {
     "nesting of a request": "protocol.MAX_DEPTH",
     "requests in a batch": "protocol.MAX_BATCH",
     "connections": "pipe.MAX_CONNECTIONS",
-    "time for one request to arrive": "pipe.MAX_LINE_SECONDS",
+    "time for one request to arrive": "connection.MAX_LINE_SECONDS",
+    "answers of a batch": "connection.MAX_BATCH_BYTES",
+    "unread answers of all clients": "connection.MAX_HELD_BYTES",
+    "one result": "offload.MAX_RESULT_BYTES",
+    "time for one request": "offload.MAX_SECONDS",
     "one call of the Python client": "client.DEFAULT_TIMEOUT",
     "answer for the Python client": "client.MOST_ANSWER_BYTES",
     "records in `history`": "log.MAX_HISTORY",
@@ -184,7 +188,7 @@ def test_every_limit_is_that_of_the_code() -> None:
 def test_every_error_of_the_pipe_is_described() -> None:
     numbers = (
         value
-        for name in ("protocol", "pipe")
+        for name in ("protocol", "connection")
         for value in vars(importlib.import_module(f"agent.{name}")).values()
     )
     codes = {str(value) for value in numbers if isinstance(value, int) and value < -30_000}
