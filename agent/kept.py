@@ -1,10 +1,17 @@
 """The last accepted unit of each directory, and the last valid settings, kept over restarts.
 
-After a restart, a crash or a power cut, a held directory still serves what it served. Each pipe has
-a folder of its own in the state directory, so that two agents do not meet in one. A unit is keyed
-by its directory's path as listed. It is written by rename, before it is served, and reaches the
-disk soon after (`sync`); until then the older one stays beside it. It begins with the digest of the
-rest: what is damaged is thrown away, with a warning.
+After a restart, a crash or a power failure, a held directory still serves what it served. Each pipe
+has a folder of its own in the state directory, so that two agents never share one. In it are
+
+- `settings`, the last valid settings;
+- a file for each directory, named by a digest of its path as listed: the lines of its unit, and the
+  digests of its implementations;
+- `HEX.code` for each implementation, named by its content's digest and written once.
+
+A file begins with the digest of the rest. It is written by rename, before its unit is served, under
+its name and `.new`, and is renamed again when it has reached the disk (`sync`). Until then the
+older one stays beside it, and so does the code that the older one needs. What is damaged is
+discarded, with a warning.
 """
 
 from __future__ import annotations
@@ -14,30 +21,42 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
-from agent import acl, trigger
+from agent import acl, state_files, trigger
 from agent.callback import Implementation, Registration, Unit
 from agent.finding import Finding, Severity, printable
 from agent.language import Problem, Verdict
+from agent.state_files import READS, CodeFiles, Damaged
 from agent.trust import IGNORE, REFUSE, Trust, Way
 
-#: Raised when the form of what is kept changes. What has another number is thrown away.
-FORM = 1
-#: How often a kept file that cannot be read is tried.
-READS = 3
-
+#: Raised when the format of the files changes. Format 1, which had the code in the unit's file, is
+#: still read; others are discarded.
+FORM = 2
+#: The most bytes of a file: a unit with MAX_CALLBACKS long lines, or one of format 1 with all code.
+MAX_BYTES = 1 << 30
+#: Items that are encoded at once. Encoding holds the interpreter, and lookups wait for it.
+_CHUNK = 500
 
 #: The end of the name of what is written and not on the disk yet. It counts before the other.
 _NEW = ".new"
 
+#: What reading a damaged file may raise.
+_DAMAGE = (ValueError, RecursionError, MemoryError, msgspec.MsgspecError)
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Form(msgspec.Struct):
+    form: int
+
 
 class _Code(msgspec.Struct):
     digest: str
-    base64: bytes
     compiles: bool | None
 
 
@@ -45,9 +64,38 @@ class _KeptUnit(msgspec.Struct):
     form: int
     directory: str
     device: int | None
-    #: file, trigger, line
-    registrations: list[tuple[str, str, int]]
+    emptied: bool
+    #: file, trigger, line, column
+    registrations: list[tuple[str, str, int, int]]
     implementations: dict[str, _Code]
+
+    def encode(self) -> bytes:
+        """As JSON, in pieces: a unit may have a hundred thousand lines."""
+        lines, codes = self.registrations, [*self.implementations.items()]
+        registrations = _joined(lines[at : at + _CHUNK] for at in range(0, len(lines), _CHUNK))
+        implementations = _joined(
+            dict(codes[at : at + _CHUNK]) for at in range(0, len(codes), _CHUNK)
+        )
+        rest = _KeptUnit(self.form, self.directory, self.device, self.emptied, [], {})
+        return _encode(rest).removesuffix(
+            b'[],"implementations":{}}'
+        ) + b'[%b],"implementations":{%b}}' % (registrations, implementations)
+
+
+class _Code1(msgspec.Struct):
+    digest: str
+    base64: bytes
+    compiles: bool | None
+
+
+class _KeptUnit1(msgspec.Struct):
+    """A unit as format 1 has it."""
+
+    form: int
+    directory: str
+    device: int | None
+    registrations: list[tuple[str, str, int]]
+    implementations: dict[str, _Code1]
 
 
 class KeptSettings(msgspec.Struct, frozen=True):
@@ -81,8 +129,15 @@ class Kept:
         self._failed = False
         self._ready = False
         self._lock = threading.Lock()
-        #: What is not written yet, by path.
-        self._waiting: dict[str, bytes] = {}
+        self._code = CodeFiles(self.folder)
+        #: What is not written yet, by path, and the code that it needs.
+        self._waiting: dict[str, tuple[bytes, dict[str, bytes]]] = {}
+        #: By path, the digests of the code that its file needs; for those that were read or
+        #: written. Whether there may be others, which could not be read.
+        self._digests: dict[str, frozenset[str]] = {}
+        self._unread = False
+        #: Whether code may have become unused. Not before every directory was loaded.
+        self._unused = False
         #: What is written, and would not survive a power cut yet.
         self._unsynced: set[str] = set()
         #: The only files that may stay in the folder, until the others are removed.
@@ -119,43 +174,69 @@ class Kept:
             raise OSError(0, f"{wrong.message}; {wrong.hint}")
 
     def load(self, directory: str) -> tuple[Known | None, list[Finding]]:
-        """What was kept of a directory, and a warning if it was damaged. Blocks."""
+        """What was kept of a directory, and a warning if it was damaged. Blocks; never raises."""
         findings: list[Finding] = []
         path = self._path(directory)
         for candidate in (f"{path}{_NEW}", path):
             try:
                 data = self._read(candidate)
-                if data is not None:
-                    return _known(data, directory), findings
+                if data is None:
+                    continue
+                known = self._known(data, directory)
             except OSError as error:
+                self._unread = True
                 self._give_up(error)
-            except (ValueError, msgspec.MsgspecError) as error:
-                message = (
-                    f"what was kept of {printable(directory)} is damaged and not used: {error}"
-                )
-                hint = "nothing to do: it is written anew"
+            except _DAMAGE as error:
+                why = str(error) or type(error).__name__
+                message = f"what was kept of {printable(directory)} is damaged and not used: {why}"
+                hint = "nothing to do: it is written again"
                 place = (candidate, None, None)
                 findings.append(Finding(Severity.WARNING, "kept-damaged", *place, message, hint))
+            else:
+                self._digests[path] = frozenset(
+                    i.digest for i in known.unit.implementations.values()
+                )
+                if candidate != path:
+                    self._unsynced.add(path)
+                return known, findings
         return None, findings
 
+    def _known(self, data: bytes, directory: str) -> Known:
+        """The unit that a file holds. Raises ValueError or MsgspecError where it is damaged, and
+        OSError."""
+        body = _checked(data)
+        form = msgspec.json.decode(body, type=_Form).form
+        if form == 1:
+            old = msgspec.json.decode(body, type=_KeptUnit1)
+            read = {
+                file: (c.digest, c.compiles, _code1(c)) for file, c in old.implementations.items()
+            }
+            return _unit(old.directory, directory, old.device, False, old.registrations, read)
+        if form != FORM:
+            raise Damaged(f"its format is {form}, and {FORM} is expected")
+        kept = msgspec.json.decode(body, type=_KeptUnit)
+        read = {
+            file: (c.digest, c.compiles, self._code.load(c.digest))
+            for file, c in kept.implementations.items()
+        }
+        return _unit(kept.directory, directory, kept.device, kept.emptied, kept.registrations, read)
+
     def save(self, directory: str, unit: Unit, device: int | None) -> bool:
-        """Keep a unit. When it returns, a crash of the agent does not lose it; a power cut may,
+        """Keep a unit. When it returns, a crash of the agent does not lose it; a power failure may,
         until `sync`. Blocks; never raises. Whether that went well."""
         kept = _KeptUnit(
             FORM,
             directory,
             device,
-            [(r.file, r.text, r.line) for r in unit.registrations],
+            unit.emptied,
+            [(r.file, r.text, r.line, r.column) for r in unit.registrations],
             {
-                file: _Code(
-                    i.digest,
-                    base64.b64encode(i.code),
-                    None if i.verdict is None else i.verdict.error is None,
-                )
+                file: _Code(i.digest, None if i.verdict is None else i.verdict.error is None)
                 for file, i in unit.implementations.items()
             },
         )
-        return self._write(self._path(directory), msgspec.json.encode(kept))
+        code = {i.digest: i.code for i in unit.implementations.values()}
+        return self._write(self._path(directory), kept.encode(), code)
 
     def _load_settings(self) -> KeptSettings | None:
         path = self._path(None)
@@ -168,9 +249,9 @@ class Kept:
             except OSError as error:
                 self._give_up(error)
                 continue
-            except (ValueError, msgspec.MsgspecError):
+            except _DAMAGE:
                 continue
-            if settings.form == FORM:
+            if settings.form in (1, FORM):
                 return settings
         return None
 
@@ -182,12 +263,15 @@ class Kept:
             keep = {self._path(None), *map(self._path, settings.directories)}
             self._keep = keep
             self._waiting = {path: data for path, data in self._waiting.items() if path in keep}
-        self._write(self._path(None), msgspec.json.encode(settings))
+            self._digests = {path: used for path, used in self._digests.items() if path in keep}
+            self._unused = True
+        self._write(self._path(None), msgspec.json.encode(settings), {})
 
     @property
     def waiting(self) -> bool:
-        """Whether something is not written, or not on the disk yet."""
-        return bool(self._waiting or self._unsynced) or self._keep is not None
+        """Whether something is not written, not on the disk, or not removed yet."""
+        unused = self._unused and not self._unread
+        return bool(self._waiting or self._unsynced or unused) or self._keep is not None
 
     def flush(self) -> None:
         """Try to write what waits. Blocks; never raises."""
@@ -195,13 +279,20 @@ class Kept:
             try:
                 self._prepare()
                 self._forget()
-                for path, data in list(self._waiting.items()):
-                    _replace(f"{path}{_NEW}", data)
+                for path, (data, code) in list(self._waiting.items()):
+                    for digest, text in code.items():
+                        self._code.store(digest, text)
+                    state_files.replace(f"{path}{_NEW}", data)
                     self._unsynced.add(path)
+                    self._unused = (
+                        self._unused or not self._digests.get(path, frozenset()) <= code.keys()
+                    )
+                    self._digests[path] = frozenset(code)
                     del self._waiting[path]
             except OSError as error:
                 # Somebody may have removed the folder.
                 self._ready = False
+                self._code.forget_stored()
                 self._give_up(error)
                 return
             if self._failed:
@@ -214,34 +305,35 @@ class Kept:
             return
         with os.scandir(self.folder) as entries:
             for entry in entries:
-                if entry.path.removesuffix(_NEW) not in self._keep:
-                    os.unlink(entry.path)
+                if entry.path.removesuffix(_NEW) in self._keep or CodeFiles.is_code(entry.name):
+                    continue
+                os.unlink(entry.path)
         self._keep = None
 
     def sync(self) -> None:
-        """Make what is written survive a power cut. A disk may take seconds for it, so it is no
-        part of a reload. Until then the file that is on the disk stays beside the new one. Blocks;
-        never raises."""
+        """Make what is written survive a power failure, then remove the code that nothing needs any
+        more. A disk may take seconds for it, so it is not part of a reload. Until then the file
+        that is on the disk stays beside the new one. Blocks; never raises."""
         try:
             for path in list(self._unsynced):
                 self._sync(path)
-            folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            state_files.sync_folder(self.folder)
+            with self._lock:
+                self._remove_unused()
         except OSError as error:
             self._give_up(error)
 
     def _sync(self, path: str) -> None:
         new = f"{path}{_NEW}"
         try:
-            fd = os.open(new, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(new, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
-            # The directory is listed no more.
+            # The directory is not listed any more.
             self._unsynced.discard(path)
             return
         try:
+            # Its code was written before it was.
+            self._code.sync()
             os.fsync(fd)
             with self._lock:
                 # A newer one may have been written meanwhile: that one is not on the disk yet.
@@ -250,6 +342,14 @@ class Kept:
                     self._unsynced.discard(path)
         finally:
             os.close(fd)
+
+    def _remove_unused(self) -> None:
+        """Remove the code that no file needs, where that is known. Raises OSError."""
+        busy = self._unsynced or self._waiting or self._keep is not None
+        if not self._unused or self._unread or busy:
+            return
+        self._code.remove_others(frozenset().union(*self._digests.values()))
+        self._unused = False
 
     def _path(self, directory: str | None) -> str:
         if directory is None:
@@ -261,8 +361,7 @@ class Kept:
         for attempt in range(READS):
             try:
                 self._prepare()
-                with open(path, "rb") as file:
-                    return file.read()
+                return state_files.read(path, MAX_BYTES)
             except FileNotFoundError:
                 return None
             except OSError:
@@ -271,8 +370,10 @@ class Kept:
                     raise
         return None
 
-    def _write(self, path: str, body: bytes) -> bool:
-        self._waiting[path] = hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+    def _write(self, path: str, body: bytes, code: dict[str, bytes]) -> bool:
+        data = hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+        with self._lock:
+            self._waiting[path] = data, code
         self.flush()
         return path not in self._waiting
 
@@ -291,38 +392,41 @@ def _checked(data: bytes) -> bytes:
     return body
 
 
-def _known(data: bytes, directory: str) -> Known:
-    kept = msgspec.json.decode(_checked(data), type=_KeptUnit)
-    if kept.form != FORM or kept.directory != directory:
-        raise ValueError("it is of another form or directory")
+def _joined(pieces: Iterable[Any]) -> bytes:
+    """Arrays or objects, encoded one by one, as the content of one."""
+    return b",".join(_encode(piece)[1:-1] for piece in pieces)
+
+
+def _code1(code: _Code1) -> bytes:
+    return base64.b64decode(code.base64, validate=True)
+
+
+def _unit(
+    directory: str,
+    expected: str,
+    device: int | None,
+    emptied: bool,
+    lines: Sequence[tuple[str, str, int, int] | tuple[str, str, int]],
+    code: dict[str, tuple[str, bool | None, bytes]],
+) -> Known:
+    """What was kept, from the parts of a file. `code` has digest, whether it compiles, and bytes.
+    Raises Damaged."""
+    if directory != expected:
+        raise Damaged(f"it is of the directory {printable(directory)}")
     registrations = []
-    for file, text, line in kept.registrations:
+    for file, text, *place in lines:
         tree, _ = trigger.parse(text)
         if tree is None:
-            raise ValueError(f"{text} is no trigger")
-        registrations.append(Registration(file, tree, text, line))
+            raise Damaged(f"{text} is not a trigger")
+        registrations.append(Registration(file, tree, text, *place))
     implementations = {}
-    for file, code in kept.implementations.items():
-        found = Implementation.of(base64.b64decode(code.base64, validate=True))
-        if found.digest != code.digest:
-            raise ValueError(f"the digest of {file} is wrong")
-        verdict = None if code.compiles is None else Verdict(None if code.compiles else _OLD)
+    for file, (digest, compiles, content) in code.items():
+        found = Implementation.of(content)
+        if found.digest != digest:
+            raise Damaged(f"the digest of {file} is wrong")
+        verdict = None if compiles is None else Verdict(None if compiles else _OLD)
         implementations[file] = Implementation(found.code, found.digest, verdict)
-    return Known(Unit(tuple(registrations), implementations), kept.device)
+    return Known(Unit(tuple(registrations), implementations, emptied), device)
 
 
 _OLD = Problem(Severity.WARNING, "does-not-compile", None, None, "this did not compile before")
-
-
-def _replace(path: str, data: bytes) -> None:
-    """Write a file whole or not at all. Raises OSError."""
-    begun = f"{path}.begun"
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        with os.fdopen(os.open(begun, flags, 0o600), "wb") as file:
-            file.write(data)
-        os.rename(begun, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(begun)
-        raise

@@ -27,7 +27,7 @@ import anyio
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from agent import directory, kept, log, reload, settings
+from agent import directory, kept, log, reload, settings, state_files
 from agent.callback import Unit
 from agent.index import Index
 from agent.kept import Kept
@@ -36,7 +36,7 @@ from agent.reload import Reloader
 from agent.trust import IGNORE, Trust
 from versions import LINES, Versions
 
-MODULES = (directory, kept, log, settings)
+MODULES = (directory, kept, log, settings, state_files)
 ERRORS = (errno.EIO, errno.EACCES, errno.ESTALE, errno.ENOSPC, errno.EMFILE)
 #: What is made to fail. `open` and `fdopen` of files stand for reading and writing those, too.
 OPERATIONS = (
