@@ -72,11 +72,26 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
     directory = write(tmp_path / "cb", "a.pl = done-job-self\nb.pl = a-job-b\n", a_pl="#\n")
     (directory / "b.pl").write_text("#\n")
     agent = Agent(tmp_path, directory)
-    code = (
-        f"import sys; sys.path.insert(0, {str(installed)!r}); from agent.__main__ import main;"
-        f" import agent; assert agent.__path__ == [{str(installed / 'agent')!r}], agent.__path__;"
-        " raise SystemExit(main())"
-    )
+    # When what is loaded late is loaded, the names of all modules go into a file; at the end those
+    # that came after.
+    code = f"""
+import sys
+sys.path.insert(0, {str(installed)!r})
+import agent
+assert agent.__path__ == [{str(installed / "agent")!r}], agent.__path__
+from agent import service
+async def prepare(self, prepare=service.Service.prepare):
+    global loaded
+    await prepare(self)
+    loaded = set(sys.modules)
+    open({str(tmp_path / "prepared")!r}, "w").close()
+service.Service.prepare = prepare
+from agent.__main__ import main
+status = main()
+with open({str(tmp_path / "late")!r}, "w") as file:
+    file.write(" ".join(set(sys.modules) - loaded))
+raise SystemExit(status)
+"""
     # Without the site-packages of this environment.
     agent.program = ["-S", "-c", code]
     yield agent
@@ -101,8 +116,10 @@ def answers(agent: Agent) -> list[Any]:
 def test_row_35_an_agent_whose_files_are_gone_does_everything(agent: Agent) -> None:
     expected = answers(agent.start())
     assert agent.stop() == 0
+    (agent.folder / "prepared").unlink()
     process = agent.start().process
     assert process is not None
+    wait_for((agent.folder / "prepared").exists, "the end of what is loaded late")
     (agent.folder / "installed").rename(agent.folder / "removed")
     assert answers(agent) == expected
     directory = agent.directories[0]
@@ -126,23 +143,11 @@ def test_row_35_an_agent_whose_files_are_gone_does_everything(agent: Agent) -> N
 
 def test_row_35_nothing_of_a_library_is_imported_late(agent: Agent) -> None:
     """A late import also keeps the lookups waiting."""
-    late = agent.folder / "late"
-    agent.program[-1] = agent.program[-1].replace(
-        "raise SystemExit(main())",
-        "from agent import notify\n"
-        "def send(self, *said, send=notify.Notify.send):\n"
-        "    global ready\n"
-        "    if 'READY=1' in said: ready = set(sys.modules)\n"
-        "    send(self, *said)\n"
-        "notify.Notify.send = send\n"
-        "status = main()\n"
-        f"with open({str(late)!r}, 'w') as file:\n"
-        "    file.write(' '.join({m.partition('.')[0] for m in set(sys.modules) - ready}))\n"
-        "raise SystemExit(status)",
-    )
     agent.start()
+    wait_for((agent.folder / "prepared").exists, "the end of what is loaded late")
     answers(agent)
     (agent.directories[0] / "a.pl").write_text("# new\n")
     agent.reload()
     assert agent.stop() == 0
-    assert {*late.read_text().split()} - set(sys.stdlib_module_names) == set()
+    late = {name.partition(".")[0] for name in (agent.folder / "late").read_text().split()}
+    assert late - set(sys.stdlib_module_names) == set()
