@@ -335,7 +335,7 @@ def help_(topic: str | None) -> int:
     from agent import manual
 
     if topic is None:
-        click.echo_via_pager(manual.overview())
+        _print_page(manual.overview())
         return 0
     page = manual.find(topic)
     if page is None:
@@ -346,7 +346,7 @@ def help_(topic: str | None) -> int:
             f"the manual has no page {topic}{meant}; expected a finding's code or one of"
             f" {', '.join(manual.topics())}",
         )
-    click.echo_via_pager(manual.plain(page))
+    _print_page(manual.plain(page))
     return 0
 
 
@@ -517,6 +517,14 @@ def _print(lines: Iterable[str]) -> None:
     text = "".join(line + "\n" for line in lines)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     _write(text.encode(encoding, "backslashreplace"))
+
+
+def _print_page(text: str) -> None:
+    """Show a long text: through the pager on a terminal, else as it is."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        click.echo_via_pager(text)
+    else:
+        _print(text.splitlines())
 
 
 def _print_json(value: Any) -> None:

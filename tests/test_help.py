@@ -85,6 +85,23 @@ def test_a_topic_with_the_name_of_a_code_is_shown_after_it() -> None:
     assert shown.index("Severity: error") < shown.index("HYPHENS IN LABELS")
 
 
+@pytest.mark.parametrize(
+    ("shell", "status"), [("> /dev/full", 5), (">&-", 5), ("| true", 0), ("| head -n 1", 0)]
+)
+def test_an_output_that_ends_early_has_the_status_of_every_command(shell: str, status: int) -> None:
+    script = f'"$0" -m agent help findings {shell}; exit "${{PIPESTATUS[0]}}"'
+    done = subprocess.run(
+        ["bash", "-c", script, sys.executable],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SOON,
+    )
+    assert done.returncode == status, done
+    assert len(done.stderr.splitlines()) == bool(status), done
+
+
 def test_markdown_becomes_plain_text() -> None:
     page = """# title
 
