@@ -26,6 +26,9 @@ from agent.turns import Answering, Batcher, Scheduler, Writable
 
 #: Bytes of answers that may wait for a client before no more of its requests are answered.
 MAX_UNREAD = 1 << 20
+#: The same where half of MAX_HELD_BYTES is held. With this and one full read of requests, all
+#: connections together stay within it.
+MAX_UNREAD_IF_MUCH = 1 << 15
 #: Bytes of requests that may wait before no more is read from a client.
 MAX_WAITING_INPUT = 1 << 16
 #: Bytes of notifications that may wait for a subscriber that does not read; then it is closed,
@@ -35,9 +38,8 @@ MAX_UNREAD_NOTIFICATIONS = 32 << 20
 #: requests are refused, one by one.
 MAX_BATCH_BYTES = 64 << 20
 #: Bytes that are held for all clients together: requests, answers in the making, answers unread.
-#: Answers that several have not read count once. A quarter of what the systemd unit allows, less
-#: what the largest callbacks need.
-MAX_HELD_BYTES = 256 << 20
+#: Answers that several have not read count once. A fifth of what the systemd unit allows.
+MAX_HELD_BYTES = 384 << 20
 #: Bytes of memory that a request may take for each byte of its line, once it is decoded. Measured
 #: for events as objects, the costliest that is accepted.
 DECODED_FACTOR = 8
@@ -101,6 +103,12 @@ class Shared:
         #: Those whose request is worked on elsewhere: they may hang up meanwhile.
         self.waiting: set[Connection] = set()
         self._looking: asyncio.TimerHandle | None = None
+
+    @property
+    def max_unread(self) -> int:
+        """Bytes of answers that may wait for one client before no more of its requests are
+        answered."""
+        return MAX_UNREAD if self.ledger.total < MAX_HELD_BYTES // 2 else MAX_UNREAD_IF_MUCH
 
     def wait(self, connection: Connection) -> None:
         """Look now and then whether this one is still there, until it is out of `waiting`."""
@@ -409,7 +417,7 @@ class Connection(asyncio.Protocol):
                 self._send()
                 if self.closed:
                     return False
-            if self._outbox.size > MAX_UNREAD or self._task is not None:
+            if self._task is not None or self._outbox.size > self._shared.max_unread:
                 more = False
                 break
             if time.monotonic() > until:
@@ -601,7 +609,7 @@ class Connection(asyncio.Protocol):
     def _too_slow(self) -> None:
         """A line was begun and not ended."""
         self._timer = None
-        if self.scheduled or self._task is not None or self._outbox.size > MAX_UNREAD:
+        if self.scheduled or self._task is not None or self._outbox.size > self._shared.max_unread:
             # It is the agent that does not read.
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(MAX_LINE_SECONDS, self._too_slow)

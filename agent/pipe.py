@@ -29,8 +29,8 @@ RESERVED_DESCRIPTORS = 128
 MAX_LINGERING = 16
 #: Connections that wait to be accepted: a farm's supervisor opens its own at once.
 BACKLOG = 512
-#: Connections that are accepted in one turn of the loop: some 2 ms.
-MAX_ACCEPTED = 32
+#: Connections that are accepted in one turn of the loop: about a millisecond.
+MAX_ACCEPTED = 8
 #: Seconds without accepting after the system had no descriptor or no memory for a connection.
 ACCEPT_PAUSE = 0.5
 #: Seconds between two looks whether the socket's file is still there.

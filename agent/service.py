@@ -53,6 +53,8 @@ class Service:
         self._notes = notes
         self._began = time.monotonic()
         self._subscribers: set[Connection] = set()
+        #: What is loaded late; see `prepare`.
+        self._version: str | None = None
         self._openrpc: bytes | None = None
         self._workers = Workers(MAX_OFFLOADED, "answers")
         # Of their own: a good request never waits behind lines in which something is wrong.
@@ -70,8 +72,17 @@ class Service:
         return self._readers.run(self._load)
 
     def _load(self) -> None:
+        self._version = version()
         schemas.prepare()
-        self._openrpc = answer.encode(protocol.openrpc(version()))
+        self._openrpc = answer.encode(protocol.openrpc(self._version))
+
+    async def _first_status(self, request: protocol.Request, connection: Connection) -> Line:
+        """The answer to `status` as long as nobody has found out the version."""
+        try:
+            self._version = await self._readers.run(version)
+            return protocol.result_line(request.id, self._result(request, connection))
+        except Exception as error:
+            return self._failed(request, error)
 
     def _swap(self) -> None:
         self._lookups = answer.Lookups(self._reloader.index)
@@ -125,6 +136,8 @@ class Service:
                     return self._offload(request, connection, work)
                 case protocol.DiscoverRequest() if self._openrpc is None:
                     return self._offload(request, connection, self._discover)
+                case protocol.StatusRequest() if self._version is None:
+                    return self._first_status(request, connection)
             return protocol.result_line(request.id, self._result(request, connection))
         except Exception as error:  # one request must never end the agent
             return self._failed(request, error)
@@ -238,7 +251,7 @@ class Service:
         reloader = self._reloader
         return answer.encode(
             {
-                "version": version(),
+                "version": self._version,
                 "pid": os.getpid(),
                 "uptime": round(time.monotonic() - self._began, 3),
                 "state": reloader.state,

@@ -1,0 +1,140 @@
+"""Short forms of the attacks in `clients.py`. What is compared is measured in the same run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent import connection
+from agents import Agent, running, wait_for, write
+from stress import clients
+
+CONF = "a.pl = done-job-self\n"
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
+    with running(tmp_path, write(tmp_path / "cb", CONF, a_pl="#\n")) as agent:
+        yield agent
+
+
+def closed(connections: list[socket.socket]) -> None:
+    for one in connections:
+        one.close()
+
+
+def test_batches_of_bad_requests_are_refused_between_the_lookups_of_others(agent: Agent) -> None:
+    """To refuse one request takes a millisecond; each line has 500."""
+    line = clients.bad_batch(500, 400_000)
+    with contextlib.closing(agent.connect()) as good, good.makefile("rb") as answers:
+        asked = clients.ask(agent, line, 4)
+        began = time.monotonic()
+        longest, count = 0.0, 0
+        while sum(one.recv(1, socket.MSG_PEEK) != b"" for one in readable(asked)) < len(asked):
+            sent = time.monotonic()
+            good.sendall(clients.request("lookup", event="done-job-self"))
+            assert b'"result"' in answers.readline()
+            longest, count = max(longest, time.monotonic() - sent), count + 1
+        taken = time.monotonic() - began
+        assert clients.drain(asked, 1) > 4 * 500 * 100
+        closed(asked)
+    # One line alone would keep it waiting for a quarter of that.
+    assert longest < taken / 8 or longest < 0.05
+    assert count > 20
+
+
+def readable(connections: list[socket.socket]) -> list[socket.socket]:
+    """Those on which an answer has come."""
+    return select.select(connections, [], [], 0)[0]
+
+
+def test_who_asks_one_thing_is_not_behind_those_who_ask_thousands(agent: Agent) -> None:
+    line = clients.request("lookup", event="done-job-self") * 2000
+    asked = clients.ask(agent, line, 50)
+    with contextlib.closing(agent.connect()) as good, good.makefile("rb") as answers:
+        good.sendall(clients.request("lookup", event="done-job-self"))
+        answers.readline()
+        # Many of the 100,000 others wait still.
+        assert len(readable(asked)) > 0
+        good.sendall(clients.request("status"))
+        assert json.loads(answers.readline())["result"]["clients"] == 51
+    assert clients.drain(asked, 2000) > 50 * 2000 * 100
+    closed(asked)
+
+
+def test_heavy_work_ends_when_its_client_is_gone(tmp_path: Path) -> None:
+    directory = clients.large_site(tmp_path / "cb", 2000)
+    occurred = [f"done-job-{'x*' * 20}{n}" for n in range(3000)]
+    heavy = clients.request("explain", event="x1-job-self", occurred=occurred)
+    with running(tmp_path, directory) as agent:
+        began = time.monotonic()
+        with contextlib.closing(agent.connect()) as one, one.makefile("rb") as answers:
+            one.sendall(heavy)
+            answers.readline()
+        alone = time.monotonic() - began
+        for _ in range(3):
+            closed(clients.ask(agent, heavy, 20))
+        wait_for(lambda: agent.status()["clients"] == 1, "them to be gone")
+        began = time.monotonic()
+        with contextlib.closing(agent.connect()) as one, one.makefile("rb") as answers:
+            one.sendall(heavy)
+            assert b'"result"' in answers.readline()
+        # Sixty of them would take thirty times as long, two at a time.
+        assert time.monotonic() - began < 10 * alone + 1
+
+
+def test_what_many_do_not_read_is_in_memory_once(tmp_path: Path) -> None:
+    directory = clients.large_site(tmp_path / "cb", 10_000)
+    with running(tmp_path, directory) as agent:
+        one = agent.call("list")
+        size = len(json.dumps(one))
+        before = clients.resident(agent)
+        lists = clients.ask(agent, clients.request("list"), 40)
+        deaf = clients.ask(agent, clients.request("subscribe"), 40)
+        (directory / "a.pl").write_text("# new\n")
+        wait_for(lambda: len(agent.history()) > 1, "the edit")
+        wait_for(lambda: len(readable(lists)) == len(lists), "the lists")
+        # Twice 40 of them would be 80 times the size.
+        assert clients.resident(agent) - before < 30 * size
+        closed(deaf)
+        assert clients.drain(lists, 1) > 40 * size // 2
+        closed(lists)
+
+
+def test_a_subscriber_that_goes_leaves_nothing(agent: Agent) -> None:
+    for _ in range(10):
+        closed(clients.ask(agent, clients.request("subscribe"), 100))
+    wait_for(lambda: agent.status()["clients"] == 1, "them to be gone")
+    before = clients.resident(agent)
+    for _ in range(40):
+        closed(clients.ask(agent, clients.request("subscribe"), 100))
+    wait_for(lambda: agent.status()["clients"] == 1, "them to be gone")
+    # Each cost 1.4 KiB until the next record.
+    assert clients.resident(agent) - before < 4000 * 700
+
+
+def test_a_client_that_is_closed_for_what_it_holds_is_told(tmp_path: Path) -> None:
+    agent = Agent(tmp_path, write(tmp_path / "cb", CONF, a_pl="#\n"))
+    program = "import agent.connection as c; c.MAX_HELD_BYTES = 500_000"
+    agent.program = ["-c", f"{program}; from agent.cli import main; main()"]
+    agent.environ["PYTHONPATH"] = str(Path(connection.__file__).parents[1])
+    agent.start()
+    try:
+        with contextlib.closing(agent.connect()) as one, one.makefile("rb") as answers:
+            # A line that is not ended is held as well.
+            one.sendall(b"[" + b" " * 900_000)
+            error = json.loads(answers.readline())["error"]
+            assert error["code"] == connection.TOO_MUCH
+            assert "read the answers" in error["message"]
+            assert answers.readline() == b""
+        assert agent.fires("done-job-self") == ["a.pl"]
+        assert "held unread" in agent.errors.read_text()
+    finally:
+        agent.stop()
