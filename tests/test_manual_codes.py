@@ -37,7 +37,14 @@ EVERYTHING_ON = "supervisor_language_flags = qube,perl,python,mail\n"
 IS_CODE = re.compile(r"[a-z]+(-[a-z0-9]+)*")
 NOT_CODES = language.CODES | {
     *("callback-agent", "utf-8", "failed-job-self"),
-    *("name-type-context-extra", "by-name", "x-params", "utf-16-be", "x-notifications"),
+    *(
+        "name-type-context-extra",
+        "by-name",
+        "x-params",
+        "utf-16-be",
+        "date-time",
+        "x-notifications",
+    ),
 }
 
 #: Pages without an example that can be set up here. What they describe is shown by tests/faults.
