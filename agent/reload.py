@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -25,18 +24,18 @@ from anyio import to_thread
 from agent import answer, being_written, causes, checks, directory, settings
 from agent.absence import Absences, git_is_writing
 from agent.callback import BEING_WRITTEN, CONF, Judgement, Reading, Unit, judge
-from agent.causes import Cause
 from agent.checks import Python
 from agent.compiler import Checker
 from agent.contain import PAUSE, describe, keep_running
 from agent.directory import QUIET, Mark, Snapshot
 from agent.finding import Finding, Severity, shown
-from agent.index import Change, Index, Served, changes
+from agent.index import Index, Served
 from agent.kept import Kept, KeptSettings
-from agent.log import History, Log, Record
+from agent.log import History, Log
 from agent.mounts import Mounts
 from agent.patience import PROMPT, PROMPT_AT_START, Patience
 from agent.plans import Plans
+from agent.record import RELOADED, STARTED, STOPPED, Recorder
 from agent.settings import Settings
 from agent.trust import Trust
 from agent.watch import Target, Watch
@@ -183,8 +182,7 @@ class Reloader:
         self._checker = Checker(self.notice)
         self._plans = Plans(self._notice_from_thread)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._findings: tuple[Finding, ...] = ()
-        self._held: dict[str, str] = {}
+        self._recorder = Recorder()
 
     # What others ask ----------------------------------------------------------------------------
 
@@ -207,19 +205,18 @@ class Reloader:
             await self._finished.wait()
         if self.history.count > before:
             return self.history.last
-        return _encode(self._record("reloaded", time.monotonic(), [], []))
+        return _encode(self._recorder.other(RELOADED, self.index, time.monotonic()))
 
     def last_record(self) -> bytes:
         """The newest record, as `status` has it. The first may still be in the making when the
         first answers are given; then it is made for this call."""
         if self._last_summary is not None:
             return self._last_summary
-        return answer.summary(self._record("started", time.monotonic(), [], []))
+        return answer.summary(self._recorder.other(STARTED, self.index, time.monotonic()))
 
     @property
     def state(self) -> str:
-        bad = bool(self._held) or any(f.severity is Severity.ERROR for f in self._findings)
-        bad = bad or self._failure is not None
+        bad = self._recorder.degraded or self._failure is not None
         return "degraded" if bad else "ok"
 
     def directories(self) -> list[dict[str, Any]]:
@@ -229,7 +226,7 @@ class Reloader:
                 "path": d.path,
                 "callbacks": len(d.served.callbacks),
                 # As `state` knows it: a judgement that is not told yet is not said here either.
-                "held": self._held.get(d.path),
+                "held": self._recorder.held.get(d.path),
                 "watch": "scan" if self.watch.trouble or _blind(d.snapshot) else "events",
                 "digest": d.served.digest,
             }
@@ -313,9 +310,8 @@ class Reloader:
         ticket = self._asked
         everything, self._all_dirty = self._all_dirty, False
         dirty, self._dirty = self._dirty, set()
-        found: list[Cause] = []
         if everything or _QB_CONF in dirty or self._qb_conf_unsettled is not None:
-            await self._take_settings(found, began)
+            await self._take_settings(began)
         names = [
             name
             for name, d in self._directories.items()
@@ -324,7 +320,7 @@ class Reloader:
         changed_names = frozenset(self._directories if everything else dirty)
         settled = await self._settled(names, began, changed_names)
         if settled:
-            found += await to_thread.run_sync(self._evaluate, settled)
+            await to_thread.run_sync(self._evaluate, settled)
         for d, _ in settled:
             d.settled = ticket
         first = not self.ready.is_set()
@@ -337,11 +333,10 @@ class Reloader:
         if first or stale or not listed:
             index, served = await to_thread.run_sync(self._next_index, stale, listed)
             self._swap(index, served)
-        changed = first or self.index.digest != before.digest
         self.ready.set()
         self._checker.begin()
-        await self._tell(began, before, found, first, changed)
-        if first:
+        await self._tell(began)
+        if first or self._failure is not None:
             await to_thread.run_sync(self._save)
         self._saved.set()
         done = self._done if self._qb_conf_awaited() else self._done_since(ticket)
@@ -387,7 +382,7 @@ class Reloader:
             for tell in self.swapped:
                 tell()
 
-    async def _take_settings(self, found: list[Cause], began: float) -> None:
+    async def _take_settings(self, began: float) -> None:
         """Take the settings as they are now, and add the cause if they differ.
 
         Half a qb.conf is never taken: it would serve the default directories for an instant, and
@@ -414,7 +409,7 @@ class Reloader:
             self._qb_conf_unsettled = None
         self.settings_findings = findings
         if new is not old and self._directories:
-            found.append(causes.cause(old.qb_conf, "modified"))
+            self._recorder.found([causes.cause(old.qb_conf, "modified")])
         relisted = tuple(self._directories) != new.directories
         if relisted:
             before = self._directories
@@ -704,21 +699,18 @@ class Reloader:
             return None
         return checks.python(self._checker, snapshot.reading, d.unit)
 
-    def _evaluate(self, settled: list[tuple[_Directory, Snapshot]]) -> list[Cause]:
-        """Judge what was read; what changed on disk. Whatever that raises for a directory is a
-        fault of it. Blocks."""
-        found: list[Cause] = []
+    def _evaluate(self, settled: list[tuple[_Directory, Snapshot]]) -> None:
+        """Judge what was read. Whatever that raises for a directory is a fault of it. Blocks."""
         for d, snapshot in settled:
             try:
-                self._judge(d, snapshot, found)
+                self._judge(d, snapshot)
             except Exception as error:  # of any kind
                 faulty = directory.failed(d.path, snapshot, error)
                 d.snapshot, d.judged = faulty, None
                 d.judgement = judge(faulty.reading, d.unit)
-        return found
 
-    def _judge(self, d: _Directory, snapshot: Snapshot, found: list[Cause]) -> None:
-        found += causes.of_readings(d.snapshot, snapshot)
+    def _judge(self, d: _Directory, snapshot: Snapshot) -> None:
+        self._recorder.found(causes.of_readings(d.snapshot, snapshot))
         if _links(snapshot) != _links(d.snapshot) or _blind(snapshot) != _blind(d.snapshot):
             # What was only found now is watched from the next reading on.
             self._notice_from_thread(d.path)
@@ -737,89 +729,21 @@ class Reloader:
         d.unsaved = d.unsaved or d.judgement.unit != d.unit or device != d.device
         d.unit, d.device = d.judgement.unit, device
 
-    async def _tell(
-        self,
-        began: float,
-        before: Index,
-        found: list[Cause],
-        first: bool,
-        changed: bool,
-    ) -> None:
-        """Make a record if there is something to tell."""
+    async def _tell(self, began: float) -> None:
+        """Make a record if there is something to record."""
+        recorder = self._recorder
         findings = [*self.settings_findings]
         for d in self._directories.values():
             findings += d.all_findings()
         held = {d.path: d.held for d in self._directories.values() if d.held is not None}
-        if not (changed or tuple(findings) != self._findings or held != self._held):
+        if not recorder.is_due(self.index, tuple(findings), held, self._directories):
             return
-        well = [p for p in self._held if p not in held and p in self._directories]
-        newly = [p for p in held if p not in self._held]
-        self._findings, self._held = tuple(findings), held
-        event = "reloaded"
-        if first:
-            event = "started"
-        elif newly:
-            event = "held"
-        elif well:
-            event = "restored"
+        units = {d.path: d.unit for d in self._directories.values()}
         record, summary = await to_thread.run_sync(
-            self._encoded, event, began, found, before if changed else None
+            recorder.encoded, self.index, units, self.settings.qb_conf, began
         )
+        recorder.done(self.index)
         await self._publish(record, summary)
-
-    def _encoded(
-        self, event: str, began: float, found: list[Cause], before: Index | None
-    ) -> tuple[bytes, bytes]:
-        """A record, and its summary."""
-        changed: list[Change] = []
-        if before is not None:
-            old = {s.directory: s for s in before.served}
-            new = {s.directory: s for s in self.index.served}
-            found = [*found, *self._missing_causes(found, old, new)]
-            changed = changes(
-                [s for path, s in old.items() if new.get(path) is not s],
-                [s for path, s in new.items() if old.get(path) is not s],
-            )
-        record = self._record(event, began, found, [c.as_json() for c in changed])
-        return _encode(record), answer.summary(record)
-
-    def _missing_causes(
-        self, found: list[Cause], old: Mapping[str, Served], new: Mapping[str, Served]
-    ) -> list[Cause]:
-        """The causes of what changed in directories of which no cause was found on disk."""
-        missing: list[Cause] = []
-        known = [c["path"] for c in found]
-        for path, served in new.items():
-            was = old.get(path)
-            if served is was or any(k == path or k.startswith(f"{path}/") for k in known):
-                continue
-            if was is not None:
-                missing += causes.of_served(was, served, self._directories[path].unit)
-            elif served.callbacks and self.settings.qb_conf not in known:
-                # At the start. Later, qb.conf lists a directory and is the cause.
-                missing.append(causes.cause(path, "added"))
-        return missing
-
-    def _record(
-        self,
-        event: str,
-        began: float,
-        found: list[Cause],
-        changed: list[dict[str, Any]],
-    ) -> Record:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return {
-            "time": now,
-            "event": event,
-            "generation": self.index.generation,
-            "digest": self.index.digest,
-            "callbacks": self.index.count,
-            "duration_ms": round((time.monotonic() - began) * 1000, 3),
-            "causes": found,
-            "changes": changed,
-            "held": [{"directory": p, "reason": reason} for p, reason in self._held.items()],
-            "diagnostics": [f.as_json() for f in self._findings],
-        }
 
     async def _publish(self, record: bytes, summary: bytes) -> None:
         self.history.add(record)
@@ -833,7 +757,7 @@ class Reloader:
         await to_thread.run_sync(self._save)
         await to_thread.run_sync(self._kept.flush)
         await to_thread.run_sync(self._kept.sync)
-        record = self._record("stopped", time.monotonic(), [], [])
+        record = self._recorder.other(STOPPED, self.index, time.monotonic())
         await self._publish(_encode(record), answer.summary(record))
 
     def _save(self) -> None:
