@@ -23,7 +23,7 @@ from anyio import to_thread
 
 from agent import answer, being_written, causes, checks, directory, settings
 from agent.absence import Absences, git_is_writing
-from agent.callback import BEING_WRITTEN, CONF, Judgement, Reading, Unit, judge
+from agent.callback import BEING_WRITTEN, CONF, FAULT, Judgement, Reading, Unit, judge
 from agent.checks import Python
 from agent.compiler import Checker
 from agent.contain import PAUSE, describe, keep_running
@@ -702,12 +702,17 @@ class Reloader:
     def _evaluate(self, settled: list[tuple[_Directory, Snapshot]]) -> None:
         """Judge what was read. Whatever that raises for a directory is a fault of it. Blocks."""
         for d, snapshot in settled:
+            before = d.snapshot
             try:
                 self._judge(d, snapshot)
             except Exception as error:  # of any kind
                 faulty = directory.failed(d.path, snapshot, error)
+                if before is None or not before.retry:
+                    # It is watched from the next reading on as one that is to be read again.
+                    self._notice_from_thread(d.path)
                 d.snapshot, d.judged = faulty, None
-                d.judgement = judge(faulty.reading, d.unit)
+                fault = faulty.reading.fault
+                d.judgement = Judgement(d.unit, FAULT, (fault,) if fault else ())
 
     def _judge(self, d: _Directory, snapshot: Snapshot) -> None:
         self._recorder.found(causes.of_readings(d.snapshot, snapshot))

@@ -25,6 +25,7 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 from watchfiles._rust_notify import RustNotify
 
+from agent.contain import keep_running
 from agent.filesystem import Kind
 from agent.finding import printable
 from agent.mounts import Mounts
@@ -77,6 +78,8 @@ class Watch:
         self._places: Places = {}
         self._watched: frozenset[tuple[str, int, int]] = frozenset()
         self._watcher: tuple[RustNotify, threading.Event] | None = None
+        #: The watcher that was listened to last.
+        self._listened: RustNotify | None = None
         self._failures: list[float] = []
         self._threads = CapacityLimiter(4)
         self._lock = threading.Lock()
@@ -143,8 +146,9 @@ class Watch:
             watcher = RustNotify([path for path, _, _ in watched], False, False, 0, False, False)
         except FileNotFoundError:
             return False
-        except (OSError, RuntimeError) as error:
-            # Out of watches or instances, most often.
+        except BaseException as error:
+            # Out of watches, instances or threads, most often. Where no thread can be started,
+            # watchfiles panics, which is no Exception.
             self._failed(str(error) or type(error).__name__)
             return True
         self._watcher = watcher, threading.Event()
@@ -166,33 +170,33 @@ class Watch:
         """Listen and scan, until cancelled."""
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._listen)
-                tasks.start_soon(self._look_at_mounts)
-                tasks.start_soon(self._scan)
+                for name, work in (
+                    ("listening for file events", self._listen),
+                    ("looking at the mounts", self._look_at_mounts),
+                    ("scanning", self._scan),
+                ):
+                    tasks.start_soon(keep_running, name, work, self._complain)
         finally:
             _close(self._watcher)
             self._watcher = None
 
     async def _listen(self) -> None:
-        last: RustNotify | None = None
         while True:
             if self._watcher is None:
                 # Without trouble `follow` makes one in a moment, and an edit may wait for it.
                 await anyio.sleep(SCAN_BLIND if self.trouble else STEP / 1000)
                 continue
             watcher, stop = self._watcher
+            last, self._listened = self._listened, watcher
             if last is not None and last is not watcher:
                 # What the one before had seen and not told yet is lost, of any directory.
                 self._notice(None)
-            last = watcher
-            try:
-                changes = await to_thread.run_sync(
-                    watcher.watch,
-                    *(DEBOUNCE, STEP, 0, stop),
-                    abandon_on_cancel=True,
-                    limiter=self._threads,
-                )
-            except Exception as error:  # watchfiles raises what its watcher met, of any type
+            # Where no thread can be started, this raises and is tried again: the changes stay in
+            # the watcher meanwhile.
+            changes = await to_thread.run_sync(
+                _next_changes, watcher, stop, abandon_on_cancel=True, limiter=self._threads
+            )
+            if isinstance(changes, BaseException):
                 if self._is_current(watcher):
                     # A name that is not UTF-8, or the end of the watcher: begin anew, and look at
                     # all, since nobody knows what was lost.
@@ -201,7 +205,7 @@ class Watch:
                     self._failures.append(time.monotonic())
                     del self._failures[:-MAX_FAILURES]
                     if len(self._failures) == MAX_FAILURES:
-                        self._failed(f"the watcher keeps failing: {error}")
+                        self._failed(f"the watcher keeps failing: {changes}")
                     self._notice(None)
                 continue
             if isinstance(changes, set):
@@ -285,6 +289,17 @@ class Watch:
                 if not target.unchanged():
                     changed.append(name)
         return changed
+
+
+def _next_changes(
+    watcher: RustNotify, stop: threading.Event
+) -> set[tuple[int, str]] | str | BaseException:
+    """The changes that a watcher reports next, or what it raised: it raises what it met, of any
+    type, and a panic is no Exception. Blocks."""
+    try:
+        return watcher.watch(DEBOUNCE, STEP, 0, stop)
+    except BaseException as error:
+        return error
 
 
 def _close(watcher: tuple[RustNotify, threading.Event] | None) -> None:
