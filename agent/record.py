@@ -80,8 +80,9 @@ class Recorder:
     def encoded(
         self, index: Index, units: Mapping[str, Unit | None], qb_conf: str, began: float
     ) -> tuple[bytes, bytes]:
-        """The record that is due and its summary, as JSON: `index` is served now, `units` are accepted, `began` is
-        the monotonic time in seconds when the reload began. Takes long for many changes."""
+        """The record that is due and its summary, as JSON. `index` is served now, `units` are
+        accepted, `began` is the monotonic time in seconds when the reload began. Takes long for
+        many changes."""
         found, changed = list(self._causes), list[Change]()
         if self._index is None or index.digest != self._index.digest:
             old = {s.directory: s for s in self._index.served} if self._index else {}
