@@ -27,7 +27,6 @@ from agent.trigger import (
     DONE,
     TYPES,
     Event,
-    Occurred,
     Steps,
     Term,
     Trigger,
@@ -217,19 +216,28 @@ class Index:
         return self._lookup(event, occurred, Steps(checkpoint))
 
     def _lookup(self, event: Event, occurred: Sequence[Event], steps: Steps) -> Answer:
-        answer = Answer([], [])
-        events: Occurred | None = None
+        found = []
+        compound: list[Trigger] = []
         for number in match.satisfied(self._tree, event, steps):
             callback = self.served[number // _PLACE].callbacks[number % _PLACE]
+            found.append(callback)
             tree = callback.registration.trigger
-            steps.take()
+            # A trigger of one term is true once the event satisfies that term.
             if not isinstance(tree, Term):
-                events = events or Occurred((event, *occurred), steps)
-                rest = missing(tree, events)
-                if rest is not None:
-                    answer.partial.append((callback, rest))
-                    continue
-            answer.callbacks.append(callback)
+                compound.append(tree)
+            steps.take()
+        if not compound:
+            return Answer(found, [])
+        holds = match.holding(compound, (event, *occurred), steps)
+        answer = Answer([], [])
+        for callback in found:
+            tree = callback.registration.trigger
+            rest = None if isinstance(tree, Term) else missing(tree, holds)
+            steps.take()
+            if rest is None:
+                answer.callbacks.append(callback)
+            else:
+                answer.partial.append((callback, rest))
         return answer
 
     def explain(

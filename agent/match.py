@@ -297,6 +297,56 @@ def _any_context(extras: Patterns[Numbers], event: Event, steps: Steps) -> Itera
     yield from extras.find_tails(event.unsplit, steps)
 
 
+#: Events up to which a term is compared with one after the other.
+FEW_EVENTS = 16
+#: The most terms that are filed at once to be compared with many events. They take about 300 bytes
+#: each while it lasts.
+MAX_FILED = 16_384
+
+
+def holding(
+    triggers: Sequence[Trigger], events: Sequence[Event], steps: Steps
+) -> Callable[[Term], bool]:
+    """Whether one of the events satisfies a term, for the terms of these triggers.
+
+    A request may name tens of thousands of events, and a site have as many terms. To compare each
+    with each would take minutes, so many events are looked up among the terms.
+    """
+    if len(events) <= FEW_EVENTS:
+
+        def holds(term: Term) -> bool:
+            for event in events:
+                steps.take(term.steps(event))
+                if term.matches(event):
+                    return True
+            return False
+
+        return holds
+    true: set[Term] = set()
+    filed: dict[Term, None] = {}
+    for trigger in triggers:
+        for term in terms(trigger):
+            steps.take(4)
+            filed[term] = None
+            if len(filed) == MAX_FILED:
+                true.update(_true(list(filed), events, steps))
+                filed.clear()
+    true.update(_true(list(filed), events, steps))
+    return true.__contains__
+
+
+def _true(terms: list[Term], events: Sequence[Event], steps: Steps) -> Iterator[Term]:
+    """Those of the terms that one of the events satisfies."""
+    tree = edit({}, ((number, None, term) for number, term in enumerate(terms)))
+    steps.take(10 * len(terms))
+    found: set[int] = set()
+    for event in events:
+        steps.take(4)
+        for numbers in _satisfied(tree, event, steps):
+            found.update(numbers)
+    return (terms[number] for number in found)
+
+
 # Edits -------------------------------------------------------------------------------------------
 
 #: What an edit adds to the numbers filed under each pattern it touches, in rising order.

@@ -32,7 +32,7 @@ while the whole expression is true of that event and those that occurred before.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from sys import intern
 from typing import NamedTuple, Protocol
@@ -210,101 +210,15 @@ class Steps:
                 self._checkpoint()
 
 
-#: So few events are asked one by one.
-FEW_EVENTS = 16
-# No field of a term begins so: a term is a part of one line.
-_LABEL, _ANY = "\nlabel", "\nany"
+def missing(trigger: Trigger, holds: Callable[[Term], bool]) -> Trigger | None:
+    """The trigger with its true parts removed, None when all of it is true.
 
-
-class Occurred:
-    """Events that happened, arranged so that a term need not be compared with each of them.
-
-    A request may name tens of thousands of events, and a site have as many terms. Terms with a
-    `*` inside a field are still compared with each event of their type, which is counted in
-    `steps`.
+    `holds` says of a term whether it is true: whether one of the events that happened satisfies
+    it. A true part of an And goes; an Or with a true part goes whole.
     """
-
-    __slots__ = ("_by_type", "_events", "_exact", "_known", "_steps")
-
-    def __init__(self, events: Iterable[Event], steps: Steps | None = None) -> None:
-        self._events = tuple(events)
-        self._steps = steps or Steps()
-        self._known: dict[Term, bool] = {}
-        self._by_type: dict[str, list[Event]] = {}
-        #: What terms without a `*` inside a field ask for; the last field is the extra, the label's
-        #: text under _LABEL, or _ANY for an extra of `*`.
-        self._exact: set[tuple[str, str, str | None, str | None]] = set()
-        if len(self._events) > FEW_EVENTS:
-            for event in self._events:
-                self._steps.take(8)
-                self._by_type.setdefault(event.type, []).append(event)
-                self._exact.update(_asked(event))
-
-    def satisfy(self, term: Term) -> bool:
-        """Whether one of them satisfies the term."""
-        if not self._by_type:
-            return self._one_satisfies(term, self._events)
-        self._steps.take()
-        place, extra = term.context, term.extra
-        if term.label is not None:
-            place, extra = _LABEL, term.label
-        elif extra == "*":
-            extra = _ANY
-        if (term.type, term.name, place, extra) in self._exact:
-            return True
-        if (
-            (term.name == "*" or "*" not in term.name)
-            and (extra is None or "*" not in extra)
-            and (place != "*" or extra is None)
-        ):
-            return False
-        known = self._known.get(term)
-        if known is None:
-            known = self._one_satisfies(term, self._by_type.get(term.type, ()))
-            self._known[term] = known
-        return known
-
-    def _one_satisfies(self, term: Term, events: Iterable[Event]) -> bool:
-        for event in events:
-            self._steps.take(term.steps(event))
-            if term.matches(event):
-                return True
-        return False
-
-
-def _asked(event: Event) -> Iterator[tuple[str, str, str | None, str | None]]:
-    """All that a term may ask for without a `*` inside a field, and that this event satisfies."""
-    names = {event.name, "*"} | ({"done"} if event.name in DONE else set())
-    for name in names:
-        if event.text is not None:
-            yield event.type, name, _LABEL, event.text
-        for context in event.contexts:
-            yield event.type, name, context, event.extra
-            yield event.type, name, context, _ANY
-        if event.unsplit is None:
-            yield event.type, name, "*", event.extra
-            yield event.type, name, "*", _ANY
-        elif TYPES[event.type] is None:
-            yield event.type, name, "*", None
-
-
-def missing(
-    trigger: Trigger, events: Iterable[Event] | Occurred, steps: Steps | None = None
-) -> Trigger | None:
-    """The trigger with its true parts removed, None when the events make all of it true.
-
-    A true part of an And goes; an Or with a true part goes whole. `steps` counts the work, unless
-    `events` is an Occurred, which has its own.
-    """
-    if not isinstance(events, Occurred):
-        events = Occurred(events, steps)
-    return _missing(trigger, events)
-
-
-def _missing(trigger: Trigger, events: Occurred) -> Trigger | None:
     if isinstance(trigger, Term):
-        return None if events.satisfy(trigger) else trigger
-    rest = [_missing(part, events) for part in trigger.parts]
+        return None if holds(trigger) else trigger
+    rest = [missing(part, holds) for part in trigger.parts]
     if isinstance(trigger, Or):
         return None if None in rest else _join(Or, [r for r in rest if r is not None])
     return _join(And, [r for r in rest if r is not None]) if any(rest) else None

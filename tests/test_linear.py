@@ -17,7 +17,7 @@ from agent import callback, conf, language, settings, trigger
 from agent.conf import read_callbacks, read_qb
 from agent.finding import capped, encodable, escape_json, printable, shorten, shown
 from agent.index import Index, Served
-from agent.trigger import Event, Occurred, glob, missing, parse
+from agent.trigger import Event, glob, parse
 from test_match import index
 
 #: Where linear ends: half way between the factors of linear and of quadratic time.
@@ -67,7 +67,6 @@ def _trigger(text: str) -> object:
     tree, problems = parse(text)
     if tree is not None:
         str(tree)
-        missing(tree, [Event.from_text("done-job-x")])
         event = Event.from_text("done-job-x-y")
         one = index([text])
         one.lookup(event)
@@ -98,16 +97,17 @@ ASKED = index(
 )
 
 
+COMPOUND = index(["done-job-x*x && done-job-y && done-work-*-* || done-job-a*a*a"])
+
+
 def _lookup(text: str) -> object:
     event = Event.from_text(f"done-work-{text}-1")
     return ASKED.lookup(event), ASKED.explain(event)
 
 
 def _occurred(text: str) -> object:
-    events = [Event.from_text(f"done-job-{part}") for part in text.split("-") if part]
-    tree, _ = parse("done-job-x*x && done-job-y && done-work-*-*a")
-    assert tree is not None
-    return missing(tree, Occurred(events))
+    occurred = [Event.from_text(f"done-job-{part}") for part in text.split("-") if part]
+    return COMPOUND.lookup(Event.from_text("done-work-self-1"), occurred)
 
 
 def _glob(text: str) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,9 @@ from agent import match
 from agent.callback import Implementation, Registration, Unit
 from agent.index import Index, Served
 from agent.match import Patterns
-from agent.trigger import CHECKPOINT_STEPS, Event, Steps, glob, missing, parse
+from agent.trigger import CHECKPOINT_STEPS, Event, Steps, Trigger, glob, missing, parse, terms
+from cases import Case, cases
+from test_index import events as seen
 
 #: Few letters, so that near misses and several matches are common.
 LETTERS = "ab-"
@@ -137,16 +139,46 @@ def test_a_costly_lookup_can_be_stopped_and_asked_again(trigger: str, event: str
         one.explain(asked, (), stop_at(len(made) + 2)[0])
 
 
-def test_what_is_missing_can_be_stopped() -> None:
-    tree, _ = parse(" && ".join(f"done-job-x*{n}" for n in range(100)))
+@pytest.mark.parametrize("count", [match.FEW_EVENTS, 10 * match.FEW_EVENTS])
+def test_what_is_missing_can_be_stopped(count: int) -> None:
+    tree, _ = parse(" && ".join(f"done-job-x*{n}" for n in range(1000)))
     assert tree is not None
-    happened = [Event.from_text(f"done-job-y{n}") for n in range(100)]
-    checkpoint, made = stop_at(3)
+    happened = [Event.from_text(f"done-job-y{n}") for n in range(count)]
     with pytest.raises(Stopped):
-        missing(tree, happened, Steps(checkpoint))
+        found_missing(tree, happened, Steps(stop_at(3)[0]))
     checkpoint, made = stop_at(0)
-    missing(tree, happened, Steps(checkpoint))
+    assert found_missing(tree, happened, Steps(checkpoint)) == tree
     assert 5 <= len(made) <= 25
+
+
+def found_missing(tree: Trigger, events: Sequence[Event], steps: Steps) -> Trigger | None:
+    return missing(tree, match.holding([tree], events, steps))
+
+
+@pytest.mark.parametrize("most", [2, match.MAX_FILED])
+@given(cases())
+def test_many_events_at_once_are_what_each_alone_is(most: int, one: Case) -> None:
+    """Also where the terms are filed in parts."""
+    if (asked := seen(one)) is None:
+        return
+    trees = [tree for tree, _ in map(parse, one.triggers) if tree is not None]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(match, "MAX_FILED", most)
+        holds = match.holding(trees, asked * (match.FEW_EVENTS + 1), Steps())
+    for tree in trees:
+        for term in terms(tree):
+            assert holds(term) == any(map(term.matches, asked)), term
+
+
+def test_many_events_and_many_terms_are_not_compared_each_with_each() -> None:
+    trees = [parse(f"done-job-x*{n} && done-job-y")[0] for n in range(2000)]
+    took = []
+    for count in (200, 2000):
+        events = [Event.from_text(f"done-job-x-{n}-z") for n in range(count)]
+        steps = Counted()
+        match.holding([tree for tree in trees if tree is not None], events, steps)
+        took.append(steps.taken)
+    assert took[1] < 200 * 2000
 
 
 #: Triggers by number, and an event that is close to all of them and matches a few at most.
