@@ -231,7 +231,8 @@ class Checker:
             return
         if check.verdict is None:
             del self._checks[check.digest]
-            if check.running is not None:
+            # In the quick lane it ends soon, and the helper stays.
+            if check.slow and check.running is not None:
                 check.running.cancel()
             return
         self._unused[check.digest] = check.size

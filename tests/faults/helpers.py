@@ -1,0 +1,73 @@
+"""Agents with changed constants, and their helper processes as the system shows them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from agents import Agent, wait_for
+
+#: 1 to 2 s of processor time to compile under Python 3.11.
+SLOW = "def f():\n    pass\n" * 8000
+#: Minutes.
+ENDLESS = "def f():\n    pass\n" * 100_000
+#: What a test's program begins with, to change constants before the agent starts.
+BEGIN = "import agent.checks as checks, agent.compiler as compiler, agent.helper as helper\n"
+
+
+def changed(agent: Agent, program: str) -> Agent:
+    """The agent, with this program executed before it starts."""
+    agent.program = ["-c", f"{BEGIN}{program}\nfrom agent.cli import main\nmain()"]
+    agent.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
+    return agent
+
+
+def helpers(agent: Agent) -> list[int]:
+    """The process ids of the agent's child processes that have not ended."""
+    assert agent.process is not None
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if int(parent) == agent.process.pid and state != "Z":
+            found.append(int(entry.name))
+    return found
+
+
+def cpu(pid: int) -> float:
+    """Seconds of processor time that a process has used; 0 if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def busy(agent: Agent, seconds: float = 0.2) -> int:
+    """Wait for a helper in the middle of a check: it has used so much processor time."""
+
+    def found() -> int:
+        return next((pid for pid in helpers(agent) if cpu(pid) > seconds), 0)
+
+    return wait_for(found, "a helper at work")
+
+
+def kill(pid: int) -> None:
+    """End a process as the kernel does when memory is short."""
+    os.kill(pid, signal.SIGKILL)
+
+
+def findings(agent: Agent) -> dict[str, str]:
+    """Severity by code of the findings of now."""
+    found = agent.status()["last_reload"]["diagnostics"]
+    return {finding["code"]: finding["severity"] for finding in found}
+
+
+def all_codes(agent: Agent) -> set[str]:
+    """The codes of all findings that any record had."""
+    return {d["code"] for record in agent.history() for d in record["diagnostics"]}
