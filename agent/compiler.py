@@ -301,6 +301,7 @@ class Checker:
                 self._handed[1].kill()
 
     async def _to_the_end(self, check: _Check, helper: Helper, send: bool) -> None:
+        helper.yield_to_others()
         try:
             while isinstance(result := await self._result(check, helper, send), SliceUsed):
                 send = False

@@ -40,6 +40,8 @@ MAX_MEMORY = 1 << 30
 #: Seconds without a word of a helper after which it is given up. It reports each SLICE of processor
 #: time, so it was stopped, or got no processor.
 MAX_SILENCE = 30
+#: The nice value of a helper whose source takes long.
+SLOW_NICE = 10
 #: Seconds after which the exit status of a killed helper is collected.
 REAP_AFTER = 0.2
 #: The most bytes of a report: MAX_CALLS calls, and a message in which each character is escaped.
@@ -132,6 +134,14 @@ class Helper:
             return msgspec.json.decode(await self._receive(length), type=Report)
         except msgspec.MsgspecError as error:
             raise HelperError("the helper process sent something that is not a report") from error
+
+    def yield_to_others(self) -> None:
+        """Let every other process go first from now on."""
+        pid = self._process.pid
+        with contextlib.suppress(OSError):
+            os.setpriority(
+                os.PRIO_PROCESS, pid, max(SLOW_NICE, os.getpriority(os.PRIO_PROCESS, pid))
+            )
 
     def kill(self) -> None:
         """End the process and close the pipes. Nobody may be waiting for its result."""

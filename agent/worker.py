@@ -33,8 +33,6 @@ REPORT = b"R"
 MEMORY = b"M"
 NO_MEMORY = b"N"
 
-#: Lookups go first.
-NICE = 10
 #: Bytes of address space that are left for the interpreter when the machine's memory is tried.
 _INTERPRETER = 128 << 20
 
@@ -109,8 +107,6 @@ def _limit_memory(wanted: int) -> int:
     # The first to be killed where the machine runs out of memory.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
-    if os.nice(0) < NICE:
-        os.nice(NICE)
     if sys.platform != "linux":
         return 0
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]

@@ -249,20 +249,43 @@ class Checking:
 
     def __init__(self) -> None:
         self._loop = asyncio.Runner()
-        self._checker = compiler.Checker(lambda _: None)
-        self._checker.begin()
-        self._task = self._loop.get_loop().create_task(self._checker.run())
+        self.checker = compiler.Checker(lambda _: None)
+        self.checker.begin()
+        self._task = self._loop.get_loop().create_task(self.checker.run())
         atexit.register(self._loop.close)
 
     def verdict(self, source: bytes) -> language.Verdict | None:
         """The verdict on a source, None where it could not be checked."""
-        return self._loop.run(self._verdict(source))
+        return self.verdicts("/cb", [source])[0]
 
-    async def _verdict(self, source: bytes) -> language.Verdict | None:
-        one = Implementation.of(source)
-        self._checker.use("/cb", {one.digest: source})
-        await self._checker.wait("/cb")
-        return self._checker.verdict(one.digest)
+    def verdicts(self, directory: str, sources: list[bytes]) -> list[language.Verdict | None]:
+        """The verdicts on the sources of a directory."""
+
+        async def known() -> None:
+            self._use(directory, sources)
+            await self.checker.wait(directory)
+
+        self._loop.run(known())
+        return [self.checker.verdict(Implementation.of(source).digest) for source in sources]
+
+    def begin(self, source: bytes) -> None:
+        """Have a source checked, and do not wait for it once it is in the slow lane."""
+
+        async def is_slow() -> None:
+            self._use("/cb", [source])
+            check = self.checker._checks[Implementation.of(source).digest]
+            while check.cpu == 0:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.01)
+
+        self._loop.run(is_slow())
+
+    def trouble(self, source: bytes) -> str | None:
+        """Why it could not be checked."""
+        return self.checker.trouble(Implementation.of(source).digest)
+
+    def _use(self, directory: str, sources: list[bytes]) -> None:
+        read = [Implementation.of(source) for source in sources]
+        self.checker.use(directory, {one.digest: one.code for one in read})
 
 
 @functools.cache

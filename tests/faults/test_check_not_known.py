@@ -1,0 +1,199 @@
+"""Row 22: a check that could not be made says nothing of the source. It is reported and retried."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agent import helper
+from agents import ALL_LANGUAGES, Agent, wait_for, write
+from faults.helpers import BEGIN, SLOW, all_codes, busy, changed, findings, helpers, kill
+from faults.steps import held, linux
+from sites import replace
+from targets import Checking
+
+ONE = "a.py = done-job-self\n"
+SLOWER = SLOW + SLOW[: len(SLOW) // 2]
+
+
+def check(directory: Path, program: str) -> list[tuple[str, str]]:
+    """Severity and code of the findings of the command `check`, with this executed before."""
+    qb_conf = directory.with_name("qb.conf")
+    qb_conf.write_text(ALL_LANGUAGES)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", f"{BEGIN}{program}\nfrom agent.cli import main\nmain()"),
+            *("check", str(directory), "--json", "--unsafe-permissions", "ignore"),
+            *("--qb-conf", str(qb_conf)),
+        ],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return [(d["severity"], d["code"]) for d in json.loads(done.stdout)["diagnostics"]]
+
+
+@linux
+def test_a_helper_that_is_killed_in_the_middle(tmp_path: Path, directory: Path) -> None:
+    """Memory is short: it is killed, again and again. Then there is memory."""
+    write(directory, ONE, a_py="1\n")
+    agent = changed(Agent(tmp_path, directory), "compiler.MAX_PAUSE = 0.5")
+    agent.start()
+    try:
+        replace(directory / "a.py", SLOWER)
+        while "not-checked" not in findings(agent):
+            with contextlib.suppress(ProcessLookupError):
+                kill(busy(agent))
+        assert findings(agent) == {"not-checked": "warning"}
+        assert agent.status()["state"] == "degraded"
+        assert agent.served()[0][2] == "1\n"
+        # It does not hang, and says that the edit is held.
+        assert agent.reload()["held"] == [{"directory": str(directory), "reason": "not-checked"}]
+        wait_for(lambda: agent.served()[0][2] == SLOWER)
+        assert agent.status()["state"] == "ok"
+        assert all_codes(agent) == {"not-checked"}
+        assert agent.history()[-1]["event"] == "restored"
+        assert [c["path"] for c in agent.history()[-1]["causes"]] == [str(directory / "a.py")]
+    finally:
+        agent.stop()
+
+
+@linux
+@pytest.mark.parametrize("all_of_them", [True, False], ids=["all processes", "the helper"])
+def test_processes_are_paused(tmp_path: Path, directory: Path, all_of_them: bool) -> None:
+    """For longer than the agent waits for a word of the helper: 33 s with MAX_SILENCE of 30."""
+    write(directory, ONE, a_py="1\n")
+    agent = changed(Agent(tmp_path, directory), "helper.MAX_SILENCE = 2")
+    agent.start()
+    assert agent.process is not None
+    try:
+        replace(directory / "a.py", SLOW)
+        paused = [busy(agent), *([agent.process.pid] if all_of_them else [])]
+        for pid in paused:
+            os.kill(pid, signal.SIGSTOP)
+        if all_of_them:
+            time.sleep(2.3)  # The pause itself.
+            for pid in paused:
+                os.kill(pid, signal.SIGCONT)
+        wait_for(lambda: agent.served()[0][2] == SLOW)
+        assert all_codes(agent) <= {"not-checked"}
+        wait_for(lambda: agent.status()["state"] == "ok")
+        # The one that stays stopped is not waited for, and does not stay.
+        wait_for(lambda: paused[0] not in helpers(agent))
+    finally:
+        agent.stop()
+
+
+FAILURES = {
+    "no process": "OSError(11, 'Resource temporarily unavailable')",
+    "no memory": "OSError(12, 'Cannot allocate memory')",
+    "no thread": 'RuntimeError("can\'t start new thread")',
+    "no interpreter": "FileNotFoundError(2, 'No such file or directory')",
+    "no descriptor": "OSError(24, 'Too many open files')",
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_no_helper_can_be_started(tmp_path: Path, directory: Path, failure: str) -> None:
+    """Also at a start: what is there is served, with a warning, and checked later."""
+    write(directory, ONE + "b.py = failed-job-self\n", a_py="1\n", b_py="1\n")
+    short = tmp_path / "short"
+    short.touch()
+    program = (
+        f"import os\nstart = helper._start\ndef fails():\n    if os.path.exists({str(short)!r}):\n"
+    )
+    program += f"        raise {FAILURES[failure]}\n    return start()\nhelper._start = fails\n"
+    agent = changed(Agent(tmp_path, directory), program + "compiler.MAX_PAUSE = 0.5")
+    agent.start()
+    try:
+        wait_for(lambda: findings(agent) == {"not-checked": "warning"})
+        assert (agent.status()["state"], len(agent.served())) == ("ok", 2)
+        replace(directory / "a.py", "2\n")
+        record = agent.reload()
+        assert record["held"] == [{"directory": str(directory), "reason": "not-checked"}]
+        why = next(d["message"] for d in record["diagnostics"] if d["path"].endswith("a.py"))
+        assert "could be started" in why
+        assert [code for _, _, code in agent.served()] == ["1\n", "1\n"]
+        # A removal waits for nothing.
+        (directory / "b.py").unlink()
+        wait_for(lambda: len(agent.served()) == 1)
+        short.unlink()
+        wait_for(lambda: [code for _, _, code in agent.served()] == ["2\n"])
+        assert not held(agent)
+        replace(directory / "a.py", "x = (\n")
+        wait_for(lambda: held(agent) == {str(directory): "error"})
+    finally:
+        agent.stop()
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_check_says_that_it_could_not_check(directory: Path, failure: str) -> None:
+    write(directory, ONE, a_py="x = (\n")
+    fails = f"def fails():\n    raise {FAILURES[failure]}\nhelper._start = fails"
+    assert check(directory, fails) == [("warning", "not-checked")]
+    assert check(directory, "") == [("warning", "does-not-compile")]
+
+
+#: What goes wrong in a helper, as a module that is loaded after its program.
+WRONG = {
+    "raises": "def examine(source): raise ZeroDivisionError",
+    "exits": "def examine(source): raise SystemExit",
+    "crashes": "import os\ndef examine(source): os.abort()",
+    "is killed": "import os\ndef examine(source): os.kill(os.getpid(), 9)",
+    "ends at once": "import os\nos._exit(0)",
+    "writes rubbish": "import os\ndef examine(source): os.write(1, b'rubbish')",
+    "sends no report": "def examine(source): return {'error': None}",
+    "sends half a report": "import os\ndef examine(source): os.write(1, b'R\\0\\0'); os._exit(0)",
+    "says nothing": "import time\ndef examine(source): time.sleep(1000)",
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_helper_that_goes_wrong(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = f"import sys\n{WRONG[what]}\nw = sys.modules['agent.worker']\n"
+    wrong += "w.examine, main = globals().get('examine'), w.main\n"
+    whole = helper._MODULES
+    monkeypatch.setattr(helper, "MAX_SILENCE", 1)
+    monkeypatch.setattr(helper, "_MODULES", [*whole, ("wrong", wrong)])
+    checking = Checking()
+    assert checking.verdict(b"x = (\n") is None
+    assert checking.trouble(b"x = (\n")
+    monkeypatch.setattr(helper, "_MODULES", whole)
+    wait_for(lambda: checking.verdict(b"x = (\n"), "a verdict as soon as it goes well")
+
+
+@pytest.mark.parametrize(("times", "compiles"), [(1, True), (2, False)])
+def test_a_limit_counts_when_it_is_reached_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, compiles: bool
+) -> None:
+    """The machine may have been short of memory; a source that reaches it again needs too much."""
+    tried = tmp_path / "tried"
+    tried.touch()
+    short = "\n".join(
+        [
+            "import sys",
+            "w = sys.modules['agent.worker']",
+            "real, main = w.examine, w.main",
+            "def examine(source):",
+            f"    with open({str(tried)!r}, 'r+') as file:",
+            "        count = len(file.read())",
+            "        file.write('.')",
+            f"    if count < {times}: raise MemoryError",
+            "    return real(source)",
+            "w.examine = examine",
+        ]
+    )
+    monkeypatch.setattr(helper, "_MODULES", [*helper._MODULES, ("short", short)])
+    verdict = Checking().verdict(b"x = 1\n")
+    assert verdict is not None
+    assert (verdict.error is None) is compiles
+    assert len(tried.read_text()) == 2
