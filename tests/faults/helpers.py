@@ -64,7 +64,7 @@ def kill(pid: int) -> None:
 
 def findings(agent: Agent) -> dict[str, str]:
     """Severity by code of the findings of now."""
-    found = agent.status()["last_reload"]["diagnostics"]
+    found = agent.history()[-1]["diagnostics"]
     return {finding["code"]: finding["severity"] for finding in found}
 
 

@@ -79,7 +79,7 @@ def test_a_directory_over_its_budget_is_held(tmp_path: Path, directory: Path) ->
         slow_files(directory, SLOW)
         wait_for(lambda: findings(agent) == {"check-budget": "error"})
         assert held(agent) == {str(directory): "error"}
-        (finding,) = agent.status()["last_reload"]["diagnostics"]
+        (finding,) = agent.history()[-1]["diagnostics"]
         assert finding["path"] == str(directory)
         assert "of them not checked: s" in finding["message"]
         assert {code for _, _, code in agent.served()} == {"1\n"}
@@ -200,7 +200,7 @@ def test_the_rest_of_the_findings_is_counted(tmp_path: Path, directory: Path) ->
     agent.start()
     try:
         wait_for(lambda: findings(agent) == {"exits": "warning", "more-findings": "warning"})
-        found = agent.status()["last_reload"]["diagnostics"]
+        found = agent.history()[-1]["diagnostics"]
         assert len(found) == MAX_CALLS + 1
         assert "150" in found[-1]["message"]
         assert os.path.basename(found[-1]["path"]) == "a.py"
