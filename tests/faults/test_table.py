@@ -37,10 +37,3 @@ def test_a_row_names_tests_that_exist(row: int) -> None:
     for name, beginning in named:
         tests = {test for test in names_in(HERE / name) if test.startswith("test_")}
         assert [t for t in tests if t.startswith(beginning)], f"{name} has no {beginning or 'test'}"
-
-
-def test_what_is_named_for_a_row_is_in_its_file() -> None:
-    """A test whose name says a row is found by way of the table."""
-    for file in sorted(HERE.glob("test_*.py")):
-        for row in {int(n[9:11]) for n in names_in(file) if re.match(r"test_row_\d\d_", n)}:
-            assert f"`{file.name}" in TABLE[row], f"row {row} does not name {file.name}"

@@ -26,6 +26,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from agent import callback
+from agent import directory as reading
 from agent.client import AgentError, Client
 from agents import DEADLINE, Agent, wait_for
 from onlooker import CONF, EVENT, Onlooker, answer, files, put
@@ -89,7 +91,13 @@ def hyphens(agent: Agent, _: Path) -> Iterator[None]:
 
 def a_long_line(_: Agent, directory: Path) -> Iterator[None]:
     """An implementation and a callbacks.conf of one long line each."""
-    put(directory, {"a.qcb": 'x = "' + "x" * (15 << 20), CONF: "a.qcb = done-job-self\n"})
+    put(
+        directory,
+        {
+            "a.qcb": 'x = "' + "x" * (callback.MAX_CODE_BYTES - 100),
+            CONF: "a.qcb = done-job-nobody\n",
+        },
+    )
     yield
     put(directory, {CONF: "a.pl = " + "\\" * 65_000 + "*-job-self\n", "a.pl": "0\n"})
     yield
@@ -97,17 +105,18 @@ def a_long_line(_: Agent, directory: Path) -> Iterator[None]:
 
 def findings_without_end(_: Agent, directory: Path) -> Iterator[None]:
     """A callbacks.conf of which every line is wrong."""
-    put(directory, {CONF: "nothing here\n" * 300_000})
+    put(directory, {CONF: "nothing here\n" * (callback.MAX_CONF_LINES - 1)})
     yield
 
 
 def sparse_files(_: Agent, directory: Path) -> Iterator[None]:
     """Many files that are long and take no room on disk."""
-    names = [f"s{number}.pl" for number in range(200)]
+    size = callback.MAX_CODE_BYTES - 1
+    names = [f"s{number}.pl" for number in range(reading.MAX_UNIT_BYTES // size - 1)]
     for name in names:
         with (directory / name).open("wb") as file:
-            file.truncate(15 << 20)
-    (directory / CONF).write_text("".join(f"{name} = done-job-self\n" for name in names))
+            file.truncate(size)
+    (directory / CONF).write_text("".join(f"{name} = done-job-nobody\n" for name in names))
     yield
 
 
