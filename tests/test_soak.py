@@ -52,8 +52,10 @@ def report(**what: Any) -> bool:
     if "failed" in what:
         results[what["failed"]] = None
     memory, descriptors = what.get("memory", 100.0), what.get("descriptors", 20)
-    measures = [soak.Measure(n, 100.0, 20) for n in range(9)]
-    measures.append(soak.Measure(10, memory, descriptors))
+    # The history is full from minute 4 on. Until then memory grows, and that says nothing.
+    measures = [soak.Measure(n, 60.0 + 10 * n, 20) for n in range(4)]
+    measures += [soak.Measure(n, 100.0 + n % 2 * 30, 20, True) for n in (4, 5, 6, 7)]
+    measures += [soak.Measure(n, memory + n % 2 * 30, descriptors, True) for n in (8, 9, 10)]
     left = {"state": what.get("state", "ok"), "last_reload": {"diagnostics": []}}
     log, said = what.get("log", "{}\n"), what.get("said", "")
     well: bool = soak.report(
@@ -66,6 +68,14 @@ def test_a_run_in_which_all_was_well() -> None:
     assert report()
     assert report(memory=100.0 + soak.MAX_GROWTH_MIB)
     assert report(said="callback-agent: refused a client\n")
+
+
+def test_a_history_that_does_not_get_full_is_not_waited_for() -> None:
+    measures = [soak.Measure(n, 100.0, 20, n == 10) for n in range(11)]
+    first, last = soak.compared(measures, 10.0)
+    assert [m.minutes for m in first] == [2, 3, 4]
+    assert [m.minutes for m in last] == [8, 9, 10]
+    assert soak.compared(measures[:2], 10.0) == ([], [])
 
 
 @pytest.mark.parametrize(

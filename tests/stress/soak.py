@@ -6,9 +6,10 @@ mount one, its disk is full half of the time; SIGHUP comes all the while. Meanwh
 behave hold every answer to what stood on disk.
 
 Once in a while all misbehaviour pauses, and the agent's memory and open descriptors are measured
-at rest. They must not grow from minute 2 on (with less time: from its first fifth). Prints the
-measures and the latencies of those who behave; exits 1 on a wrong answer, on growth, or if a
-misbehaviour could not be shown.
+at rest. They must not grow once the agent's history, which is bounded, is full (in a run too short
+for that: from minute 2, or its first fifth): the least of the last third of these measures is
+compared with the least of the first third. Prints the measures and the latencies of those who
+behave; exits 1 on a wrong answer, on growth, or if a misbehaviour could not be shown.
 
     scripts/soak --minutes 10
 """
@@ -46,13 +47,12 @@ from agent.pipe import MAX_CONNECTIONS
 from agents import Agent, wait_for, write
 from versions import NoVersion, Versions
 
-#: How much more memory the agent may have at the end than at the first measure that counts.
-#: History, verdicts and remembered answers fill up to their bounds first; the rest must be flat.
-#: A run that is shorter than it takes them must be told to bear more.
+#: How much more memory the agent may have in the last third than in the first, in MiB. A run that
+#: is too short to fill the history must be told to allow more.
 MAX_GROWTH_MIB = 16.0
 #: How many more descriptors: none but a check's child or a log that is just being written.
 MAX_GROWTH_DESCRIPTORS = 4
-#: Minutes from which on both must be flat.
+#: Minutes from which on both must be flat where the history does not get full.
 WARM = 2.0
 #: Seconds between two measures at rest.
 EVERY = 20.0
@@ -214,6 +214,17 @@ def deaf_subscriber(pipe: str, signs: Signs, chance: random.Random) -> None:
         signs.wait(chance.random() * 5)
 
 
+def vanishing_subscribers(pipe: str, signs: Signs, chance: random.Random) -> None:
+    """Many subscribe one after the other, and hang up at once."""
+    for _ in range(200):
+        if signs.over():
+            break
+        with connected(pipe) as one:
+            one.sendall(request("subscribe") + b"\n")
+            if chance.random() < 0.5:
+                one.recv(1)
+
+
 def reloads(pipe: str, signs: Signs, chance: random.Random) -> None:
     """Asks for reloads, and does not wait for them."""
     for _ in range(5):
@@ -236,7 +247,7 @@ def flood(pipe: str, signs: Signs, chance: random.Random) -> None:
 
 MISBEHAVIOURS: tuple[Callable[[str, Signs, random.Random], None], ...] = (
     *(endless_line, slow_drip, garbage, truncated, unread, large_batch, many_occurred),
-    *(deaf_subscriber, reloads, flood),
+    *(deaf_subscriber, vanishing_subscribers, reloads, flood),
 )
 
 
@@ -477,11 +488,13 @@ class Children:
 
 @dataclass(frozen=True)
 class Measure:
-    """The agent at rest: minutes since the start, memory in MiB, open descriptors."""
+    """The agent at rest: minutes since the start, memory in MiB, open descriptors, and whether its
+    history has dropped the first record."""
 
     minutes: float
     memory: float
     descriptors: int
+    full: bool = False
 
 
 def measure(agent: Agent, signs: Signs, began: float) -> Measure:
@@ -505,10 +518,21 @@ def measure(agent: Agent, signs: Signs, began: float) -> Measure:
         looks.append(len(os.listdir(proc / "fd")))
         time.sleep(0.01)
     descriptors = min(looks) - status["clients"]
+    full = one.history()["records"][0]["event"] != "started"
     one.close()
     signs.lull.clear()
     minutes = (time.monotonic() - began) / 60
-    return Measure(minutes, pages * mmap.PAGESIZE / (1 << 20), descriptors)
+    return Measure(minutes, pages * mmap.PAGESIZE / (1 << 20), descriptors, full)
+
+
+def compared(measures: list[Measure], minutes: float) -> tuple[list[Measure], list[Measure]]:
+    """The first and the last third of the measures that count. Both are empty if these are fewer
+    than two."""
+    counted = [m for m in measures if m.full]
+    if len(counted) < 3:
+        counted = [m for m in measures if m.minutes >= min(WARM, minutes / 5)]
+    third = max(1, len(counted) // 3)
+    return (counted[:third], counted[-third:]) if len(counted) > 1 else ([], [])
 
 
 @contextlib.contextmanager
@@ -595,15 +619,15 @@ def report(
     print("minute  memory MiB  descriptors   (at rest)")
     for m in measures:
         print(f"{m.minutes:6.2f}{m.memory:12.1f}{m.descriptors:13}")
-    warm = min(WARM, minutes / 5)
-    counted = [m for m in measures if m.minutes >= warm]
-    if len(counted) < 2:
+    first, last = compared(measures, minutes)
+    if not first:
         bad.append("too few measures to tell whether anything grows")
     else:
-        memory = counted[-1].memory - counted[0].memory
-        descriptors = counted[-1].descriptors - counted[0].descriptors
+        memory = min(m.memory for m in last) - min(m.memory for m in first)
+        descriptors = min(m.descriptors for m in last) - min(m.descriptors for m in first)
         print(
-            f"from minute {counted[0].minutes:.1f} to {counted[-1].minutes:.1f}: memory"
+            f"least of minutes {last[0].minutes:.1f} to {last[-1].minutes:.1f} against least of"
+            f" {first[0].minutes:.1f} to {first[-1].minutes:.1f}: memory"
             f" {memory:+.1f} MiB (at most +{growth:.0f}), descriptors {descriptors:+}"
             f" (at most +{MAX_GROWTH_DESCRIPTORS})"
         )
