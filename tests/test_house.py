@@ -171,6 +171,19 @@ def test_every_dependency_is_pinned_and_by_version_alone() -> None:
     assert {distribution(line) for line in wanted} <= {distribution(pin) for pin in pins}
 
 
+def test_the_lowest_versions_are_those_that_are_tested() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "scripts" / "constraints-lowest.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    lowest = {
+        distribution(line): re.search(r">=([0-9.]+)", line) for line in project["dependencies"]
+    }
+    assert pins.keys() == lowest.keys()
+    for name, bound in lowest.items():
+        assert bound is not None, name
+        assert re.fullmatch(rf"{re.escape(bound[1])}(\.0)*", pins[name]), name
+
+
 def committed() -> list[Path]:
     """The files that are in the repository, or would be with the next commit."""
     listed = subprocess.run(
