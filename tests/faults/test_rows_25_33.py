@@ -93,6 +93,8 @@ def test_row_26_another_has_a_write_lease(tmp_path: Path, directory: Path, name:
         look.sees(answer((directory, new)), SOON)
         waits_well(agent)
         look.saw_only(code_of(directory, 1), answer((directory, new)))
+        reasons = {one["reason"] for record in agent.history() for one in record["held"]}
+        assert reasons == {"being-written"}
 
 
 def _somebody() -> pwd.struct_passwd:
