@@ -32,7 +32,7 @@ from agent.python_source import Report
 from agent.worker import MEMORY, NO_MEMORY, REPORT
 
 #: Seconds of processor time after which a helper reports that a check goes on.
-SLICE = 0.1
+SLICE = 0.05
 #: Seconds of processor time for one source. Real callbacks take milliseconds.
 MAX_CPU = 10.0
 #: Bytes of address space of a helper. Real callbacks need a hundredth of it. On Linux.
