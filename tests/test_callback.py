@@ -369,3 +369,30 @@ def test_limits_are_errors_that_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callback, "MAX_CONF_LINES", 1)
     assert [f.code for f in plan(TWO.encode(), CONF).findings] == ["too-many-lines"]
     assert plan(TWO.encode(), CONF) == Plan(findings=plan(TWO.encode(), CONF).findings)
+
+
+# Bounds of what is reported -----------------------------------------------------------------------
+
+
+def test_an_error_is_never_hidden_behind_many_warnings() -> None:
+    conf = (
+        "".join(f"a.py = Done{n}x-job-self || Done-job-self\n" for n in range(500)) + "nonsense\n"
+    )
+    judgement = judge(reading(conf, **NEW), BEFORE)
+    assert len(judgement.findings) == 101
+    assert (judgement.held, "no-equals" in {f.code for f in judgement.findings}) == ("error", True)
+    more = judgement.findings[-1]
+    assert (more.code, more.severity) == ("more-findings", Severity.WARNING)
+    conf += "nonsense\n" * 500
+    more = judge(reading(conf, **NEW), BEFORE).findings[-1]
+    assert (more.code, more.severity) == ("more-findings", Severity.ERROR)
+
+
+def test_the_findings_of_many_files_are_bounded_too() -> None:
+    names = [f"f{n}.qcb" for n in range(2000)]
+    conf = "".join(f"{name} = done-job-self\n" for name in names)
+    files: dict[str, Found] = {name: code("nothing-known") for name in names}
+    judgement = judge(Reading(DIR, None, plan(conf.encode(), CONF), files), None)
+    assert len(judgement.findings) == callback.MAX_DIRECTORY_FINDINGS + 1
+    assert sum(f.count for f in judgement.findings) == 2000
+    assert judgement.findings[-1].path == DIR
