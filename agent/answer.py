@@ -266,16 +266,17 @@ def summary(record: Mapping[str, Any]) -> bytes:
     omitted = {"changes": len(record["changes"])}
     room = MAX_SUMMARY_BYTES
     for name in ("held", "diagnostics", "causes"):
+        items = short[name]
         # Errors are why a person asks.
-        items = sorted(short[name], key=lambda item: item.get("severity") != "error")
+        places = sorted(range(len(items)), key=lambda n: items[n].get("severity") != "error")
         kept = []
-        for item in items[:MAX_SUMMARY_FINDINGS]:
-            room -= len(_encode(item))
+        for place in places[:MAX_SUMMARY_FINDINGS]:
+            room -= len(_encode(items[place]))
             if room < 0:
                 break
-            kept.append(item)
+            kept.append(place)
         omitted[name] = len(items) - len(kept)
-        short[name] = [item for item in short[name] if item in kept]
+        short[name] = [items[place] for place in sorted(kept)]
     return encode(short | {"omitted": omitted})
 
 

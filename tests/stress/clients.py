@@ -220,6 +220,10 @@ def deaf_subscribers(agent: Agent, subscribers: int = 200) -> None:
         "the edit",
     )
     print(f"    the edit took {time.monotonic() - began:.2f} s")
+    # The answer to `subscribe` is short; the record fills what the kernel holds.
+    wait_for(
+        lambda: all(len(one.recv(100_000, socket.MSG_PEEK)) > 10_000 for one in deaf), "the records"
+    )
     for one in deaf:
         one.close()
 
@@ -301,6 +305,8 @@ def measured(attack: Attack, folder: Path) -> list[str]:
     agent = Agent(folder, large_site(folder / "cb", attack.callbacks, attack.code))
     agent.start()
     try:
+        with good_client(agent, 5) as waits:
+            print(f"    without it: {waits()}")
         # The good client stays until the attack is over, however long that takes.
         with good_client(agent, 30) as waits:
             began = time.monotonic()
