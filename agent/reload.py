@@ -64,6 +64,9 @@ class _Directory:
     unit: Unit | None = None
     device: int | None = None
     snapshot: Snapshot | None = None
+    #: What of it is watched.
+    target: Target | None = None
+    target_links: tuple[str, ...] = ()
     #: The last look at it, while it did not stand still; None once it settled.
     attempt: _Look | None = None
     #: What was reported of the writers when it was held for them, and when, in monotonic seconds.
@@ -317,8 +320,7 @@ class Reloader:
             for name, d in self._directories.items()
             if everything or name in dirty or d.unsettled is not None or d.snapshot is None
         ]
-        changed_names = frozenset(self._directories if everything else dirty)
-        settled = await self._settled(names, began, changed_names)
+        settled = await self._settled(names, began, None if everything else dirty)
         if settled:
             await to_thread.run_sync(self._evaluate, settled)
         for d, _ in settled:
@@ -476,15 +478,15 @@ class Reloader:
             sorted(self.settings.languages),
         )
 
-    def _look(self, names: list[str]) -> list[_Look]:
-        """Watch these directories as they are now, then read them. Blocks."""
+    def _look(self, names: list[str], everything: bool) -> list[_Look]:
+        """Watch these directories as they are now, then read them. `everything` says that more may
+        have changed than events tell. Blocks."""
         # That it can be read again gives no event.
         unread = any(f.code == "qb-conf-unreadable" for f in self.settings_findings)
         targets = {_QB_CONF: Target((self.settings.qb_conf,), self._qb_conf_unchanged, unread)}
         for path, d in self._directories.items():
-            paths = (path, *(f"{path}/{link}" for link in _links(d.snapshot)))
-            targets[path] = Target(paths, partial(_unchanged, d), _blind(d.snapshot))
-        self.watch.follow(targets, {_QB_CONF, *names})
+            targets[path] = d.target = _target(d)
+        self.watch.follow(targets, {_QB_CONF, *names}, everything)
         sizes = {p: d.snapshot.size if d.snapshot else 0 for p, d in self._directories.items()}
         looks = []
         for d in map(self._directories.__getitem__, names):
@@ -548,16 +550,18 @@ class Reloader:
         return new is self.settings and findings == self.settings_findings
 
     async def _settled(
-        self, names: list[str], began: float, dirty: frozenset[str]
+        self, names: list[str], began: float, dirty: set[str] | None
     ) -> list[tuple[_Directory, Snapshot]]:
         """Read these directories; those that stood still for a quiet time, or were waited for long
-        enough. Those not in `dirty` only wait for a writer."""
+        enough. Those not in `dirty` only wait for a writer; None is all of them."""
         settled: list[tuple[_Directory, Snapshot]] = []
         silent, directories = await self._answering([self._directories[name] for name in names])
         for d in silent:
             d.unsettled = d.attempt = d.written = None
             settled.append((d, directory.silent(d.path, d.snapshot)))
-        waiting = [d for d in directories if d.path not in dirty and d.waits_for_writer]
+        waiting = []
+        if dirty is not None:
+            waiting = [d for d in directories if d.path not in dirty and d.waits_for_writer]
         written = await self.patience.wait(self._still_written, waiting) if waiting else []
         if written is None:
             self._look_again(directories)
@@ -569,7 +573,7 @@ class Reloader:
         directories = [d for d in directories if d not in written]
         if not directories:
             return settled
-        looks = await self.patience.wait(self._look, [d.path for d in directories])
+        looks = await self.patience.wait(self._look, [d.path for d in directories], dirty is None)
         if looks is None:
             self._look_again(directories)
             return settled
@@ -809,6 +813,16 @@ def _blind(snapshot: Snapshot | None) -> bool:
 
 def _links(snapshot: Snapshot | None) -> tuple[str, ...]:
     return snapshot.links if snapshot else ()
+
+
+def _target(d: _Directory) -> Target:
+    """What to watch for a directory: the one of before if its links and its kind are the same."""
+    links, blind = _links(d.snapshot), _blind(d.snapshot)
+    if d.target is not None and (d.target.blind, d.target_links) == (blind, links):
+        return d.target
+    d.target_links = links
+    paths = (d.path, *(f"{d.path}/{link}" for link in links))
+    return Target(paths, partial(_unchanged, d), blind)
 
 
 def _unchanged(d: _Directory) -> bool:

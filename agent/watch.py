@@ -41,6 +41,8 @@ SCAN = 30.0
 SCAN_BLIND = 1.0
 #: So many failures of a watcher within SCAN seconds, and it is left alone for as long.
 MAX_FAILURES = 5
+#: Paths of which events came that are looked at one by one; if there are more, at everything.
+MAX_TOUCHED = 100
 #: The kernel's own limit of links on the way to one file.
 MAX_LINKS = 40
 
@@ -76,6 +78,11 @@ class Watch:
         self._targets: Mapping[str, Target] = {}
         self._ways: dict[str, _Ways] = {}
         self._places: Places = {}
+        #: By target, the paths of which events came since it was last followed; None where more may
+        #: have changed on the way to it. Only ever replaced whole, since `follow` is in a thread.
+        self._touched: dict[str, frozenset[str] | None] = {}
+        #: Whether a `follow` was given up, and with it what it knew of `_touched`.
+        self._given_up = False
         self._watched: frozenset[tuple[str, int, int]] = frozenset()
         self._watcher: tuple[RustNotify, threading.Event] | None = None
         #: The watcher that was listened to last.
@@ -103,35 +110,77 @@ class Watch:
             )
         return kind
 
-    def follow(self, targets: Mapping[str, Target], dirty: Collection[str]) -> None:
+    def follow(
+        self, targets: Mapping[str, Target], dirty: Collection[str], everything: bool = True
+    ) -> None:
         """Watch these targets from now on, and no others. The ways to those in `dirty` are looked
-        up again. Blocks, for some stats and watches; may be called from any thread.
+        up again; without `everything`, only where events say that something on the way changed.
+        Blocks, for some stats and watches; may be called from any thread.
 
         When it returns, the watch stands: a change from now on is noticed.
         """
-        self._targets = targets
         self._turn = turn = object()
+        before, self._targets = self._targets, targets
+        everything = everything or self._given_up
+        self._given_up = True
         for _ in range(3):
-            ways = {key: self._way_to(key, target, key in dirty) for key, target in targets.items()}
-            watched = frozenset().union(*(way.watched for way in ways.values()))
+            ways = {}
+            for key, target in targets.items():
+                known = self._ways.get(key) if before.get(key) is target else None
+                if key not in dirty:
+                    ways[key] = self._ways.get(key) or _UNKNOWN
+                elif everything or not self._is_as_known(key, target, known):
+                    ways[key] = self._way_to(key, target)
+                else:
+                    ways[key] = known or _UNKNOWN
+            watched = frozenset(place for way in ways.values() for place in way.watched)
+            # Most often nothing but the bytes of a file changed.
+            same = ways.keys() == self._ways.keys()
+            same = same and all(way is self._ways[key] for key, way in ways.items())
+            places = self._places if same else _places(ways)
             with self._lock:
                 if self._turn is not turn:
                     return  # It took too long: others went on without it.
-                self._ways = ways
-                self._places = _places(ways)
+                self._ways, self._places = ways, places
+                self._given_up = False
                 if watched == self._watched and self._watcher is not None:
                     return
                 if self._renew(watched):
                     return
-            dirty = targets.keys()
+            dirty, everything = targets.keys(), True
 
-    def _way_to(self, key: str, target: Target, dirty: bool) -> _Ways:
-        known = self._ways.get(key)
-        if not dirty or self.is_silent(target.paths[0]):
+    def _way_to(self, key: str, target: Target) -> _Ways:
+        if self.is_silent(target.paths[0]):
             # One that was never looked at has not answered yet.
-            return known or _Ways(frozenset(), frozenset(), blind=True)
+            return self._ways.get(key) or _UNKNOWN
+        self._touched.pop(key, None)
         with self._patience.asking(target.paths[0]):
             return _ways(target, self.mounts)
+
+    def _is_as_known(self, key: str, target: Target, known: _Ways | None) -> bool:
+        """Whether nothing changed on the way to a target that is as it was, as far as events tell.
+        Blocks."""
+        if known is None or known.blind or target.blind or self._watcher is None:
+            return False
+        touched = self._touched.pop(key, frozenset())
+        if touched is None:
+            return False
+        walks = _Walks()
+        with self._patience.asking(target.paths[0]):
+            return all(known.still(path, walks) for path in touched)
+
+    def _touch(self, key: str, path: str | None) -> None:
+        """Note an event on the way to a target; None where nobody knows which."""
+        before = self._touched.get(key, frozenset())
+        if path is None or before is None or len(before) >= MAX_TOUCHED:
+            self._touched[key] = None
+        else:
+            self._touched[key] = before | {path}
+
+    def _notice_all(self) -> None:
+        for key in self._targets:
+            self._touch(key, None)
+        self._notice(None)
 
     def _renew(self, watched: frozenset[tuple[str, int, int]]) -> bool:
         """Whether the matter is settled; not if a directory vanished meanwhile."""
@@ -190,7 +239,7 @@ class Watch:
             last, self._listened = self._listened, watcher
             if last is not None and last is not watcher:
                 # What the one before had seen and not told yet is lost, of any directory.
-                self._notice(None)
+                self._notice_all()
             # Where no thread can be started, this raises and is tried again: the changes stay in
             # the watcher meanwhile.
             changes = await to_thread.run_sync(
@@ -206,38 +255,41 @@ class Watch:
                     del self._failures[:-MAX_FAILURES]
                     if len(self._failures) == MAX_FAILURES:
                         self._failed(f"the watcher keeps failing: {changes}")
-                    self._notice(None)
+                    self._notice_all()
                 continue
             if isinstance(changes, set):
                 if any(path in self._places for _, path in changes):
                     # A watched directory came, went or was renamed. Then watchfiles forgets its
                     # watch, also where the same directory comes back.
                     self._watched = frozenset()
-                names = set(self._meant(changes))
+                names = set()
+                for _, path in changes:
+                    for name in self._meant(path):
+                        self._touch(name, path)
+                        names.add(name)
                 if names:
                     self._notice(names)
 
     def _is_current(self, watcher: RustNotify) -> bool:
         return self._watcher is not None and self._watcher[0] is watcher
 
-    def _meant(self, changes: set[tuple[int, str]]) -> Iterator[str]:
-        """The targets that changes of these paths may concern."""
-        for _, path in changes:
-            if (names := self._places.get(path)) is not None:
-                # The directory itself: it was removed, renamed, or its mode changed.
-                for targets in names.values():
-                    yield from targets
-            directory, _, name = path.rpartition("/")
-            names = self._places.get(directory or "/")
-            if names is not None:
-                yield from names.get(name, ())
-                yield from names.get(None, ())
+    def _meant(self, path: str) -> Iterator[str]:
+        """The targets that a change of this path may concern."""
+        if (names := self._places.get(path)) is not None:
+            # The directory itself: it was removed, renamed, or its mode changed.
+            for targets in names.values():
+                yield from targets
+        directory, _, name = path.rpartition("/")
+        names = self._places.get(directory or "/")
+        if names is not None:
+            yield from names.get(name, ())
+            yield from names.get(None, ())
 
     async def _look_at_mounts(self) -> None:
         while True:
             await anyio.sleep(SCAN_BLIND)
             if self.mounts.changed():
-                self._notice(None)
+                self._notice_all()
 
     async def _scan(self) -> None:
         while True:
@@ -257,6 +309,8 @@ class Watch:
             if targets:
                 changed = await self._patience.wait(self._changed, targets)
                 if changed:
+                    for name in changed:
+                        self._touch(name, None)
                     self._notice(changed)
 
     def is_silent(self, path: str) -> bool:
@@ -308,24 +362,51 @@ def _close(watcher: tuple[RustNotify, threading.Event] | None) -> None:
         watcher[1].set()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Ways:
-    """The names that are looked up on the ways to one target, and the directories that they are
-    looked up in, by identity: those that can be watched, and whether others are among them. And
-    the device that the target itself is on."""
+    """The names that are looked up on the ways to one target, each with the path that it is looked
+    up for, None for several; and the directories that they are looked up in, by identity: those
+    that can be watched, and whether others are among them. And the device that the target is on."""
 
-    names: frozenset[tuple[str, str | None]]
+    names: Mapping[tuple[str, str | None], str | None]
+    directories: frozenset[str]
     watched: frozenset[tuple[str, int, int]]
     blind: bool
     device: int | None = None
 
+    def still(self, changed: str, walks: _Walks) -> bool:
+        """Whether the ways are the same after a change of this path. Blocks."""
+        if changed in self.directories:
+            return False
+        directory, _, name = changed.rpartition("/")
+        step = directory or "/", name
+        if step not in self.names:
+            # A file that is not on any way, in a directory of which every name matters.
+            return True
+        path = self.names[step]
+        if path is None:
+            return False
+        now = list(walks.steps(path))
+        own = {step for step, of in self.names.items() if of == path}
+        return all(step in self.names for step in now) and own == {
+            step for step in now if self.names[step] == path
+        }
+
+
+_UNKNOWN = _Ways({}, frozenset(), frozenset(), blind=True)
+
 
 def _ways(target: Target, mounts: Mounts) -> _Ways:
-    names = frozenset(step for path in target.paths for step in _way(path))
+    walks = _Walks()
+    names: dict[tuple[str, str | None], str | None] = {}
+    for path in target.paths:
+        for step in walks.steps(path):
+            names[step] = path if names.setdefault(step, path) == path else None
     watched = set()
     far: list[str] = []
     # Those above come first.
-    for directory in sorted({directory for directory, _ in names}):
+    directories = frozenset(directory for directory, _ in names)
+    for directory in sorted(directories):
         answered()
         if any(directory.startswith(f"{above}/") for above in far):
             # To set a watch on what is mounted there goes through it.
@@ -344,7 +425,7 @@ def _ways(target: Target, mounts: Mounts) -> _Ways:
         device = os.stat(target.paths[0]).st_dev
     except OSError:
         device = None
-    return _Ways(names, frozenset(watched), bool(far), device)
+    return _Ways(names, directories, frozenset(watched), bool(far), device)
 
 
 def _places(ways: Mapping[str, _Ways]) -> Places:
@@ -355,37 +436,57 @@ def _places(ways: Mapping[str, _Ways]) -> Places:
     return places
 
 
-def _way(path: str) -> Iterator[tuple[str, str | None]]:
-    """Each directory that is passed on the way to a path, with the name that is looked up in it.
+class _Walks:
+    """Walks along many paths. What was looked up on one is not looked up again on another, so that
+    thousands of links into one directory take one walk and one look each."""
 
-    Links are followed step by step, so that no directory is named through one. At its end, if it
-    is a directory, it comes itself with None: every name in it matters.
-    """
-    steps = [part for part in path.split("/") if part]
-    here = "/"
-    links = 0
-    while steps:
-        answered()
-        name = steps.pop(0)
-        if name in ("", "."):
-            continue
-        if name == "..":
-            here = os.path.dirname(here)
-            continue
-        yield here, name
-        there = os.path.join(here, name)
-        try:
-            target = os.readlink(there)
-        except OSError:
-            if not os.path.lexists(there):
+    def __init__(self) -> None:
+        #: By path without links, where a link there leads; "" where it is none.
+        self._targets: dict[str, str] = {}
+
+    def steps(self, path: str) -> Iterator[tuple[str, str | None]]:
+        """Each directory that is passed on the way to a path, with the name looked up in it.
+
+        Links are followed step by step, so that no directory is named through one. At its end, if
+        it is a directory, it comes itself with None: every name in it matters. Blocks.
+        """
+        steps = [part for part in path.split("/") if part][::-1]
+        here = "/"
+        links = 0
+        while steps:
+            answered()
+            name = steps.pop()
+            if name in ("", "."):
+                continue
+            if name == "..":
+                here = os.path.dirname(here)
+                continue
+            yield here, name
+            there = f"{here}/{name}" if here != "/" else f"/{name}"
+            target = self._target(there, bool(steps))
+            if target is None:
                 return
-            here = there
-            continue
-        links += 1
-        if links > MAX_LINKS:
-            return
-        if target.startswith("/"):
-            here = "/"
-        steps = [*target.split("/"), *steps]
-    if os.path.isdir(here):
-        yield here, None
+            if not target:
+                here = there
+                continue
+            links += 1
+            if links > MAX_LINKS:
+                return
+            if target.startswith("/"):
+                here = "/"
+            steps += target.split("/")[::-1]
+        if os.path.isdir(here):
+            yield here, None
+
+    def _target(self, path: str, inside: bool) -> str | None:
+        """Where a link leads, "" for what is not one, None where there is nothing. `inside` says
+        that the way goes on, so that other ways may lead over it too."""
+        target: str | None = self._targets.get(path)
+        if target is None:
+            try:
+                target = os.readlink(path)
+            except OSError:
+                target = "" if os.path.lexists(path) else None
+            if inside and target is not None:
+                self._targets[path] = target
+        return target
