@@ -209,7 +209,7 @@ def test_a_user_database_that_does_not_answer_delays_and_accepts_nobody(
     cb: Path, users: Strangers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     identity = pytest.importorskip("agent.identity")
-    ended = []
+    ended: list[bool] = []
 
     def never(uid: int) -> frozenset[int]:
         wait_for(lambda: ended, "the end of the test")

@@ -65,10 +65,10 @@ def test_equal_bytes_count_as_stable(tmp_path: Path, program: Path, kind: str) -
         try:
             assert is_well(agent), agent.reload()["diagnostics"]
             assert agent.fires("done-job-self") == ["a.qcb"]
-            replace(under / "callbacks.conf", "a.qcb = done-work-self\n")
-            wait_for(lambda: agent.fires("done-work-self") == ["a.qcb"], "the edit")
+            replace(under / "callbacks.conf", "a.qcb = done-work-self-1\n")
+            wait_for(lambda: agent.fires("done-work-self-1") == ["a.qcb"], "the edit")
             (under / "a.qcb").unlink()
-            wait_for(lambda: agent.fires("done-work-self") == [], "the removal")
+            wait_for(lambda: agent.fires("done-work-self-1") == [], "the removal")
             wait_for(lambda: "removed" in str(agent.history()[-1]["diagnostics"]), "the record")
             # Reading it again and again makes no records.
             count = len(agent.history())
@@ -100,8 +100,8 @@ def test_a_file_that_is_touched_all_the_time_is_served(tmp_path: Path) -> None:
     try:
         with running(tmp_path, directory) as agent:
             assert is_well(agent)
-            replace(directory / "callbacks.conf", "a.qcb = done-work-self\n")
-            wait_for(lambda: agent.fires("done-work-self") == ["a.qcb"], "the edit")
+            replace(directory / "callbacks.conf", "a.qcb = done-work-self-1\n")
+            wait_for(lambda: agent.fires("done-work-self-1") == ["a.qcb"], "the edit")
             assert all(not record["held"] for record in agent.history())
     finally:
         touching.kill()
