@@ -1,0 +1,536 @@
+"""The types of everything that passes through the pipe, and the table of methods.
+
+This is the only definition of requests, results and records. msgspec decodes requests with these
+types; `agent.rpc.openrpc` derives the JSON Schemas and the OpenRPC document from them.
+
+Two things are said beside a type because msgspec cannot express them in an annotation:
+
+- `__post_init__` checks rules between members. `SCHEMA_RULE` beside it is the same rule as a JSON
+  Schema. A property test holds that the two agree.
+- The syntax of an event given as text is checked by `agent.trigger`, which can name the column.
+  `EVENT_TEXT_PATTERN` is the same rule as a regular expression; the decoder does not apply it.
+
+A `description` says what a value should be, in words that can follow "expected": a client reads it
+when the value is refused. `EXPECTED` is the description of a whole type.
+
+To add a method, add a row to `METHODS` and a handler to the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, NamedTuple
+
+from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
+from msgspec.structs import fields, force_setattr
+
+from agent.trigger import TYPES
+
+PARSE_ERROR: Final = -32700
+INVALID_REQUEST: Final = -32600
+METHOD_NOT_FOUND: Final = -32601
+INVALID_PARAMS: Final = -32602
+INTERNAL_ERROR: Final = -32603
+#: JSON-RPC 2.0 leaves -32000 to -32099 to the server.
+REFUSED: Final = -32000
+BATCH_TOO_LARGE: Final = -32001
+
+#: The errors of JSON-RPC 2.0, with the specification's words, and the agent's own.
+ERRORS: Final[Mapping[int, str]] = {
+    PARSE_ERROR: "Parse error",
+    INVALID_REQUEST: "Invalid Request",
+    METHOD_NOT_FOUND: "Method not found",
+    INVALID_PARAMS: "Invalid params",
+    INTERNAL_ERROR: "Internal error",
+    REFUSED: "Refused",
+    BATCH_TOO_LARGE: "Batch too large",
+}
+
+#: The largest integer that msgspec, C and SQL can hold: 64 bits with sign.
+MAX_INTEGER: Final = 2**63 - 1
+
+#: The types of event that need an extra.
+NEEDS_EXTRA: Final = frozenset(name for name, extra in TYPES.items() if extra is not None)
+_WITH_EXTRA = [name for name in TYPES if name in NEEDS_EXTRA]
+_WITHOUT_EXTRA = [name for name in TYPES if name not in NEEDS_EXTRA]
+
+#: An event given as text: no empty name, no empty extra after a context, and an extra where the
+#: type needs one.
+EVENT_TEXT_PATTERN: Final = (
+    r"^[^-]+-(?![a-z]+-(?:self|parent|[0-9]+)-(?![\s\S]))"
+    rf"(?:(?:{'|'.join(_WITHOUT_EXTRA)})-[\s\S]|(?:{'|'.join(_WITH_EXTRA)})-[^-]*-)"
+)
+
+# Pieces that several types share ----------------------------------------------------------------
+
+_Natural = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+_Positive = Annotated[int, Meta(ge=1)]
+_Generation = Annotated[
+    int, Meta(description="counts accepted indexes since the agent started, from 1", ge=1)
+]
+_IndexDigest = Annotated[str, Meta(description="names the whole index by content", min_length=1)]
+_FileDigest = Annotated[
+    str,
+    Meta(
+        description="sha256: and the hex digest of the implementation's bytes",
+        pattern=r"^sha256:[0-9a-f]{64}(?![\s\S])",
+    ),
+]
+_LineNumber = Annotated[int, Meta(description="a line number, from 1", ge=1)]
+
+# mypy cannot read a Literal that is built at run time.
+if TYPE_CHECKING:
+    EventType = str
+else:
+    EventType = Literal[tuple(TYPES)]
+
+EventText = Annotated[str, Meta(extra_json_schema={"pattern": EVENT_TEXT_PATTERN})]
+
+
+def _described(text: str) -> Meta:
+    return Meta(description=text)
+
+
+def _job_number(what: str) -> Meta:
+    return Meta(description=f"{what}, an integer from 0 to {MAX_INTEGER}, or null")
+
+
+# Parameters -------------------------------------------------------------------------------------
+
+
+class _Params(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """Parameters and their parts. They hold no reference cycles, so the garbage collector does not
+    track them."""
+
+
+class Job(_Params, frozen=True):
+    """A job, as far as the client gave it. None is not given and equals nothing."""
+
+    EXPECTED: ClassVar = "a job, as an object with any of id, label, pid and pgrp"
+
+    id: Annotated[_Natural | None, _job_number("the job's id")] = None
+    label: Annotated[
+        str | None, _described("the job's label, text or null; empty counts as not given")
+    ] = None
+    pid: Annotated[_Natural | None, _job_number("the id of the job's parent")] = None
+    pgrp: Annotated[_Natural | None, _job_number("the job's process group")] = None
+
+    def __post_init__(self) -> None:
+        if self.label == "":
+            force_setattr(self, "label", None)
+
+
+class EventObject(_Params, frozen=True):
+    """An event given as an object. Its contexts are derived from the job's ids."""
+
+    EXPECTED: ClassVar = (
+        "an event, as an object with name, type, job and, where the type needs it, extra"
+    )
+    SCHEMA_RULE: ClassVar[dict[str, Any]] = {
+        "anyOf": [
+            {"properties": {"type": {"type": "string", "enum": _WITHOUT_EXTRA}}},
+            {
+                "required": ["extra"],
+                "properties": {
+                    "extra": {
+                        "description": "an extra that is not empty, because this type needs one",
+                        "type": "string",
+                        "minLength": 1,
+                    }
+                },
+            },
+        ],
+    }
+
+    name: Annotated[
+        str,
+        Meta(
+            description="the event's name, text that is not empty and has no hyphen",
+            pattern=r"^[^-]+(?![\s\S])",
+        ),
+    ]
+    type: Annotated[EventType, _described(f"the event's type, one of {' '.join(TYPES)}")]
+    job: Annotated[Job, _described("the job that the event is of, an object which may be empty")]
+    extra: Annotated[
+        str | None, _described("the event's extra, text or null; empty counts as not given")
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.extra == "":
+            force_setattr(self, "extra", None)
+        if self.extra is None and self.type in NEEDS_EXTRA:
+            raise ValueError("this type needs an extra")
+
+
+Event = Annotated[
+    EventText | EventObject,
+    _described(
+        "an event, as text (name-type-context or name-type-context-extra) or as an object with"
+        " name, type, job and extra"
+    ),
+]
+
+# These may be left out, but not given as null: msgspec decodes by the annotation and does not
+# compare defaults with it.
+if TYPE_CHECKING:
+    JobIfGiven = Job | None
+    NaturalIfGiven = int | None
+else:
+    JobIfGiven = Job
+    NaturalIfGiven = _Natural
+
+_CODE = _described("true or false: whether the files' text is wanted too")
+
+
+class LookupParams(_Params, frozen=True):
+    """Parameters of `lookup` and `explain`.
+
+    event: text in the trigger's own syntax, whose syntax is not checked yet, or an object.
+    owner: the job that the callbacks hang on; None is the event's own job. `{}` is an owner
+        without fields, and nothing matches it.
+    occurred: events that happened before. It holds no objects if there is no owner and the event
+        is text: their contexts could not be derived.
+    code: whether the files' text is wanted too.
+    """
+
+    EXPECTED: ClassVar = "parameters by name: event, and where wanted owner, occurred and code"
+    SCHEMA_RULE: ClassVar[dict[str, Any]] = {
+        "anyOf": [
+            {"required": ["event"], "properties": {"event": {"type": "object"}}},
+            {"properties": {"occurred": {"type": "array", "items": {"type": "string"}}}},
+            {"required": ["owner"]},
+        ]
+    }
+
+    event: Event
+    owner: Annotated[
+        JobIfGiven,
+        _described("the job that the callbacks hang on; without it, the event's own job"),
+    ] = None
+    occurred: Annotated[
+        tuple[Event, ...], _described("the events that occurred before, as an array")
+    ] = ()
+    code: Annotated[bool, _CODE] = False
+
+    def __post_init__(self) -> None:
+        if (
+            self.occurred
+            and self.owner is None
+            and type(self.event) is str
+            and EventObject in map(type, self.occurred)
+        ):
+            raise ValueError("an object in occurred needs an owner")
+
+
+class ListParams(_Params, frozen=True):
+    """Parameters of `list`. code: whether the files' text is wanted too."""
+
+    EXPECTED: ClassVar = "parameters by name: code, where wanted"
+
+    code: Annotated[bool, _CODE] = False
+
+
+class HistoryParams(_Params, frozen=True):
+    """Parameters of `history`. limit: how many records at most; None is all that are kept."""
+
+    EXPECTED: ClassVar = "parameters by name: limit, where wanted"
+
+    limit: Annotated[
+        NaturalIfGiven,
+        _described(
+            f"an integer from 0 to {MAX_INTEGER}: how many of the newest records are wanted at most"
+        ),
+    ] = None
+
+
+class NoParams(_Params, frozen=True):
+    """Parameters of a method that has none."""
+
+    EXPECTED: ClassVar = "no parameters: nothing, {} or []"
+
+
+# Results and records ----------------------------------------------------------------------------
+
+
+class _Result(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Results and their parts. A member that is UNSET is left out."""
+
+
+class Callback(_Result, frozen=True, kw_only=True):
+    """One registration of callbacks.conf with its implementation."""
+
+    SCHEMA_RULE: ClassVar[dict[str, Any]] = {"not": {"required": ["code", "code_base64"]}}
+
+    file: Annotated[str, _described("the implementation's file name")]
+    path: Annotated[str, _described("the directory as listed, and the file")]
+    directory: Annotated[str, _described("the directory as listed")]
+    language: Literal["python", "perl", "qube"]
+    trigger: Annotated[str, _described("the trigger in canonical text")]
+    line: Annotated[int, Meta(description="its line in callbacks.conf, from 1", ge=1)]
+    digest: _FileDigest
+    enabled: Annotated[bool, _described("false where supervisor_language_flags forbids it")]
+    code: Annotated[str, _described("the file's text, when asked for")] | UnsetType = UNSET
+    code_base64: (
+        Annotated[
+            str,
+            Meta(
+                description="the file's bytes in base64, where they are not UTF-8",
+                extra_json_schema={"contentEncoding": "base64"},
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class PartialCallback(Callback, frozen=True, kw_only=True):
+    """A callback that the event brings closer, and what it still waits for."""
+
+    missing: Annotated[str, _described("what has not happened yet, as trigger text")]
+
+
+class ExplainedCallback(Callback, frozen=True, kw_only=True):
+    """A callback, and why it fires or not."""
+
+    verdict: Literal["fires", "partial", "no"]
+    reason: str
+
+
+class LookupResult(_Result, frozen=True, kw_only=True):
+    """Which callbacks fire, and which are partial."""
+
+    generation: _Generation
+    digest: _IndexDigest
+    callbacks: Annotated[list[Callback], _described("those that fire")]
+    partial: Annotated[
+        list[PartialCallback],
+        _described("those of which the event satisfies a term, but not the whole trigger"),
+    ]
+
+
+class ExplainResult(_Result, frozen=True, kw_only=True):
+    """Every callback of the event's name and type, with a verdict."""
+
+    generation: _Generation
+    digest: _IndexDigest
+    callbacks: list[ExplainedCallback]
+
+
+class ListResult(_Result, frozen=True, kw_only=True):
+    """Every callback that is served."""
+
+    generation: _Generation
+    digest: _IndexDigest
+    callbacks: list[Callback]
+
+
+class Diagnostic(_Result, frozen=True, kw_only=True):
+    """One problem, with its place."""
+
+    severity: Literal["error", "warning", "note"]
+    code: Annotated[str, Meta(description="a short name for the kind of problem", min_length=1)]
+    path: str
+    line: Annotated[_Positive | None, _described("from 1; null for a whole file")]
+    column: Annotated[_Positive | None, _described("from 1, in code points; null: a whole file")]
+    message: str
+    hint: Annotated[str, _described("what to do about it")] | UnsetType = UNSET
+
+
+class Cause(_Result, frozen=True, kw_only=True):
+    """A file or setting that changed."""
+
+    path: str
+    change: str
+
+
+class Change(_Result, frozen=True, kw_only=True):
+    """A callback that is served, or not, since this record."""
+
+    change: Literal["added", "removed", "modified"]
+    path: str
+    trigger: str
+    line: _LineNumber
+    digest: _FileDigest
+
+
+class HeldDirectory(_Result, frozen=True, kw_only=True):
+    """A directory that is held, and why."""
+
+    directory: str
+    reason: str
+
+
+class Record(_Result, frozen=True, kw_only=True):
+    """One change, or refused change, of what is served."""
+
+    time: Annotated[
+        str,
+        Meta(
+            description="RFC 3339, UTC, milliseconds",
+            pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z(?![\s\S])",
+            extra_json_schema={"format": "date-time"},
+        ),
+    ]
+    event: Literal["started", "reloaded", "held", "restored", "stopped"]
+    generation: _Generation
+    digest: _IndexDigest
+    callbacks: Annotated[int, Meta(description="how many are served", ge=0)]
+    duration_ms: Annotated[float, Meta(ge=0)]
+    causes: list[Cause]
+    changes: list[Change]
+    held: Annotated[list[HeldDirectory], _described("what is held after it")]
+    diagnostics: list[Diagnostic]
+
+
+class DirectoryStatus(_Result, frozen=True, kw_only=True):
+    """One listed directory."""
+
+    path: str
+    callbacks: Annotated[int, Meta(description="how many of them are served", ge=0)]
+    held: Annotated[str | None, _described("why it is held; null where it is not")]
+    watch: Literal["events", "scan"]
+    digest: Annotated[str, _described("names what is served of it")]
+
+
+class SettingStatus(_Result, frozen=True, kw_only=True):
+    """The value of one setting, and its source."""
+
+    value: str | list[str]
+    source: Annotated[str, _described("the flag, variable or line of qb.conf that set it")]
+
+
+class StatusResult(_Result, frozen=True, kw_only=True):
+    """Health, directories, settings, and the last reload."""
+
+    version: str
+    pid: _Positive
+    uptime: Annotated[float, Meta(description="seconds", ge=0)]
+    state: Literal["ok", "degraded"]
+    generation: _Generation
+    digest: _IndexDigest
+    callbacks: Annotated[int, Meta(description="how many are served", ge=0)]
+    directories: list[DirectoryStatus]
+    settings: dict[str, SettingStatus]
+    last_reload: Record
+    clients: Annotated[int, Meta(description="how many are connected", ge=0)]
+    notes: Annotated[
+        list[str],
+        _described("what is not a diagnostic: refused clients, a watch that fell back to polling"),
+    ]
+
+
+class HistoryResult(_Result, frozen=True, kw_only=True):
+    """The newest records, newest last."""
+
+    records: list[Record]
+
+
+class SubscribeResult(_Result, frozen=True, kw_only=True):
+    """The index from which the records go on."""
+
+    generation: _Generation
+    digest: _IndexDigest
+
+
+class Nothing(_Result, frozen=True, kw_only=True):
+    """An empty object."""
+
+
+class OpenRpcDocument(Struct, frozen=True):
+    """An OpenRPC 1.x document."""
+
+    openrpc: Annotated[str, Meta(pattern=r"^1\.")]
+    info: dict[str, Any]
+    methods: list[dict[str, Any]]
+
+
+# Methods ----------------------------------------------------------------------------------------
+
+
+class Method(NamedTuple):
+    """One method of the pipe. `positional` is the parameter that may be given by position, alone;
+    `errors` are those beside the ones that every request can meet."""
+
+    summary: str
+    params: type[Struct]
+    result: type[Struct]
+    positional: str | None = None
+    errors: tuple[int, ...] = ()
+
+
+METHODS: Final[Mapping[str, Method]] = {
+    "lookup": Method(
+        "Which callbacks fire for an event, and which are waiting for more.",
+        LookupParams,
+        LookupResult,
+        positional="event",
+    ),
+    "explain": Method(
+        "Why each callback of the event's name and type fires, is partial, or does not.",
+        LookupParams,
+        ExplainResult,
+        positional="event",
+    ),
+    "list": Method("Every callback that is served.", ListParams, ListResult),
+    "status": Method("Health, directories, settings, and the last reload.", NoParams, StatusResult),
+    "reload": Method(
+        "Read everything again now. When it returns, every change made to the files before the"
+        " call is served, or held with a diagnostic.",
+        NoParams,
+        Record,
+        errors=(REFUSED,),
+    ),
+    "history": Method("The newest records, newest last.", HistoryParams, HistoryResult),
+    "subscribe": Method(
+        "From now on, send every record on this connection, as the notification `reload`.",
+        NoParams,
+        SubscribeResult,
+    ),
+    "unsubscribe": Method("Send no more records.", NoParams, Nothing),
+    "rpc.discover": Method("This document.", NoParams, OpenRpcDocument),
+}
+"""Every method, in the order in which a newcomer wants to read about them."""
+
+#: What the agent sends without a request, and its parameters.
+NOTIFICATIONS: Final[Mapping[str, tuple[str, type[Struct]]]] = {
+    "reload": ("Sent to subscribers for every record.", Record),
+}
+
+# Requests: one type for each method, told apart by the member `method` ---------------------------
+
+Id = int | str | float | None | UnsetType
+"""A request's id as it came; `msgspec.UNSET` is none, which makes it a notification."""
+
+
+class Request(
+    Struct, frozen=True, forbid_unknown_fields=True, gc=False, kw_only=True, tag_field="method"
+):
+    """A valid request: its `method`, its `params` in that method's type, and its `id`."""
+
+    method: ClassVar[str]
+    params: ClassVar[Any]
+
+    jsonrpc: Literal["2.0"]
+    id: Id = UNSET
+
+
+def _request_type(name: str, method: Method) -> type[Request]:
+    params: tuple[Any, ...] = ("params", method.params)
+    if not any(field.required for field in fields(method.params)):
+        params = (*params, method.params())
+    made: Any = defstruct(
+        f"{name}_request",
+        [params],
+        bases=(Request,),
+        frozen=True,
+        kw_only=True,
+        tag=name,
+        namespace={"method": name},
+        module=__name__,
+    )
+    request: type[Request] = made
+    return request
+
+
+REQUEST_TYPES: Final[Mapping[str, type[Request]]] = {
+    name: _request_type(name, method) for name, method in METHODS.items()
+}
