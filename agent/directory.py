@@ -205,6 +205,17 @@ def gone(snapshot: Snapshot) -> frozenset[str]:
     return frozenset(missing)
 
 
+def same_names(snapshot: Snapshot) -> bool:
+    """Whether the files that were there still are, and those that were missing still are missing.
+    Blocks."""
+    directory = snapshot.reading.directory
+    return all(
+        (mark == errno.ENOENT) != os.path.lexists(os.path.join(directory, name))
+        for name, mark in snapshot.marks.items()
+        if name != "." and not name.startswith("/")
+    )
+
+
 def same_content(one: Snapshot, other: Snapshot) -> bool:
     """Whether two readings have the same bytes, none of which anybody was writing, and the same
     findings, whatever stat said."""

@@ -119,6 +119,8 @@ class _Look:
     #: Its Python, None where that is not known.
     python: Python | None = None
     same: bool = False
+    #: Whether the same files were there and missing both times.
+    same_names: bool = False
     #: The names that were missing both times and count as removed, and those that are awaited.
     gone: frozenset[str] = frozenset()
     awaited: frozenset[str] = frozenset()
@@ -133,7 +135,11 @@ class _Look:
         if self.same and not self.snapshot.busy and not self.snapshot.unstable:
             return True
         before = self.directory.attempt
-        return before is not None and directory.same_content(before.snapshot, self.snapshot)
+        return (
+            self.same_names
+            and before is not None
+            and directory.same_content(before.snapshot, self.snapshot)
+        )
 
 
 class Reloader:
@@ -516,6 +522,7 @@ class Reloader:
         try:
             with self.patience.asking(d.path):
                 look.same = directory.unchanged(snapshot)
+                look.same_names = look.same or directory.same_names(snapshot)
                 look.gone = directory.gone(snapshot)
                 look.awaited = look.gone & self._awaited(d, snapshot)
                 look.gone -= look.awaited

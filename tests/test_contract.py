@@ -276,11 +276,14 @@ def test_check_exits_0_where_there_are_only_warnings(tmp_path: Path) -> None:
     done = run(tmp_path, "check", "cb")
     assert done.returncode == 0
     assert "[never-fires]" in done.stdout
-    # A finding about a whole file prints as 1:1.
-    (tmp_path / "cb" / "callbacks.conf").unlink()
+
+
+def test_check_exits_1_where_there_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "cb").mkdir()
     done = run(tmp_path, "check", "cb")
-    assert done.returncode == 0
-    assert done.stdout.startswith(f"{tmp_path}/cb/callbacks.conf:1:1: warning: ")
+    assert done.returncode == 1
+    # A finding about a whole file prints as 1:1.
+    assert done.stdout.startswith(f"{tmp_path}/cb/callbacks.conf:1:1: error: ")
     assert run(tmp_path, "check", "nowhere").returncode == 1
 
 
