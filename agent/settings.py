@@ -16,9 +16,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from agent.conf import GATHERED, Setting, closing_quote, read_qb, unescaped
-from agent.finding import Finding, Severity, capped, encodable, printable, shown
-from agent.language import DEFAULT_FLAGS, read_flags
+from agent.core.conf import GATHERED, Setting, closing_quote, read_qb, unescaped
+from agent.core.diagnostic import Finding, Severity, capped, encodable, printable, shown
+from agent.core.languages import DEFAULT_FLAGS, read_flags
 
 #: Where each setting may be given, by the name of its field in Settings (and in `flags`).
 _FLAG_AND_VARIABLE = {

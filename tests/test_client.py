@@ -24,7 +24,7 @@ import pytest
 
 from agent import client
 from agent.client import AgentError, Client, NoAgent, Refused, Subscription, TimedOut
-from agents import DEADLINE
+from support.agents import DEADLINE
 
 Behaviour = Callable[[socket.socket], None]
 Start = Callable[..., "StandIn"]

@@ -1,4 +1,4 @@
-"""The plan of the house, held to: two floors, imports downwards only, nothing extra at the top."""
+"""The rules of the layout: layers import downwards only, pure layers do not reach the world."""
 
 from __future__ import annotations
 
@@ -16,28 +16,25 @@ import pytest
 ROOT = Path(__file__).parent.parent
 AGENT = ROOT / "agent"
 
-#: Plain functions and frozen values: no I/O, no clock, no async, no logging.
-LOWER = {
-    *(
-        "finding",
-        "conf",
-        "trigger",
-        "python_source",
-        "language",
-        "callback",
-        "match",
-        "index",
-        "alike",
-    ),
-    *("protocol", "schemas", "answer"),
+#: What each folder, or file at the top of the package, may import of the others. The folders are
+#: the layers: data flows from core to cli, and nothing calls back upwards.
+LAYERS = {
+    "core": set(),
+    "rpc": {"core", "schemas"},
+    "schemas": set(),
+    "settings": {"core"},
+    "disk": {"core"},
+    "reload": {"core", "rpc", "disk", "settings"},
+    "server": {"core", "rpc", "schemas", "settings", "reload"},
+    "daemon": {"core", "rpc", "disk", "settings", "reload", "server"},
+    "cli": {"core", "settings", "reload", "daemon", "client", "manual"},
+    "client": set(),
+    "manual": set(),
+    "__main__": {"cli", "daemon"},
+    "__init__": set(),
 }
-
-#: What a room of the lower floor may import beyond the standard library.
-BESIDES = {
-    "protocol": {"msgspec", "jsonschema", "referencing"},
-    "schemas": {"jsonschema", "referencing"},
-    "answer": {"msgspec"},
-}
+#: Folders of plain functions and frozen values: no files, clocks, sockets, processes or logging.
+PURE = {"core": set(), "rpc": {"msgspec", "jsonschema", "referencing"}}
 
 #: Modules that reach the world outside: files, sockets, clocks, processes, logs, chance.
 WORLD = {
@@ -104,33 +101,28 @@ def others(name: str) -> set[str]:
     return tops - {"agent"} - set(sys.stdlib_module_names)
 
 
-def is_lower(name: str) -> bool:
-    return name.split(".")[0] in LOWER
+def layer(name: str) -> str:
+    return name.split(".")[0]
 
 
-def test_the_lower_floor_is_all_there() -> None:
-    assert set(HOUSE) >= LOWER
+def test_each_layer_is_there() -> None:
+    assert {layer(name) for name in HOUSE} == set(LAYERS)
 
 
-LOWER_ROOMS = sorted(filter(is_lower, HOUSE))
+@pytest.mark.parametrize("name", sorted(HOUSE))
+def test_a_module_imports_lower_layers_only(name: str) -> None:
+    used = {layer(used) for used in USES[name]} - {layer(name)}
+    assert used - LAYERS[layer(name)] == set()
 
 
-@pytest.mark.parametrize("name", LOWER_ROOMS)
-def test_a_lower_room_stands_on_lower_rooms_only(name: str) -> None:
-    assert {used for used in USES[name] if not is_lower(used)} == set()
-    assert others(name) <= BESIDES.get(name.split(".")[0], set())
-
-
-@pytest.mark.parametrize("name", LOWER_ROOMS)
-def test_a_lower_room_does_not_reach_the_world(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(n for n in HOUSE if layer(n) in PURE))
+def test_a_pure_module_does_not_reach_the_world(name: str) -> None:
+    assert others(name) <= PURE[layer(name)]
     reached = {full for full in imports(name, HOUSE[name]) if full.split(".")[0] in WORLD}
-    resources = {f for f in imports(name, HOUSE[name]) if f.startswith("importlib.resources")}
     named = {node.id for node in ast.walk(HOUSE[name]) if isinstance(node, ast.Name)}
     named |= {full.split(".")[-1] for full in imports(name, HOUSE[name])}
     assert not reached
     assert not named & WORLDLY
-    # The schemas are files of the package; nobody else reads any.
-    assert not resources or name.split(".")[0] in ("protocol", "schemas")
 
 
 def test_there_are_no_circles() -> None:

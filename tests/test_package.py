@@ -14,7 +14,7 @@ from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
 
 from agent import manual
-from documents import ROOT
+from support.documents import ROOT
 
 #: Endings of the files that the package consists of.
 PACKAGE_ENDINGS = {".py", ".md", ".json", ".typed"}

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import client
-from agent.finding import Severity
-from agent.language import DEFAULT_FLAGS
+from agent.core.diagnostic import Severity
+from agent.core.languages import DEFAULT_FLAGS
 from agent.settings import (
     MOST_QB_CONF_BYTES,
     Host,

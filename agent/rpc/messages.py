@@ -7,7 +7,7 @@ Two things are said beside a type because msgspec cannot express them in an anno
 
 - `__post_init__` checks rules between members. `SCHEMA_RULE` beside it is the same rule as a JSON
   Schema. A property test holds that the two agree.
-- The syntax of an event given as text is checked by `agent.trigger`, which can name the column.
+- The syntax of an event given as text is checked by `agent.core.trigger`, which names the column.
   `EVENT_TEXT_PATTERN` is the same rule as a regular expression; the decoder does not apply it.
 
 A `description` says what a value should be, in words that can follow "expected": a client reads it
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Name
 from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 from msgspec.structs import fields, force_setattr
 
-from agent.trigger import TYPES
+from agent.core.trigger import TYPES
 
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600

@@ -148,7 +148,7 @@ def refusal(method: str, params: object) -> dict[str, str] | None:
     The result has `pointer`, an RFC 6901 pointer from the parameters to what is wrong in them (""
     is the parameters themselves), `expected`, and mostly `found`, the beginning of its JSON.
 
-    The syntax of an event's text is not checked: `agent.trigger` does that, and can name the
+    The syntax of an event's text is not checked: `agent.core.trigger` does that, and can name the
     column. So None means that all but the text of an event is valid.
     """
     for error in _params_validator(method).iter_errors(params):

@@ -84,7 +84,7 @@ def refusal(name: str, value: object) -> dict[str, str] | None:
     The answer has `pointer`, an RFC 6901 pointer from the value to what is wrong in it ("" is
     the value itself), `expected`, and mostly `found`, the beginning of its JSON.
 
-    The syntax of an event's text is passed over: `agent.trigger` judges it, and can name the
+    The syntax of an event's text is passed over: `agent.core.trigger` judges it, and can name the
     column. So None means that the value is well but, perhaps, for the text of an event.
     """
     text_of_an_event = schema("event")["$defs"]["text"]["pattern"]

@@ -9,7 +9,7 @@ from generator import ID
 from peers import Notices, Subscription
 from process import BenchError
 
-from agents import Client, lookup
+from support.agents import Client, lookup
 
 # Quiet time between two edits, in seconds: longer than any watcher's settle time, and random,
 # so that no one's clock falls in step with it.

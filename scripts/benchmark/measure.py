@@ -19,7 +19,7 @@ from generator import Generator, Sample, Server, Shape
 from process import BenchError, cpu_seconds, cpu_share, resident, settle
 from report import Goal, Row
 
-from agents import Agent, agent
+from support.agents import Agent, agent
 
 ONE = Shape()
 SIXTEEN = Shape(connections=16)

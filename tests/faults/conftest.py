@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-import editors
 from faults.steps import Stranger
+from support import editors
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ import os
 import signal
 from pathlib import Path
 
-from agents import Agent, wait_for
+from support.agents import Agent, wait_for
 
 #: 1 to 2 s of processor time to compile under Python 3.11.
 SLOW = "def f():\n    pass\n" * 8000
 #: Minutes.
 ENDLESS = "def f():\n    pass\n" * 100_000
 #: What a test's program begins with, to change constants before the agent starts.
-BEGIN = "import agent.checks as checks, agent.compiler as compiler, agent.helper as helper\n"
+BEGIN = "import agent.reload.checks as checks, agent.compiler as compiler, agent.helper as helper\n"
 
 
 def changed(agent: Agent, program: str) -> Agent:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from agent import directory as reading
-from agent import watch
-from agents import Agent, wait_for
-from editors import Edit
-from onlooker import Answer, answer, files, put
+from agent.disk import directory as reading
+from agent.disk import watch
+from support.agents import Agent, wait_for
+from support.editors import Edit
+from support.onlooker import Answer, answer, files, put
 
 #: Seconds within which an edit is served on a machine that is busy with other tests. Below the
 #: interval of scans: what comes later than this was not noticed by an event.
@@ -109,7 +109,10 @@ def scanning(agent: Agent, seconds: float) -> Agent:
     A failed watcher is tried anew as often.
     """
     assert seconds <= watch.SCAN <= 30
-    agent.program = ["-c", f"import agent.watch as w, agent.cli as c; w.SCAN = {seconds}; c.main()"]
+    agent.program = [
+        "-c",
+        f"import agent.disk.watch as w, agent.cli as c; w.SCAN = {seconds}; c.main()",
+    ]
     return agent
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-import editors
 from agent import client
-from agent.absence import MAX_WAIT, Absences, git_is_writing
-from agent.directory import Mark
-from agents import Agent, running, wait_for, write
+from agent.disk.directory import Mark
+from agent.reload.absence import MAX_WAIT, Absences, git_is_writing
+from support import editors
+from support.agents import Agent, running, wait_for, write
 
 NAMES = ("a", "b", "c", "d")
 CONF = "".join(f"{name}.qcb = done-job-self\n" for name in NAMES)

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from agent import callback, directory, filesystem
-from agent.callback import FAULT, judge
-from agents import Agent, running, wait_for, write
-from sites import replace
+from agent.core import unit as callback
+from agent.core.unit import FAULT, judge
+from agent.disk import directory
+from agent.disk import filesystems as filesystem
+from support.agents import Agent, running, wait_for, write
+from support.sites import replace
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux tells whether a file is open for writing"
@@ -196,7 +198,7 @@ def test_without_proc_a_writer_is_noticed_all_the_same(tmp_path: Path, cb: Path)
 
 def test_where_the_type_is_unknown_it_is_said_once_and_polled(tmp_path: Path, cb: Path) -> None:
     agent = Agent(tmp_path, cb)
-    agent.program = ["-c", "import agent.mounts as m, agent.cli as c, agent.filesystem as f; "
+    agent.program = ["-c", "import agent.disk.mounts as m, agent.cli as c, agent.filesystem as f; "
                      "m.Mounts.kind = lambda *_: f.Kind.UNKNOWN; c.main()"]  # fmt: skip
     agent.start()
     try:

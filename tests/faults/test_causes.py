@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from agents import Agent, running, wait_for, write
 from faults.steps import linux
-from sites import Site, start
+from support.agents import Agent, running, wait_for, write
+from support.sites import Site, start
 
 CONF = "a.qcb = done-job-self\nb.qcb = failed-job-self\n"
 

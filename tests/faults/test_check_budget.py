@@ -8,17 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from agent import compiler, helper
-from agent.callback import Implementation
-from agent.compiler import Checker
-from agent.helper import Helper
-from agent.language import Verdict
-from agent.python_source import MAX_CALLS
-from agents import Agent, wait_for, write
+from agent.core.languages import Verdict
+from agent.core.python_source import MAX_CALLS
+from agent.core.unit import Implementation
+from agent.reload import helper
+from agent.reload import syntax_check as compiler
+from agent.reload.helper import Helper
+from agent.reload.syntax_check import Checker
 from faults.helpers import ENDLESS, SLOW, changed, findings
 from faults.steps import held
-from sites import replace
-from targets import Checking
+from support.agents import Agent, wait_for, write
+from support.sites import replace
+from support.targets import Checking
 
 NAMES = [f"s{number}.py" for number in range(10)]
 CONF = "".join(f"{name} = done-job-self\n" for name in NAMES)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from agent import helper
-from agents import ALL_LANGUAGES, Agent, wait_for, write
+from agent.reload import helper
 from faults.helpers import BEGIN, SLOW, all_codes, busy, changed, findings, helpers, kill
 from faults.steps import held, linux
-from sites import replace
-from targets import Checking
+from support.agents import ALL_LANGUAGES, Agent, wait_for, write
+from support.sites import replace
+from support.targets import Checking
 
 ONE = "a.py = done-job-self\n"
 SLOWER = SLOW + SLOW[: len(SLOW) // 2]
@@ -159,7 +159,7 @@ WRONG = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_a_helper_that_goes_wrong(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = f"import sys\n{WRONG[what]}\nw = sys.modules['agent.worker']\n"
+    wrong = f"import sys\n{WRONG[what]}\nw = sys.modules['agent.reload.worker']\n"
     wrong += "w.examine, main = globals().get('examine'), w.main\n"
     whole = helper._MODULES
     monkeypatch.setattr(helper, "MAX_SILENCE", 1)
@@ -181,7 +181,7 @@ def test_a_limit_counts_when_it_is_reached_twice(
     short = "\n".join(
         [
             "import sys",
-            "w = sys.modules['agent.worker']",
+            "w = sys.modules['agent.reload.worker']",
             "real, main = w.examine, w.main",
             "def examine(source):",
             f"    with open({str(tried)!r}, 'r+') as file:",

@@ -10,17 +10,21 @@ from pathlib import Path
 
 import pytest
 
-import editors
 from agent import client
-from agents import Agent, wait_for, write
 from faults.steps import Stranger, edit, linux, root, started
+from support import editors
+from support.agents import Agent, wait_for, write
 
 ONE = "a.qcb = done-job-self\n"
 
 #: Runs an agent in which what a flag file names raises, for as long as the file is there.
 FAILING = """
 import os, sys, threading
-from agent import directory, reload, callback, index, __main__
+from agent.disk import directory
+from agent.reload import reloader as reload
+from agent.core import unit as callback
+from agent.core import index
+from agent import __main__
 FLAGS = {flags!r}
 ERRORS = {{
     'MemoryError': MemoryError,

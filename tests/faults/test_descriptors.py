@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from agent import connection, pipe
-from agents import Agent, wait_for, write
+from agent.server import connection
+from agent.server import listener as pipe
+from support.agents import Agent, wait_for, write
 
 pytestmark = pytest.mark.skipif(not shutil.which("prlimit"), reason="needs prlimit")
 

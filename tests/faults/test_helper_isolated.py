@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 import agent as package
-from agents import Agent, wait_for, write
 from faults.helpers import ENDLESS, busy, changed, findings, helpers, kill
 from faults.steps import held, linux
-from sites import replace
+from support.agents import Agent, wait_for, write
+from support.sites import replace
 
 #: Modules that the agent, its libraries or the helper import, with a mark that they were.
 HOSTILE = (

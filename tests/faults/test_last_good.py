@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from agent import state_files, trigger
-from agent.callback import Implementation, Registration, Unit
-from agent.kept import Kept, KeptSettings
-from agent.language import Verdict
-from agent.trust import IGNORE, Trust
-from agents import Agent, running, wait_for, write
+from agent.core import trigger
+from agent.core.languages import Verdict
+from agent.core.unit import Implementation, Registration, Unit
+from agent.disk.permissions import IGNORE, Trust
+from agent.reload import state_files
+from agent.reload.last_good import Kept, KeptSettings
+from support.agents import Agent, running, wait_for, write
 
 DIRECTORY = "/cb"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from agents import Agent, wait_for, write
 from faults.steps import linux
+from support.agents import Agent, wait_for, write
 
 #: Blocks or ignores signals, as a launcher may, then becomes the program.
 BLOCK = (

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agents import Agent, wait_for, write
+from support.agents import Agent, wait_for, write
 
 
 @pytest.fixture(scope="session")

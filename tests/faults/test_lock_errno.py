@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.pipe import Held, Pipe
+from agent.server.listener import Held, Pipe
 from agent.settings import SettingsError
-from agents import Agent, wait_for, write
 from faults.steps import linux
+from support.agents import Agent, wait_for, write
 
 #: What flock(2) lists, and what network and stacked file systems give besides.
 OTHERS = [

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from agent import alike, callback, directory
-from agent.callback import CONF, Absent
-from agents import running, write
+from agent.core import look_alikes as alike
+from agent.core import unit as callback
+from agent.core.unit import CONF, Absent
+from agent.disk import directory
+from support.agents import running, write
 
 NFC = unicodedata.normalize("NFC", "grün.py")
 NFD = unicodedata.normalize("NFD", "grün.py")

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-import strangers
-from agent import trust
-from agent.callback import UNSAFE, Judgement, judge
-from agent.directory import read
-from agent.finding import Finding
-from agent.trust import REFUSE, Trust
-from agents import Agent, wait_for, write
-from strangers import Strangers, User
+from agent.core.diagnostic import Finding
+from agent.core.unit import UNSAFE, Judgement, judge
+from agent.disk import permissions as trust
+from agent.disk.directory import read
+from agent.disk.permissions import REFUSE, Trust
+from support import strangers
+from support.agents import Agent, wait_for, write
+from support.strangers import Strangers, User
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="to give files away takes Linux and root"
@@ -208,7 +208,7 @@ def test_a_directory_of_a_member_is_accepted(cb: Path, users: Strangers) -> None
 def test_a_user_database_that_does_not_answer_delays_and_accepts_nobody(
     cb: Path, users: Strangers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    identity = pytest.importorskip("agent.identity")
+    identity = pytest.importorskip("agent.disk.identity")
     ended: list[bool] = []
 
     def never(uid: int) -> frozenset[int]:

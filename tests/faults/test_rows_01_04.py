@@ -12,10 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import editors
-from agent import reload
-from agents import Agent, running, wait_for
-from editors import Git
+from agent.reload import reloader as reload
 from faults.steps import (
     SCANNED,
     SOON,
@@ -32,7 +29,10 @@ from faults.steps import (
     waits_held,
     waits_well,
 )
-from onlooker import CONF, EVENT, Answer, Onlooker, answer, files, put
+from support import editors
+from support.agents import Agent, running, wait_for
+from support.editors import Git
+from support.onlooker import CONF, EVENT, Answer, Onlooker, answer, files, put
 
 # Some of these make many waits, each of which may be long on a slow machine.
 pytestmark = pytest.mark.timeout(600)

@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 
-import editors
-from agents import Agent, running
-from editors import Edit
 from faults.steps import (
     SOON,
     Content,
@@ -26,7 +23,10 @@ from faults.steps import (
     waits_held,
     waits_well,
 )
-from onlooker import CONF, Onlooker, answer, files, put
+from support import editors
+from support.agents import Agent, running
+from support.editors import Edit
+from support.onlooker import CONF, Onlooker, answer, files, put
 
 # Some of these make many waits, each of which may be long on a slow machine.
 pytestmark = pytest.mark.timeout(600)

@@ -12,10 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import editors
-from agent import watch
-from agents import DEADLINE, Agent, running, wait_for
-from editors import Edit
+from agent.disk import watch
 from faults.steps import (
     SCANNED,
     SOON,
@@ -36,7 +33,10 @@ from faults.steps import (
     waits_well,
     watched_by,
 )
-from onlooker import CONF, Onlooker, files, put
+from support import editors
+from support.agents import DEADLINE, Agent, running, wait_for
+from support.editors import Edit
+from support.onlooker import CONF, Onlooker, files, put
 
 # Some of these make many waits, each of which may be long on a slow machine.
 pytestmark = pytest.mark.timeout(600)

@@ -15,9 +15,7 @@ from pathlib import Path
 
 import pytest
 
-import editors
-from agent import directory as reading
-from agents import DEADLINE, Agent, running, wait_for
+from agent.disk import directory as reading
 from faults.steps import (
     SOON,
     Content,
@@ -30,7 +28,9 @@ from faults.steps import (
     traced,
     waits_well,
 )
-from onlooker import CONF, Answer, Onlooker, answer, files, put
+from support import editors
+from support.agents import DEADLINE, Agent, running, wait_for
+from support.onlooker import CONF, Answer, Onlooker, answer, files, put
 
 # Some of these make many waits, each of which may be long on a slow machine.
 pytestmark = pytest.mark.timeout(600)

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import editors
-from agents import DEADLINE, Agent, running, wait_for
 from faults.steps import (
     SOON,
     TOGETHER,
@@ -20,7 +18,9 @@ from faults.steps import (
     waits_held,
     waits_well,
 )
-from onlooker import CONF, Onlooker, files, put
+from support import editors
+from support.agents import DEADLINE, Agent, running, wait_for
+from support.onlooker import CONF, Onlooker, files, put
 
 # Some of these make many waits, each of which may be long on a slow machine.
 pytestmark = pytest.mark.timeout(600)

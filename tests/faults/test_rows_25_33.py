@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-import editors
-from agents import Agent, running, wait_for
 from faults.steps import (
     SOON,
     code_of,
@@ -28,7 +26,9 @@ from faults.steps import (
     waits_held,
     waits_well,
 )
-from onlooker import CONF, Onlooker, answer, files, put
+from support import editors
+from support.agents import Agent, running, wait_for
+from support.onlooker import CONF, Onlooker, answer, files, put
 
 #: Takes a write lease, as file servers do for their clients; gives it back at the end of its input.
 _LEASE = """

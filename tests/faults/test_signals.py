@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from agents import Agent, wait_for, write
 from faults.steps import linux
+from support.agents import Agent, wait_for, write
 
 #: Not ignored: faults of the process, what cannot be ignored, and what does not end a process.
 EXCEPT = {
@@ -102,7 +102,7 @@ def mask(pid: int, which: str) -> int:
 #: A thread that must be waited for and does not return.
 HUNG_THREAD = """
 import threading
-from agent import reload
+from agent.reload import reloader as reload
 reload._encode = lambda record, encode=reload._encode: (
     threading.Event().wait() if b'stopped' in encode(record) else encode(record)
 )
@@ -110,7 +110,7 @@ reload._encode = lambda record, encode=reload._encode: (
 #: The event loop itself: the handler of SIGUSR1 runs in its thread, and keeps it.
 HUNG_LOOP = """
 import signal, threading
-from agent import process
+from agent.daemon import process
 def prepare(serves, prepare=process.prepare):
     prepare(serves)
     signal.signal(signal.SIGUSR1, lambda *_: threading.Event().wait())
@@ -125,7 +125,7 @@ os.fsync = lambda fd: threading.Event().wait()
 #: A thread that the interpreter waits for at its end.
 HUNG_EXIT = """
 import threading
-from agent import serve
+from agent.daemon import run as serve
 def run(*arguments, run=serve.run):
     threading.Thread(target=threading.Event().wait).start()
     return run(*arguments)

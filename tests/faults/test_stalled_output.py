@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from agent import log as log_module
-from agent.log import Log
-from agent.serve import Notes
-from agent.writer import Writer, write_all
-from agents import Agent, wait_for, write
+from agent.daemon.run import Notes
+from agent.reload import log as log_module
+from agent.reload.log import Log
+from agent.reload.writer import Writer, write_all
 from faults.steps import linux
+from support.agents import Agent, wait_for, write
 
 
 class Stalled:

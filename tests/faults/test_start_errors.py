@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agents import Agent, wait_for, write
 from faults.steps import linux, root
+from support.agents import Agent, wait_for, write
 
 
 @pytest.fixture

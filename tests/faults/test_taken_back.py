@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agents import Agent, wait_for, write
+from support.agents import Agent, wait_for, write
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux tells whether a file is open for writing"

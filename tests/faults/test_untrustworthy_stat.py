@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from agents import ALL_LANGUAGES, Agent, running, wait_for, write
-from sites import replace
+from support.agents import ALL_LANGUAGES, Agent, running, wait_for, write
+from support.sites import replace
 
 SOURCE = Path(__file__).parent.parent / "support" / "unstable_fs.c"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from agents import Agent, wait_for, write
+from support.agents import Agent, wait_for, write
 
 #: One of each method, and of each kind of wrong request.
 REQUESTS = [
@@ -79,7 +79,7 @@ import sys
 sys.path.insert(0, {str(installed)!r})
 import agent
 assert agent.__path__ == [{str(installed / "agent")!r}], agent.__path__
-from agent import service
+from agent.server import handlers as service
 async def prepare(self, prepare=service.Service.prepare):
     global loaded
     await prepare(self)

@@ -1,6 +1,6 @@
 """Clients that ask all that the limits allow, and a good client beside them.
 
-    python tests/stress/clients.py [ATTACK...]
+    python tests clients [ATTACK...]
 
 Each attack runs against an agent of its own. A good client in a process of its own looks up all the
 while. What it had to wait is compared with what it may have to. The exit status is 1 if anything is
@@ -23,9 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from agents import Agent, wait_for, write
+from support.agents import Agent, wait_for, write
 
 #: Seconds that a good client may wait for a lookup: 99 of 100, and all.
 MAX_P99 = 0.020

@@ -1,7 +1,7 @@
 """Feeds any bytes to all that reads bytes of others, and looks for what must never be.
 
-The targets are in tests/targets.py: the pipe's lines and their answers, callbacks.conf, qb.conf,
-triggers and events, the .qcb and flag checks, and the check of Python in its child with limits.
+The targets are in tests/support/targets.py: the pipe's lines and their answers, callbacks.conf,
+qb.conf, triggers and events, the .qcb and flag checks, and the check of Python in its helper.
 Where atheris can be imported the search is guided by coverage, else hypothesis makes the inputs.
 Python's compiler runs in a child that no coverage comes from, so hypothesis makes its inputs.
 
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from targets import Target
+    from support.targets import Target
 
     #: A target, inputs to begin with, and the words of its language.
     Searchable = tuple[Target, tuple[bytes, ...], tuple[bytes, ...]]
@@ -130,7 +130,7 @@ def inside(name: str, seconds: float, folder: Path) -> NoReturn:
     """The search itself, in the child."""
     atheris = importlib.import_module("atheris")
     with atheris.instrument_imports(include=["agent"]):
-        from targets import TARGETS
+        from support.targets import TARGETS
     target, seeds, words = TARGETS[name]
     corpus = folder / "corpus"
     corpus.mkdir()
@@ -162,7 +162,7 @@ def again(target: Target, data: bytes) -> int:
 
 
 def main() -> int:
-    from targets import TARGETS
+    from support.targets import TARGETS
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

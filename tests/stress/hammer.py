@@ -28,9 +28,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from agent.directory import QUIET
-from agents import Agent
-from versions import NoVersion, Part, Versions
+from agent.disk.directory import QUIET
+from support.agents import Agent
+from support.versions import NoVersion, Part, Versions
 
 #: Seconds until an edit that is not served counts as never served.
 NEVER = 60.0

@@ -24,8 +24,8 @@ from pathlib import Path
 from statistics import median
 
 from agent.client import AgentError, Client, NoAgent
-from agents import DEADLINE, Agent
-from versions import NoVersion, Versions
+from support.agents import DEADLINE, Agent
+from support.versions import NoVersion, Versions
 
 #: The longest time in seconds from an answer to the kill.
 LONGEST_LIFE = 0.15

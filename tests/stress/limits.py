@@ -26,11 +26,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from agent import callback
-from agent import directory as reading
 from agent.client import AgentError, Client
-from agents import DEADLINE, Agent, wait_for
-from onlooker import CONF, EVENT, Onlooker, answer, files, put
+from agent.core import unit as callback
+from agent.disk import directory as reading
+from support.agents import DEADLINE, Agent, wait_for
+from support.onlooker import CONF, EVENT, Onlooker, answer, files, put
 
 #: As MemoryMax= of the unit, in bytes; address space, so stricter.
 MEMORY = 2 << 30

@@ -31,9 +31,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.client import AgentError, Client, NoAgent
-from agents import DEADLINE, Agent, wait_for
-from onlooker import CONF, Answer, Onlooker, answer, files, put
+from support.agents import DEADLINE, Agent, wait_for
 from support.inject import KINDS, Injector, number
+from support.onlooker import CONF, Answer, Onlooker, answer, files, put
 
 #: Seconds within which an agent that cannot do what it was asked says so, or is asked no longer.
 GIVEN_UP = 2.0

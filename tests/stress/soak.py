@@ -42,10 +42,10 @@ from pathlib import Path
 from typing import Any
 
 from agent.client import AgentError, Client, Refused
-from agent.connection import REFUSED
-from agent.pipe import MAX_CONNECTIONS
-from agents import Agent, wait_for, write
-from versions import NoVersion, Versions
+from agent.server.connection import REFUSED
+from agent.server.listener import MAX_CONNECTIONS
+from support.agents import Agent, wait_for, write
+from support.versions import NoVersion, Versions
 
 #: How much more memory the agent may have in the last third than in the first, in MiB. A run that
 #: is too short to fill the history must be told to allow more.

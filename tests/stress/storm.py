@@ -39,14 +39,16 @@ from typing import IO
 import anyio
 import msgspec
 
-from agent import checks, directory, settings
-from agent.callback import CONF, judge
-from agent.finding import Finding, Severity
-from agent.index import Index, Served
-from agent.kept import Kept
-from agent.log import Log
-from agent.reload import Reloader, _Directory
-from agent.trust import IGNORE, Trust
+from agent import settings
+from agent.core.diagnostic import Finding, Severity
+from agent.core.index import Index, Served
+from agent.core.unit import CONF, judge
+from agent.disk import directory
+from agent.disk.permissions import IGNORE, Trust
+from agent.reload import checks
+from agent.reload.last_good import Kept
+from agent.reload.log import Log
+from agent.reload.reloader import Reloader, _Directory
 
 TRUST = Trust(IGNORE)
 #: Sites that run at the same time: while one waits for a quiet period, others go on.

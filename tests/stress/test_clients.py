@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from agent import connection
-from agents import Agent, running, wait_for, write
+from agent.server import connection
 from stress import clients
+from support.agents import Agent, running, wait_for, write
 
 CONF = "a.pl = done-job-self\n"
 
@@ -122,9 +122,9 @@ def test_a_subscriber_that_goes_leaves_nothing(agent: Agent) -> None:
 
 def test_a_client_that_is_closed_for_what_it_holds_is_told(tmp_path: Path) -> None:
     agent = Agent(tmp_path, write(tmp_path / "cb", CONF, a_pl="#\n"))
-    program = "import agent.connection as c; c.MAX_HELD_BYTES = 500_000"
+    program = "import agent.server.connection as c; c.MAX_HELD_BYTES = 500_000"
     agent.program = ["-c", f"{program}; from agent.cli import main; main()"]
-    agent.environ["PYTHONPATH"] = str(Path(connection.__file__).parents[1])
+    agent.environ["PYTHONPATH"] = str(Path(connection.__file__).parents[2])
     agent.start()
     try:
         with contextlib.closing(agent.connect()) as one, one.makefile("rb") as answers:

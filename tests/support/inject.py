@@ -16,7 +16,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from agents import Agent
+from support.agents import Agent
 
 _SOURCE = Path(__file__).with_name("inject.c")
 

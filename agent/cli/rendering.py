@@ -1,0 +1,131 @@
+"""What a person sees: answers and findings as lines of text.
+
+Plain, aligned, one subject to a line, so that they can be read at night and searched with grep.
+Whatever came from files is printed so that it cannot drive the terminal. `paint(text, colour)`
+gives the text in colour, or as it is.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+from agent.core.diagnostic import Finding, Severity, printable
+
+Answer = dict[str, Any]
+Paint = Callable[[str, str], str]
+
+_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+
+
+def columns(callback: Answer) -> list[str]:
+    """File, language, trigger, and the place where the callback is registered."""
+    place = f"{callback['directory'].rstrip('/')}/callbacks.conf:{callback['line']}"
+    return [callback["file"], callback["language"], callback["trigger"], place]
+
+
+def table(rows: Sequence[tuple[list[str], str, Answer]], paint: Paint) -> Iterator[str]:
+    """A line for each callback, its columns aligned, then what is to be noted; its code beneath."""
+    texts = [[printable(cell) for cell in cells] for cells, _, _ in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for cells, (_, note, callback) in zip(texts, rows, strict=True):
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        if note:
+            padded.append(printable(note))
+        if not callback["enabled"]:
+            padded.append(paint("(language off: the supervisor will not run it)", "yellow"))
+        yield "  ".join(padded).rstrip()
+        yield from _code(callback)
+
+
+def _code(callback: Answer) -> Iterator[str]:
+    """The callback's code, indented, where the answer has it."""
+    if "code_base64" in callback:
+        text = base64.b64decode(callback["code_base64"]).decode("utf-8", "backslashreplace")
+        yield "    (not UTF-8: the bytes that are not are shown as \\xNN)"
+    elif "code" in callback:
+        text = callback["code"]
+    else:
+        return
+    for line in text.removesuffix("\n").split("\n"):
+        # What stands in a file must not drive the terminal; tabs it may hold.
+        shown = "\t".join(map(printable, line.removesuffix("\r").split("\t")))
+        yield ("    " + shown).rstrip()
+
+
+def health(status: Answer, paint: Paint) -> Iterator[str]:
+    """The state first, then what it is made of; each line says what it is about."""
+    state = status["state"]
+    yield "state: " + paint(printable(state), "green" if state == "ok" else "red")
+    clients = status.get("clients")
+    yield printable(
+        f"agent: version {status['version']}, pid {status['pid']}, up {_span(status['uptime'])}"
+        + ("" if clients is None else f", {count(clients, 'client')}")
+    )
+    yield printable(
+        f"index: generation {status['generation']}, {count(status['callbacks'], 'callback')},"
+        f" {status['digest']}"
+    )
+    directories = status["directories"]
+    width = max((len(printable(d["path"])) for d in directories), default=0)
+    for d in directories:
+        line = (
+            f"directory: {printable(d['path']).ljust(width)}  {count(d['callbacks'], 'callback')}"
+        )
+        held = paint(f"  HELD: {printable(d['held'])}", "red") if d["held"] else ""
+        yield f"{line}  by {printable(d['watch'])}{held}"
+    settings = status["settings"]
+    width = max(map(len, settings), default=0)
+    for name, setting in settings.items():
+        value = setting["value"]
+        shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        yield printable(f"setting: {name.ljust(width)}  {shown}  ({setting['source']})")
+    for note in status.get("notes") or []:
+        yield printable(f"note: {note}")
+    yield "last reload:"
+    record = status["last_reload"]
+    yield from record_lines({"changes": [], **record})
+    left_out = {k: n for k, n in record.get("omitted", {}).items() if n}
+    if left_out:
+        numbers = ", ".join(f"{n} {name}" for name, n in left_out.items())
+        yield f"    {numbers}: see callback-agent log"
+
+
+def record_lines(record: Answer) -> Iterator[str]:
+    """The record as the reload log has it."""
+    from agent.reload.log import Record, text
+
+    yield from text(cast(Record, record)).rstrip("\n").split("\n")
+
+
+def finding_line(finding: Finding, paint: Paint) -> str:
+    """The finding's one line, its severity in colour."""
+    line = str(finding)
+    before = printable(f"{finding.path}:{finding.line or 1}:{finding.column or 1}: ")
+    severity = finding.severity.value
+    if not line.startswith(before + severity):
+        return line
+    return before + paint(severity, _COLOURS[finding.severity]) + line[len(before + severity) :]
+
+
+def tally(findings: Sequence[Finding]) -> str:
+    """`2 errors, 1 warning`, or that there is nothing."""
+    counts = {s: sum(f.severity is s for f in findings) for s in Severity}
+    return ", ".join(count(n, s.value) for s, n in counts.items() if n) or "nothing found"
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """`1 callback`, `2 callbacks`."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _span(seconds: float) -> str:
+    """A time in its two largest units: `3 h 12 min`."""
+    left = int(seconds)
+    parts: list[str] = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        number, left = divmod(left, size)
+        if number or (unit == "s" and not parts):
+            parts.append(f"{number} {unit}")
+    return " ".join(parts[:2])

@@ -1,0 +1,1 @@
+"""What a callback means: pure functions and frozen values."""

@@ -1,0 +1,79 @@
+"""Finds the name that was meant where a file is missing: one that looks alike and is there.
+
+Names can be equal to the eye and differ in bytes: `ü` is one code point or two (macOS and some
+archives write two). Others differ in case or in one letter. The finding about a missing file gets a
+hint that names such a file.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from itertools import islice
+
+from agent.core.diagnostic import shorten, shown
+from agent.core.languages import EXTENSIONS
+from agent.core.trigger import one_letter_away
+
+#: The most missing files of one directory for which a name is sought.
+MAX_SOUGHT = 20
+
+#: What people append to the name of a configuration file, or an editor on another system does.
+_SUFFIXES = ("txt", "text", "bak", "old", "orig", "new", "off", "disabled", "save")
+
+
+def hints(missing: Iterable[str], conf: str | None, names: Iterable[str]) -> dict[str, str]:
+    """Hints by missing name, for those that have one. `names` is what stands in the directory;
+    `conf` is the name of the configuration file where that is missing, None where it is there.
+    At most MAX_SOUGHT missing files are looked for."""
+    listed = [name for name in names if not name.startswith((".", "#")) and not name.endswith("~")]
+    found: dict[str, str] = {}
+    code = [name for name in listed if name.lower().endswith(tuple(EXTENSIONS))]
+    for wanted in islice(missing, MAX_SOUGHT):
+        near = _nearest(wanted, code)
+        if near is not None:
+            found[wanted] = _hint(wanted, near)
+    if conf is not None:
+        longer = {f"{conf}.{suffix}" for suffix in _SUFFIXES}
+        near = _nearest(conf, listed) or next((n for n in listed if n.lower() in longer), None)
+        if near is not None:
+            found[conf] = _hint(conf, near)
+    return found
+
+
+def _nearest(wanted: str, names: list[str]) -> str | None:
+    """The name that is most like the wanted one: in another normal form, in other case, or one
+    letter away. The first of several."""
+    folded = _folded(wanted)
+    best: tuple[int, str] | None = None
+    for name in names:
+        if name == wanted:
+            continue
+        if _normal(name) == _normal(wanted):
+            return name
+        if _folded(name) == folded:
+            rank = 1
+        elif one_letter_away(_folded(name), folded):
+            rank = 2
+        else:
+            continue
+        if best is None or rank < best[0]:
+            best = rank, name
+    return best[1] if best else None
+
+
+def _hint(wanted: str, near: str) -> str:
+    if _normal(near) == _normal(wanted):
+        return (
+            f"there is a file whose name looks the same but is written with other code points:"
+            f" {shorten(ascii(near))} instead of {shorten(ascii(wanted))}; rename it"
+        )
+    return f"did you mean {shown(near)}, which is there? Correct the name, or rename the file"
+
+
+def _normal(name: str) -> str:
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def _folded(name: str) -> str:
+    return _normal(name).casefold()

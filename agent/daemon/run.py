@@ -1,0 +1,367 @@
+"""The agent: settings, reloads, log and pipe, put together and run until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+import anyio
+import uvloop
+
+from agent import settings
+from agent.core.diagnostic import Finding, printable
+from agent.core.index import Served
+from agent.core.unit import Reading, judge
+from agent.daemon import process
+from agent.daemon.signals import END_SECONDS, STOP_SECONDS, Signals
+from agent.daemon.systemd import Notify
+from agent.disk import being_written, directory
+from agent.disk.being_written import WRITING
+from agent.disk.mounts import Mounts
+from agent.disk.permissions import IGNORE, Trust
+from agent.disk.stalls import Patience
+from agent.reload import checks
+from agent.reload.last_good import Kept
+from agent.reload.log import Log
+from agent.reload.reloader import Reloader
+from agent.reload.syntax_check import Checker
+from agent.reload.writer import Writer, write_all
+from agent.server.access import Door
+from agent.server.handlers import Service
+from agent.server.listener import LOOK, MAX_CONNECTIONS, Held, Pipe
+from agent.settings import STANDARD_OUTPUT, Host, Settings, SettingsError
+
+#: Seconds for which a reload, in its thread, may keep the interpreter from the lookups.
+SWITCH_INTERVAL = 0.00005
+
+#: uvloop answers twice as many lookups as asyncio's own loop.
+LOOP = {"loop_factory": uvloop.new_event_loop}
+
+#: Descriptors without which the agent does not start: its own take about 25.
+MIN_DESCRIPTORS = 48
+#: Seconds that the end of the agent waits for the reload log, and for standard error.
+LOG_DRAIN = 1.5
+MESSAGES_DRAIN = 0.5
+STOPPED = 0
+HELD = 4
+
+
+def run(flags: Mapping[str, str | None], signals: Signals) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status. Raises SettingsError, and OSError or
+    RuntimeError where the system lacks what the agent needs, such as descriptors or threads."""
+    _raise_descriptor_limit()
+    host = Host.here()
+    now = settings.read(flags, host=host)
+    process.leave_working_directory()
+    settings.pipe_folder(now)
+    trusted = settings.group_id(now.trusted_group, now.sources["trusted_group"])
+    trust = Trust(
+        now.unsafe_permissions, groups=frozenset() if trusted is None else frozenset({trusted})
+    )
+    group = settings.group_id(now.pipe_group, now.sources["pipe_group"])
+    pipe = Pipe(now.pipe, group)
+    notes = Notes()
+    try:
+        pipe.lock()
+    except Held as held:
+        notes.complain(str(held))
+        notes.drain()
+        return HELD
+    signals.at_forced_end += [pipe.remove, notes.report_forced_end]
+    if now.log == STANDARD_OUTPUT and 1 in process.closed_at_start:
+        notes.complain("standard output is closed: the reload log (--log -) is not written")
+    kept = Kept(now.state, now.pipe, notes.complain, trust)
+    kept.open()
+    if now.bad and kept.settings is None:
+        raise SettingsError("\n".join(str(f) for f in now.findings))
+    if kept.settings is not None:
+        now = _with_kept(now, kept)
+    who = f"{socket.gethostname()}[{os.getpid()}]"
+    log = Log(now.log, now.log_format, who, notes.complain)
+    log.start()
+    read_settings = partial(settings.read, flags, host=host)
+    reloader = Reloader(read_settings, now, kept, log, notes.complain, trust)
+    door = Door(os.geteuid(), group, now.reload_for, notes.complain)
+    # A hundred thousand callbacks in the making are no garbage: looking for some takes as long as
+    # the rest of the start.
+    gc.disable()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    try:
+        anyio.run(_serve, reloader, pipe, door, notes, signals, backend_options=LOOP)
+    except BaseExceptionGroup as errors:
+        raise _first(errors) from errors
+    log.flush(LOG_DRAIN)
+    notes.drain()
+    return STOPPED
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What one of the tasks raised, which task groups wrap."""
+    first: BaseException = errors
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
+
+
+def _with_kept(now: Settings, kept: Kept) -> Settings:
+    """What to serve by where qb.conf is lost or wrong: the last valid settings."""
+    assert kept.settings is not None
+    directories = tuple(kept.settings.directories)
+    if now.sources["directories"].startswith(("--", "CALLBACK_AGENT")):
+        directories = now.directories
+    return replace(now, directories=directories, languages=frozenset(kept.settings.languages))
+
+
+class Notes:
+    """Messages that are not records: to standard error, and the last of them to `status`."""
+
+    #: How many `status` shows.
+    MOST = 20
+    #: How many wait for a standard error that takes nothing, and how many bytes of them.
+    MAX_WAITING = 200
+    MAX_WAITING_BYTES = 256 << 10
+
+    def __init__(self) -> None:
+        """Raises RuntimeError where no thread can be started."""
+        self.last: list[str] = []
+        self._writer = Writer(
+            "messages",
+            _write_message,
+            lambda error: None,
+            self._report_dropped,
+            self.MAX_WAITING,
+            self.MAX_WAITING_BYTES,
+        )
+        self._writer.start()
+
+    def complain(self, message: str) -> None:
+        """Report something. From any thread; never blocks, never raises."""
+        self._writer.put(_message(message))
+        self.last = [*self.last, message][-self.MOST :]
+
+    def drain(self, seconds: float = MESSAGES_DRAIN) -> None:
+        """Wait until everything is written, for so many seconds at most."""
+        self._writer.wait(seconds)
+
+    def report_forced_end(self) -> None:
+        """Say that the stop was cut short."""
+        self.complain(
+            f"something did not end in {STOP_SECONDS:.0f} s; ended without waiting for it"
+        )
+        self.drain(END_SECONDS / 2)
+
+    def _report_dropped(self, dropped: int) -> None:
+        self._writer.put(_message(f"{dropped} messages before this were dropped: nobody read them"))
+
+
+def _message(text: str) -> bytes:
+    return f"callback-agent: {text}\n".encode("utf-8", "backslashreplace")
+
+
+def _write_message(line: bytes) -> None:
+    # Nobody may read standard error any more. That does not stop the agent.
+    with contextlib.suppress(OSError):
+        write_all(2, line)
+
+
+async def _serve(
+    reloader: Reloader, pipe: Pipe, door: Door, notes: Notes, signals: Signals
+) -> None:
+    service = Service(reloader, pipe, door, notes)
+    notify = Notify(os.environ)
+    reloader.listeners.append(lambda _: notify.send(_status_line(reloader)))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(reloader.run)
+        tasks.start_soon(_listen, reloader, pipe, door, service, notify, notes)
+        await _until_stopped(signals, reloader)
+        notify.send("STOPPING=1")
+        pipe.stop_listening()
+        tasks.cancel_scope.cancel()
+    if reloader.ready.is_set():
+        try:
+            await reloader.stopped()
+        except Exception as error:  # it stops all the same
+            notes.complain(f"the end could not be recorded: {error!r}")
+    # Only now: those who subscribed are told that it stopped.
+    pipe.close()
+
+
+async def _until_stopped(signals: Signals, reloader: Reloader) -> None:
+    """Reload at each SIGHUP, and return at SIGTERM or SIGINT."""
+    loop = asyncio.get_running_loop()
+    received: asyncio.Queue[int] = asyncio.Queue()
+    signals.act(lambda number: loop.call_soon_threadsafe(received.put_nowait, number))
+    while await received.get() == signal.SIGHUP:
+        reloader.notice()
+
+
+async def _listen(
+    reloader: Reloader,
+    pipe: Pipe,
+    door: Door,
+    service: Service,
+    notify: Notify,
+    notes: Notes,
+) -> None:
+    await reloader.ready.wait()
+    # What the first index is made of stays: the collector need never look at it.
+    gc.freeze()
+    gc.enable()
+    await pipe.listen(service, door)
+    # The signals were in place before the first index.
+    notify.send("READY=1", _status_line(reloader))
+    # It reads files of the package, which an upgrade may remove.
+    with contextlib.suppress(Exception):  # then it is tried again when it is needed
+        await service.prepare()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_keep_pipe, reloader, pipe, door, service, notes)
+        if notify.interval is not None:
+            tasks.start_soon(_feed_watchdog, notify, notify.interval)
+
+
+async def _feed_watchdog(notify: Notify, interval: float) -> None:
+    """From the loop that serves: where it hangs, systemd must know."""
+    while True:
+        await anyio.sleep(interval)
+        notify.send("WATCHDOG=1")
+
+
+async def _keep_pipe(
+    reloader: Reloader, pipe: Pipe, door: Door, service: Service, notes: Notes
+) -> None:
+    """Make the pipe anew where somebody removed it, and tell of it, or why it cannot be made."""
+    told = ""
+    while True:
+        await anyio.sleep(LOOK)
+        try:
+            if pipe.lost():
+                settings.pipe_folder(reloader.settings)
+                await pipe.listen_anew(service, door)
+                notes.complain(
+                    f"somebody removed the pipe {printable(pipe.path)} or its lock; it is made anew"
+                )
+            told = ""
+        except Exception as trouble:  # of any kind: it is tried again
+            if str(trouble) != told:
+                told = str(trouble)
+                notes.complain(told)
+
+
+def _status_line(reloader: Reloader) -> str:
+    index = reloader.index
+    return f"STATUS={reloader.state}: generation {index.generation}, {index.count} callbacks served"
+
+
+def _raise_descriptor_limit() -> None:
+    """Let the process have as many files open as it may: one for each client, and some more.
+
+    Raises SettingsError where it cannot have MIN_DESCRIPTORS.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + 200
+    if soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+    opened: list[int] = []
+    try:
+        while len(opened) < MIN_DESCRIPTORS:
+            opened.append(os.dup(0))
+    except OSError as error:
+        raise SettingsError(
+            f"only {len(opened)} more files can be opened ({error.strerror}), and the agent needs"
+            f" {MIN_DESCRIPTORS}: raise the limit (ulimit -n; LimitNOFILE of systemd)"
+        ) from None
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def check(
+    directories: tuple[str, ...],
+    languages: frozenset[str],
+    unsafe_permissions: str = IGNORE,
+    trusted_group: int | None = None,
+) -> list[Finding]:
+    """Every finding of these directories, read as `serve` reads them the first time.
+
+    Raises SettingsError, and OSError or RuntimeError where the system lacks what it needs."""
+    _raise_descriptor_limit()
+    groups = frozenset() if trusted_group is None else frozenset({trusted_group})
+    trust = Trust(unsafe_permissions, groups=groups)
+    return anyio.run(_check, directories, languages, trust, backend_options=LOOP)
+
+
+async def _check(
+    directories: tuple[str, ...], languages: frozenset[str], trust: Trust
+) -> list[Finding]:
+    mounts = Mounts()
+    patience = Patience(lambda: None, mounts.mount)
+    findings: list[Finding] = []
+
+    def read(path: str, before: directory.Snapshot | None) -> directory.Snapshot:
+        with patience.asking(path):
+            return directory.read(path, before, kind=mounts.kind(path), trust=trust)
+
+    def unchanged(snapshot: directory.Snapshot) -> bool:
+        with patience.asking(snapshot.reading.directory):
+            return directory.unchanged(snapshot)
+
+    checker = Checker(lambda _: None)
+    checker.begin()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(patience.run)
+        tasks.start_soon(checker.run)
+        for path in directories:
+            reading = await _settled(path, patience, read, unchanged)
+            findings += await _judged(reading, languages, checker)
+        tasks.cancel_scope.cancel()
+    return findings
+
+
+async def _settled(
+    path: str,
+    patience: Patience,
+    read: Callable[[str, directory.Snapshot | None], directory.Snapshot],
+    unchanged: Callable[[directory.Snapshot], bool],
+) -> Reading:
+    """A directory as it stands, once nobody writes in it any more."""
+    began = time.monotonic()
+    before: directory.Snapshot | None = None
+    while True:
+        snapshot = await patience.wait(read, path, before)
+        if snapshot is None:
+            return directory.silent(path, None).reading
+        await anyio.sleep(directory.QUIET)
+        same = await patience.wait(unchanged, snapshot)
+        if same is None:
+            return directory.silent(path, None).reading
+        if same and not snapshot.busy and not snapshot.unstable:
+            return snapshot.reading
+        if before is not None and directory.same_content(before, snapshot):
+            return snapshot.reading
+        if time.monotonic() - began >= WRITING:
+            written = await patience.wait(being_written.held, snapshot)
+            return written or directory.silent(path, None).reading
+        before = snapshot
+
+
+async def _judged(reading: Reading, languages: frozenset[str], checker: Checker) -> list[Finding]:
+    """The findings of a directory that was never read before."""
+    python = checks.python(checker, reading, None)
+    if python is not None:
+        checker.use(reading.directory, *python)
+        await checker.wait(reading.directory)
+    judgement = judge(checks.reported(checker, reading, None), None)
+    served = Served.of(reading.directory, judgement.unit, languages)
+    return [*judgement.findings, *served.findings]

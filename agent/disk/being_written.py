@@ -1,0 +1,108 @@
+"""What is reported of a directory in which somebody keeps a file open for writing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Iterator
+
+from agent.core.diagnostic import Finding, Severity, shown
+from agent.core.unit import BEING_WRITTEN, Reading
+from agent.disk import directory
+from agent.disk.directory import Snapshot
+from agent.disk.stalls import answered
+
+#: Seconds for which a writer may keep a file open before the directory is held for it.
+WRITING = 2.0
+#: Seconds that looking for the writing processes may take. Enough for some thousand processes.
+SEARCH_TIME = 0.2
+#: Files, and processes of one file, that are reported by name.
+MAX_NAMED = 3
+
+#: Where the kernel shows the open files of each process. Source: proc(5).
+_PROC = "/proc"
+_WRITES = os.O_WRONLY | os.O_RDWR
+
+
+def held(snapshot: Snapshot) -> Reading:
+    """A reading that says only who writes what: the bytes that were read may be half a file.
+    Blocks."""
+    path = snapshot.reading.directory
+    names = sorted(snapshot.busy)
+    changing = not names
+    if changing:
+        names = sorted(snapshot.unstable or set(directory.changed_names(snapshot)))
+    paths = [path if name == "." else os.path.join(path, name) for name in names] or [path]
+    processes = {} if changing else writing_processes(paths[:MAX_NAMED])
+    findings = [finding(p, processes.get(p, ()), changing) for p in paths[:MAX_NAMED]]
+    if len(paths) > MAX_NAMED:
+        findings[-1] = _with_rest(findings[-1], len(paths) - MAX_NAMED)
+    files = snapshot.reading.files
+    return Reading(path, None, None, files, BEING_WRITTEN, tuple(findings))
+
+
+def finding(path: str, processes: Iterable[str] = (), changing: bool = False) -> Finding:
+    """That a file, or something in a directory, is still being written."""
+    by = ", ".join(processes)
+    what = "still changes" if changing else "is still open for writing"
+    message = f"{shown(path)} {what} after {WRITING:.0f} s{f', by {by}' if by else ''}"
+    hint = "it is taken as soon as it stands still"
+    if not changing:
+        hint = "it is taken as soon as that process closes it"
+    return Finding(Severity.ERROR, BEING_WRITTEN, path, None, None, message, hint)
+
+
+def _with_rest(last: Finding, count: int) -> Finding:
+    message = f"{last.message}; and so are {count} more files"
+    return Finding(last.severity, last.code, last.path, None, None, message, last.hint)
+
+
+def writing_processes(paths: Iterable[str]) -> dict[str, list[str]]:
+    """By path, the processes that have the file open for writing: `process 12 (vim)`.
+
+    As far as the system tells (Linux; of other users' processes only to root), and as far as
+    SEARCH_TIME goes. Blocks; never raises.
+    """
+    wanted = {os.path.realpath(path): path for path in paths}
+    found: dict[str, list[str]] = {}
+    until = time.monotonic() + SEARCH_TIME
+    for process in _entries(_PROC):
+        if not process.isdecimal():
+            continue
+        if time.monotonic() > until:
+            break
+        answered()
+        for number in _entries(f"{_PROC}/{process}/fd"):
+            # Only the link is read: nothing asks the file system that the file is on.
+            with contextlib.suppress(OSError):
+                path = wanted.get(os.readlink(f"{_PROC}/{process}/fd/{number}"))
+                if path is None or not _writes(process, number):
+                    continue
+                named = found.setdefault(path, [])
+                who = f"process {process} ({_command(process)})"
+                if who not in named and len(named) < MAX_NAMED:
+                    named.append(who)
+    return found
+
+
+def _entries(folder: str) -> Iterator[str]:
+    try:
+        yield from os.listdir(folder)
+    except OSError:
+        # Another user's process, or one that ended.
+        return
+
+
+def _writes(process: str, number: str) -> bool:
+    with open(f"{_PROC}/{process}/fdinfo/{number}", encoding="ascii") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            if name == "flags":
+                return bool(int(value, 8) & _WRITES)
+    return False
+
+
+def _command(process: str) -> str:
+    with open(f"{_PROC}/{process}/comm", encoding="utf-8", errors="replace") as file:
+        return shown(file.read().rstrip("\n"))

@@ -1,0 +1,1 @@
+"""An edit to a swap of the index, and its record."""

@@ -1,0 +1,94 @@
+"""Decides when a file that is missing counts as removed.
+
+A removal is an administrator's emergency stop, so it must take effect at once. But some programs
+remove a file in the middle of an edit: `git checkout` with a smudge filter unlinks each file, runs
+the filter for it (git-crypt, git-lfs: 20 to 100 ms) and only then writes it again. So an absence is
+awaited for at most MAX_WAIT while an edit goes on in the same directory. Two things show that:
+
+- another of its files changed less than MAX_WAIT ago;
+- git holds the index lock of a work tree that contains the directory. Only this shows the first
+  file of a checkout. A repository that is kept elsewhere (`git --work-tree`) is not seen.
+
+A lone removal is believed after one quiet period. Files that are removed together count as such.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from agent.disk.directory import Mark
+
+#: The longest time in seconds for which a missing file is awaited while an edit goes on. The
+#: filters of git take 20 to 100 ms a file; nobody should run removed code for longer than this.
+MAX_WAIT = 0.5
+
+
+@dataclass(slots=True)
+class Absences:
+    """Which files of one directory are missing, and whether the directory is being edited."""
+
+    #: By name, the monotonic time in seconds when it was first found missing.
+    _since: dict[str, float] = field(default_factory=dict)
+    #: The monotonic time in seconds of the last change of a file that is there.
+    _changed: float | None = None
+    _marks: Mapping[str, Mark] = field(default_factory=dict)
+
+    def look(self, marks: Mapping[str, Mark], served: Collection[str], now: float) -> None:
+        """Note a reading made at `now` (monotonic seconds): the marks of its files, and the names
+        of those that are served and must not go without need."""
+        before, self._marks = self._marks, marks
+        if before.get(".") != marks.get("."):
+            # Another directory, as when a link is switched: it is taken as it is.
+            self._since.clear()
+            self._changed = None
+        elif any(
+            mark != errno.ENOENT and before.get(name, mark) != mark
+            for name, mark in marks.items()
+            if name != "." and not name.startswith("/")
+        ):
+            self._changed = now
+        missing = [name for name in served if marks.get(name) == errno.ENOENT]
+        self._since = {name: self._since.get(name, now) for name in missing}
+
+    def waiting(self, now: float) -> frozenset[str]:
+        """The missing files that are awaited if an edit goes on at `now` (monotonic seconds)."""
+        return frozenset(n for n, since in self._since.items() if now - since < MAX_WAIT)
+
+    def edited(self, now: float) -> bool:
+        """Whether a file that is there changed shortly before `now` (monotonic seconds)."""
+        return self._changed is not None and now - self._changed < MAX_WAIT
+
+
+def git_is_writing(directory: str) -> bool:
+    """Whether git is changing the work tree that contains the directory. Blocks; never raises."""
+    here = os.path.realpath(directory)
+    while True:
+        git = os.path.join(here, ".git")
+        if os.path.lexists(git):
+            return os.path.lexists(os.path.join(_git_folder(git), "index.lock"))
+        above = os.path.dirname(here)
+        if above == here:
+            return False
+        here = above
+
+
+def _git_folder(git: str) -> str:
+    """The folder of a repository, to which `.git` leads in a linked work tree or a submodule."""
+    if os.path.isdir(git):
+        return git
+    try:
+        # Without O_NONBLOCK, a named pipe would block the open.
+        fd = os.open(git, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError:
+        return git
+    try:
+        text = os.fsdecode(os.read(fd, 5000))
+    except OSError:
+        return git
+    finally:
+        os.close(fd)
+    folder = text.removeprefix("gitdir:").partition("\n")[0].strip()
+    return os.path.join(os.path.dirname(git), folder.replace("\0", ""))

@@ -1,0 +1,228 @@
+"""A helper process that checks Python sources, seen from the agent.
+
+The helper inherits nothing from whoever launched the agent: `python -I -S` takes no module from the
+working directory, from PYTHONPATH or from the user's site-packages; the environment is empty, the
+working directory `/`, the umask 077, standard error /dev/null; `worker.py` sets the signals. Its
+program is the text that was on disk when the agent started, so that an upgrade of the package does
+not mix two versions.
+
+All that is known of a helper comes through its pipes. SIGCHLD is not needed: the launcher may have
+blocked or ignored it. `worker.py` says what goes over the pipes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import anyio
+import msgspec
+from anyio import to_thread
+
+from agent.core import python_source
+from agent.core.python_source import Report
+from agent.reload import worker
+from agent.reload.worker import MEMORY, NO_MEMORY, REPORT
+
+#: Seconds of processor time after which a helper reports that a check goes on.
+SLICE = 0.05
+#: Seconds of processor time for one source. Real callbacks take milliseconds.
+MAX_CPU = 10.0
+#: Bytes of address space of a helper. Real callbacks need a hundredth of it. On Linux.
+MAX_MEMORY = 1 << 30
+#: Seconds without a word of a helper after which it is given up. It reports each SLICE of processor
+#: time, so it was stopped, or got no processor.
+MAX_SILENCE = 30
+#: The nice value of a helper whose source takes long.
+SLOW_NICE = 10
+#: Seconds after which the exit status of a killed helper is collected.
+REAP_AFTER = 0.2
+#: The most bytes of a report: MAX_CALLS calls, and a message in which each character is escaped.
+MAX_REPORT = 1 << 20
+
+#: Executes the modules that it is sent, and calls `main` of the last one.
+_BOOT = """\
+import json, sys, types
+modules, arguments = json.loads(sys.stdin.buffer.readline())
+for name, text in modules:
+    sys.modules[name] = module = types.ModuleType(name)
+    exec(compile(text, name, "exec"), module.__dict__)
+module.main(*arguments)
+"""
+_MODULES = [(module.__name__, inspect.getsource(module)) for module in (python_source, worker)]
+#: What the dynamic loader needs to start this Python again where it lies in an unusual place.
+_LOADER_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+
+
+class HelperError(Exception):
+    """The helper could not be started, ended, or made no sense. Says nothing of the source."""
+
+
+class SliceUsed(NamedTuple):
+    """The source has used another SLICE of processor time and is not checked yet."""
+
+
+class LimitReached(NamedTuple):
+    """A limit of the helper's own that the source has reached."""
+
+    limit: str
+
+
+class Helper:
+    """One helper process. It checks one source at a time.
+
+    After HelperError or LimitReached it can only be killed.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process = process
+        self._to, self._from = process.stdin.fileno(), process.stdout.fileno()
+        os.set_blocking(self._to, False)
+        os.set_blocking(self._from, False)
+        self._received = bytearray()
+        self._slices = 0
+
+    @classmethod
+    async def start(cls) -> Helper:
+        """A new helper. Raises HelperError where no process can be started."""
+        try:
+            process = await to_thread.run_sync(_start, abandon_on_cancel=True)
+            helper = cls(process)
+        except Exception as error:  # can't start new thread; and what else exec may raise
+            why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            raise HelperError(f"no helper process could be started: {why}") from error
+        program = json.dumps([_MODULES, [SLICE, MAX_CPU, MAX_MEMORY]])
+        try:
+            await helper._send(program.encode() + b"\n")
+        except BaseException:
+            helper.kill()
+            raise
+        return helper
+
+    async def send(self, source: bytes, second_try: bool = False) -> None:
+        """Have a source checked. Raises HelperError."""
+        self._slices = 0
+        await self._send(bytes([second_try]) + len(source).to_bytes(4, "big") + source)
+
+    async def result(self) -> Report | SliceUsed | LimitReached:
+        """What comes next of the source that was sent. Raises HelperError."""
+        kind = bytes(await self._receive(1))
+        if kind == bytes([signal.SIGPROF]):
+            self._slices += 1
+            if self._slices * SLICE < MAX_CPU:
+                return SliceUsed()
+            return LimitReached(f"more than {MAX_CPU:.0f} s of processor time")
+        if kind == MEMORY:
+            return LimitReached(
+                f"more than {MAX_MEMORY >> 20} MiB of memory, or is nested too deep"
+            )
+        if kind == NO_MEMORY:
+            raise HelperError("the machine is short of memory")
+        length = int.from_bytes(await self._receive(4), "big")
+        if kind != REPORT or length > MAX_REPORT:
+            raise HelperError("the helper process sent something that is not a report")
+        try:
+            return msgspec.json.decode(await self._receive(length), type=Report)
+        except msgspec.MsgspecError as error:
+            raise HelperError("the helper process sent something that is not a report") from error
+
+    def yield_to_others(self) -> None:
+        """Let every other process go first from now on."""
+        pid = self._process.pid
+        with contextlib.suppress(OSError):
+            os.setpriority(
+                os.PRIO_PROCESS, pid, max(SLOW_NICE, os.getpriority(os.PRIO_PROCESS, pid))
+            )
+
+    def kill(self) -> None:
+        """End the process and close the pipes. Nobody may be waiting for its result."""
+        with contextlib.suppress(OSError):
+            self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                assert pipe is not None
+                pipe.close()
+        # Not waited for: it may hang in the kernel.
+        _killed.append(self._process)
+        asyncio.get_running_loop().call_later(REAP_AFTER, _reap)
+
+    async def _send(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[os.write(self._to, rest) :]
+            except BlockingIOError:
+                await self._ready(self._to, write=True)
+            except OSError as error:
+                raise HelperError("the helper process has ended") from error
+
+    async def _receive(self, size: int) -> bytearray:
+        while len(self._received) < size:
+            try:
+                data = os.read(self._from, 1 << 16)
+            except BlockingIOError:
+                await self._ready(self._from, write=False)
+                continue
+            except OSError as error:
+                raise HelperError("the helper process has ended") from error
+            if not data:
+                raise HelperError("the helper process has ended")
+            self._received += data
+        received, self._received = self._received[:size], self._received[size:]
+        return received
+
+    async def _ready(self, fd: int, write: bool) -> None:
+        """Wait until the pipe can be used. Raises HelperError after MAX_SILENCE.
+
+        Counted in waits of a second: where all processes were paused, one of them was too long.
+        """
+        loop = asyncio.get_running_loop()
+        add = loop.add_writer if write else loop.add_reader
+        remove: Callable[[int], bool] = loop.remove_writer if write else loop.remove_reader
+        ready = asyncio.Event()
+        add(fd, ready.set)
+        try:
+            for _ in range(MAX_SILENCE):
+                with anyio.move_on_after(1.0):
+                    await ready.wait()
+                    return
+        finally:
+            remove(fd)
+        raise HelperError(f"the helper process gave no sign of life for {MAX_SILENCE} s")
+
+
+#: Processes that were killed and may not have ended yet.
+_killed: list[subprocess.Popen[bytes]] = []
+
+
+def _reap() -> None:
+    """Collect the exit statuses of killed processes, so that none stays a zombie."""
+    _killed[:] = [process for process in _killed if process.poll() is None]
+
+
+def _start() -> subprocess.Popen[bytes]:
+    """Start the interpreter. Blocks. Raises OSError and what else fork and exec may raise."""
+    environ = {name: os.environ[name] for name in _LOADER_VARIABLES if name in os.environ}
+    # The last argument is for those who look at `ps`.
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-B", "-c", _BOOT, "callback-agent: checks Python"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        close_fds=True,
+        cwd="/",
+        env=environ,
+        umask=0o077,
+        start_new_session=True,
+    )

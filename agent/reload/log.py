@@ -1,0 +1,205 @@
+"""The reload log: one record for everything that changes, or refuses to change, what is served.
+
+The log is opened again for each record, so that it survives logrotate in both of its styles and the
+deletion of its directory. A record is written whole or not at all: where the disk is full, what
+was begun is taken back, and the record waits until there is room again. A thread writes, so a log
+that does not take anything (`-` into a pipe that nobody reads) stops no reload.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, TypedDict
+
+import msgspec
+
+from agent.core.diagnostic import printable
+from agent.reload.writer import Writer, write_all
+
+#: How many records wait for a log that cannot be written; older ones are dropped, and counted.
+MAX_WAITING = 1000
+#: And how many bytes of them.
+MAX_WAITING_BYTES = 32 << 20
+#: Seconds that a reload waits until its record is in the log. Who reads the log when `reload` has
+#: returned finds the record there, unless the log is that slow.
+WRITE_WAIT = 0.2
+
+#: How many records `history` has, and how many bytes of them.
+MAX_HISTORY = 1000
+MAX_HISTORY_BYTES = 16 << 20
+
+STANDARD_OUTPUT = "-"
+
+
+class Record(TypedDict):
+    """One change, or refused change, of what is served. The schema is in `schemas/record.json`."""
+
+    time: str
+    event: str
+    generation: int
+    digest: str
+    callbacks: int
+    duration_ms: float
+    causes: list[dict[str, str]]
+    changes: list[dict[str, Any]]
+    held: list[dict[str, str]]
+    diagnostics: list[dict[str, Any]]
+
+
+def level(record: Record) -> str:
+    """INFO, WARNING or ERROR, as the supervisor's own log has them."""
+    severities = {d["severity"] for d in record["diagnostics"]}
+    if record["held"] or "error" in severities:
+        return "ERROR"
+    return "WARNING" if "warning" in severities else "INFO"
+
+
+def text(record: Record, who: str = "") -> str:
+    """A record for a person: a line as the supervisor's own log has it, in local time, then an
+    indented line for each change, each held directory and each finding. `who` is `HOST[PID]`.
+    """
+    when = datetime.fromisoformat(record["time"]).astimezone()
+    head = f"[{when:%b %d, %Y %H:%M:%S}] {who}{': ' if who else ''}{level(record)}"
+    count = record["callbacks"]
+    lines = [
+        f"{head}: {record['event']}: generation {record['generation']},"
+        f" {count} callback{'' if count == 1 else 's'} served"
+        f" ({record['duration_ms']:.0f} ms)"
+    ]
+    for change in record["changes"]:
+        lines.append(
+            f"    {change['change']}: {printable(change['path'])}:"
+            f" {printable(change['trigger'])} (line {change['line']})"
+        )
+    for held in record["held"]:
+        lines.append(f"    held: {printable(held['directory'])} ({held['reason']})")
+    for found in record["diagnostics"]:
+        hint = f"; {found['hint']}" if found.get("hint") else ""
+        lines.append(
+            printable(
+                f"{found['path']}:{found['line'] or 1}:{found['column'] or 1}:"
+                f" {found['severity']}: {found['message']}{hint} [{found['code']}]"
+            )
+        )
+        lines[-1] = "    " + lines[-1]
+    return "\n".join(lines) + "\n"
+
+
+class History:
+    """The last records, as JSON. The very last is always there, however long it is."""
+
+    def __init__(self) -> None:
+        self._records: deque[bytes] = deque()
+        self._bytes = 0
+        #: How many there were in all.
+        self.count = 0
+
+    def add(self, record: bytes) -> None:
+        """Add the newest record; the oldest go."""
+        self.count += 1
+        self._records.append(record)
+        self._bytes += len(record)
+        while len(self._records) > 1 and (
+            len(self._records) > MAX_HISTORY or self._bytes > MAX_HISTORY_BYTES
+        ):
+            self._bytes -= len(self._records.popleft())
+
+    @property
+    def last(self) -> bytes:
+        """The newest record. There must have been one."""
+        return self._records[-1]
+
+    def newest(self, limit: int | None) -> list[bytes]:
+        """At most so many records (None: all that are kept), newest last."""
+        records = list(self._records)
+        return records if limit is None else records[max(0, len(records) - limit) :]
+
+
+class Log:
+    """Appends records to a file, or to standard output. `complain` is called when that fails."""
+
+    def __init__(self, path: str, form: str, who: str, complain: Callable[[str], None]) -> None:
+        self._path = path
+        self._form = form
+        self._who = who
+        self._complain = complain
+        self._failed = False
+        #: Whether the last record was not written in WRITE_WAIT: the next does not wait then.
+        self._stalled = False
+        self._writer = Writer(
+            "reload log",
+            self._append,
+            self._report_failure,
+            self._report_recovery,
+            MAX_WAITING,
+            MAX_WAITING_BYTES,
+        )
+
+    def start(self) -> None:
+        """Start the thread that writes. Raises RuntimeError where none can be started."""
+        self._writer.start()
+
+    def write(self, record: bytes) -> None:
+        """Append a record, given as JSON, after those that wait. Blocks for WRITE_WAIT at most;
+        never raises."""
+        if self._form == "text":
+            entry = text(msgspec.json.decode(record), self._who).encode("utf-8", "backslashreplace")
+        else:
+            entry = record + b"\n"
+        stalled = self._stalled and self._writer.waiting
+        self._writer.put(entry)
+        if not stalled:
+            self._stalled = not self._writer.wait(WRITE_WAIT)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether records wait for the log to become writable."""
+        return self._writer.waiting
+
+    def flush(self, seconds: float = WRITE_WAIT) -> None:
+        """Try to write what waits, for so many seconds at most. Never raises."""
+        self._writer.retry()
+        self._writer.wait(seconds)
+
+    def _report_failure(self, error: OSError) -> None:
+        if not self._failed:
+            shown = printable(self._path)
+            self._complain(f"the reload log {shown} cannot be written: {error.strerror}")
+        self._failed = True
+
+    def _report_recovery(self, dropped: int) -> None:
+        lost = f"; {dropped} records were lost" if dropped else ""
+        self._complain(f"the reload log {printable(self._path)} is written again{lost}")
+        self._failed = False
+
+    def _append(self, entry: bytes) -> None:
+        if self._path == STANDARD_OUTPUT:
+            write_all(1, entry)
+            return
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        try:
+            fd = os.open(self._path, flags, 0o644)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(self._path), 0o755, exist_ok=True)
+            fd = os.open(self._path, flags, 0o644)
+        try:
+            size = os.fstat(fd).st_size
+            if size and os.pread(fd, 1, size - 1) not in (b"\n", b""):
+                # A crash left half a line.
+                entry = b"\n" + entry
+            try:
+                _write_all(fd, entry)
+            except OSError:
+                os.ftruncate(fd, size)
+                raise
+        finally:
+            os.close(fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,98 @@
+"""Parses callbacks.conf files, each content once.
+
+A small file is parsed at once. A large one is parsed in a thread of its own, because it may take
+seconds: a reading waits shortly for it, then goes on without it and is repeated when the plan is
+there. So the edits of other directories do not wait, and a plan is kept also when the reading that
+asked for it was given up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from agent.core import unit as callback
+from agent.core.unit import Plan
+
+#: The most bytes that are parsed at once, which takes about 10 ms.
+MAX_INLINE = 64 << 10
+#: Seconds that a reading waits for the parser. Edits of other directories wait as long.
+WAIT = 0.25
+
+
+@dataclass(slots=True)
+class _Parse:
+    """One content to parse, and what came of it."""
+
+    directory: str
+    digest: bytes
+    data: bytes
+    path: str
+    before: Plan | None
+    done: threading.Event
+    result: Plan | Exception | None = None
+
+
+class Plans:
+    """The plans of large callbacks.conf files: the newest of each directory. `parsed` is called in
+    the parser's thread, with a directory whose plan is there. Safe between threads."""
+
+    def __init__(self, parsed: Callable[[str], None]) -> None:
+        self._parsed = parsed
+        self._lock = threading.Lock()
+        self._newest: dict[str, _Parse] = {}
+        self._running = False
+
+    def plan(self, directory: str, path: str, data: bytes, before: Plan | None) -> Plan | None:
+        """What a callbacks.conf says; None while it is parsed. `before` is an older plan of it,
+        whose triggers are not parsed again. Blocks for at most WAIT; raises what the parser
+        raised."""
+        if len(data) <= MAX_INLINE:
+            return callback.plan(data, path, before)
+        digest = hashlib.sha256(data).digest()
+        with self._lock:
+            parse = self._newest.get(directory)
+            new = parse is None or parse.digest != digest
+            if parse is None or new:
+                parse = _Parse(directory, digest, data, path, before, threading.Event())
+                self._start()
+                self._newest[directory] = parse
+        if new:
+            parse.done.wait(WAIT)
+        if not parse.done.is_set():
+            return None
+        if isinstance(parse.result, Exception):
+            with self._lock:
+                if self._newest.get(directory) is parse:
+                    del self._newest[directory]
+            raise parse.result
+        return parse.result
+
+    def keep(self, directories: Collection[str]) -> None:
+        """Forget the plans of all other directories."""
+        with self._lock:
+            self._newest = {d: p for d, p in self._newest.items() if d in directories}
+
+    def _start(self) -> None:
+        """Have a thread at work, with the lock held. Raises RuntimeError where none can start."""
+        if not self._running:
+            threading.Thread(target=self._work, name="parses", daemon=True).start()
+            self._running = True
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                todo = [p for p in self._newest.values() if not p.done.is_set()]
+                if not todo:
+                    self._running = False
+                    return
+            parse = todo[0]
+            try:
+                parse.result = callback.plan(parse.data, parse.path, parse.before)
+            except Exception as error:  # MemoryError, or a defect: of this directory alone
+                parse.result = error
+            parse.data, parse.before = b"", None
+            parse.done.set()
+            self._parsed(parse.directory)

@@ -1,0 +1,158 @@
+"""Files of the state directory: read whole or not at all, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Collection
+
+from agent.core.unit import MAX_CODE_BYTES
+
+#: How often a file that cannot be read is tried.
+READS = 3
+#: The end of the name of a file with code. Before it stands the hex digest of its content.
+_CODE = ".code"
+#: The end of the name of a file that is being written.
+_BEGUN = ".begun"
+
+
+class Damaged(ValueError):
+    """A state file does not hold what it must."""
+
+
+def read(path: str, most: int) -> bytes:
+    """The bytes of a regular file. Never waits for another process.
+
+    Raises OSError where READS attempts failed, FileNotFoundError where there is none, and Damaged
+    where it is of another kind or has more than `most` bytes.
+    """
+    for _ in range(READS - 1):
+        try:
+            return _read(path, most)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            # What is wrong for a moment must not cost what was kept.
+            continue
+    return _read(path, most)
+
+
+def _read(path: str, most: int) -> bytes:
+    # O_NONBLOCK: to open a FIFO would wait for a writer. O_NOFOLLOW: nothing here is a link.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise Damaged("it is not a regular file")
+        if status.st_size > most:
+            raise Damaged(f"it has {status.st_size} bytes; at most {most} are expected")
+        return file.read(most)
+
+
+def replace(path: str, data: bytes) -> None:
+    """Write a file whole or not at all. It is not on the disk yet. Raises OSError."""
+    begun = f"{path}{_BEGUN}"
+    try:
+        # Whatever is there is no file of ours that is still wanted. A FIFO would make us wait.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(begun)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        with os.fdopen(os.open(begun, flags, 0o600), "wb") as file:
+            file.write(data)
+        os.rename(begun, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(begun)
+        raise
+
+
+def sync_folder(folder: str) -> None:
+    """Bring the names in a folder to the disk. Raises OSError."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+class CodeFiles:
+    """The code of implementations in a folder: a file for each digest, written once.
+
+    Digests are `sha256:` and hex. Not safe between threads, except for `sync`.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        #: Digests whose files were read or written by this process, so their content is right.
+        self._stored: set[str] = set()
+        #: Those of them that a power failure may still lose.
+        self._unsynced: set[str] = set()
+
+    def store(self, digest: str, code: bytes) -> None:
+        """Have the code in a file. Raises OSError."""
+        path = self._path(digest)
+        if digest in self._stored:
+            # Somebody may have removed or cut it.
+            with contextlib.suppress(OSError):
+                if os.lstat(path).st_size == len(code):
+                    return
+        replace(path, code)
+        self._stored.add(digest)
+        self._unsynced.add(digest)
+
+    def load(self, digest: str) -> bytes:
+        """The code. Raises OSError, and Damaged where the file is missing or is another's."""
+        algorithm, _, name = digest.partition(":")
+        if algorithm != "sha256" or not name.isalnum():
+            raise Damaged(f"{digest!r} is not a digest")
+        try:
+            code = read(self._path(digest), MAX_CODE_BYTES)
+        except FileNotFoundError:
+            raise Damaged(f"the file {name}{_CODE} is missing") from None
+        if hashlib.sha256(code).hexdigest() != name:
+            raise Damaged(f"the file {name}{_CODE} has another digest")
+        self._stored.add(digest)
+        return code
+
+    def sync(self) -> None:
+        """Bring what was stored before this call to the disk. Blocks. Raises OSError."""
+        unsynced = list(self._unsynced)
+        for digest in unsynced:
+            with contextlib.suppress(FileNotFoundError):
+                opened = os.open(self._path(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    os.fsync(opened)
+                finally:
+                    os.close(opened)
+        if unsynced:
+            sync_folder(self._folder)
+            self._unsynced.difference_update(unsynced)
+
+    def remove_others(self, digests: Collection[str]) -> None:
+        """Remove the files of all other digests. Raises OSError."""
+        used = {self._name(digest) for digest in digests}
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                name = entry.name.removesuffix(_BEGUN)
+                if name.endswith(_CODE) and (name != entry.name or name not in used):
+                    os.unlink(entry.path)
+        self._stored.intersection_update(digests)
+        self._unsynced.intersection_update(digests)
+
+    def forget_stored(self) -> None:
+        """Rely on no file any more: somebody may have removed the folder."""
+        self._stored.clear()
+
+    @staticmethod
+    def is_code(name: str) -> bool:
+        """Whether a file of this name is one of these."""
+        return name.removesuffix(_BEGUN).endswith(_CODE)
+
+    @staticmethod
+    def _name(digest: str) -> str:
+        return f"{digest.removeprefix('sha256:')}{_CODE}"
+
+    def _path(self, digest: str) -> str:
+        return f"{self._folder}/{self._name(digest)}"

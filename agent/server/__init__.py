@@ -1,0 +1,1 @@
+"""Requests to responses: the socket and its clients."""

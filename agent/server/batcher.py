@@ -1,0 +1,207 @@
+"""How the connections share the time of the loop that serves them.
+
+Short reads of whole lookups, which nearly all are, are answered together in the turn of the loop in
+which they came. Everything else waits in one queue: in each turn of the loop a bounded time is
+spent on it, in small steps, one connection after the other. A connection that was idle comes before
+those that have been at work, so who asks little never waits for who asks much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import selectors
+import time
+from collections import deque
+from itertools import islice
+from typing import Protocol
+
+from agent.rpc import jsonrpc as protocol
+
+#: Seconds of each turn of the loop that queued work may take.
+TIME_SLICE = 0.005
+#: Seconds of one step of one connection.
+QUANTUM = 0.0005
+#: Bytes of one read up to which it is answered together with what others sent.
+MAX_COALESCED_READ = 4096
+#: Bytes that are answered together before only the shortest reads are still added: some hundred
+#: lookups, about half a millisecond.
+MAX_COALESCED = 1 << 15
+#: Bytes of a read that is always added: a few lookups. A thousand of them take some 10 ms.
+SHORT_READ = 512
+
+
+class Client(Protocol):
+    """What the batcher and the scheduler know of a connection."""
+
+    fd: int
+    #: Whether nothing is under way: neither a request, nor an answer that the kernel did not take.
+    idle: bool
+    #: Whether it is in the scheduler's queue.
+    scheduled: bool
+    #: Whether the kernel takes no more of its answers at present.
+    blocked: bool
+
+    def take(self, data: bytes) -> None:
+        """Answer what was read, behind what is under way."""
+        ...
+
+    def write(self, line: bytes) -> None: ...
+
+    def step(self, until: float) -> bool:
+        """Do some of what is under way; whether more can be done now."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """A step raised."""
+        ...
+
+
+class Answering(Protocol):
+    """What answers many lookups at once."""
+
+    def lookups(
+        self, lookups: list[protocol.CommonLookup] | list[protocol.LookupRequest]
+    ) -> list[bytes] | None:
+        """The answers' lines, None where each must be asked for by itself."""
+        ...
+
+
+class Batcher:
+    """What clients sent in one turn of the event loop while nothing of theirs was under way.
+
+    It nearly always is whole lines of lookups: one decode for all, then one write after the other.
+    Compared with answering each when it is read, 16 clients get a sixth more answers in the same
+    time, and the slowest of them in two thirds of it.
+    """
+
+    def __init__(self, service: Answering) -> None:
+        self._service = service
+        self._loop = asyncio.get_running_loop()
+        self._clients: list[Client] = []
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, client: Client, data: bytes) -> None:
+        """Answer this at the end of the turn, or leave it to the client's own queue."""
+        size = len(data)
+        if size > SHORT_READ and (size > MAX_COALESCED_READ or self._size > MAX_COALESCED):
+            client.take(data)
+            return
+        parts = self._parts
+        if not parts:
+            self._loop.call_soon(self.flush)
+        self._clients.append(client)
+        parts.append(data)
+        self._size += size
+
+    def flush(self) -> None:
+        """Answer what came."""
+        clients, parts = self._clients, self._parts
+        self._clients, self._parts, self._size = [], [], 0
+        if self.answer(clients, parts):
+            return
+        # One of them is something else. The others must not wait for it.
+        several = len(parts) > 1
+        until = time.monotonic() + TIME_SLICE
+        for client, data in zip(clients, parts, strict=True):
+            quick = several and client.idle and time.monotonic() < until
+            if not (quick and self.answer([client], [data])):
+                client.take(data)
+
+    def answer(self, clients: list[Client], parts: list[bytes]) -> bool:
+        """Whether all of it is lookups that can be answered at once, which is done then."""
+        try:
+            lookups = protocol.lookups(parts)
+        except Exception:  # such as MemoryError: each by itself, where it is contained
+            return False
+        answers = self._service.lookups(lookups) if lookups else None
+        if answers is None:
+            return False
+        if len(answers) > len(parts):
+            lines = iter(answers)
+            answers = [b"".join(islice(lines, data.count(b"\n"))) for data in parts]
+        for client, line in zip(clients, answers, strict=True):
+            # Here and not in a method: it is done for each answer, and counts.
+            try:
+                sent = os.write(client.fd, line) if client.idle else 0
+            except OSError:
+                sent = 0  # `write` meets it again, and knows what to do
+            if sent != len(line):
+                client.write(line[sent:])
+        return True
+
+
+class Scheduler:
+    """One queue of the connections that have work to do."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        #: Those that were idle, and those that had their first step.
+        self._new: deque[Client] = deque()
+        self._old: deque[Client] = deque()
+        self._woken = False
+
+    def add(self, client: Client) -> None:
+        """Give a connection its steps, until it has nothing to do."""
+        if not client.scheduled:
+            client.scheduled = True
+            self._new.append(client)
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._woken = False
+        until = time.monotonic() + TIME_SLICE
+        # However many are new, the others go on too.
+        if self._old:
+            self._step(self._old.popleft())
+        while (self._new or self._old) and time.monotonic() < until:
+            self._step((self._new or self._old).popleft())
+        if self._new or self._old:
+            self._wake()
+
+    def _step(self, client: Client) -> None:
+        try:
+            more = client.step(time.monotonic() + QUANTUM)
+        except Exception as error:
+            client.failed(error)
+            more = False
+        if more:
+            self._old.append(client)
+        else:
+            client.scheduled = False
+
+
+class Writable:
+    """Puts connections into the queue again when the kernel takes more of their answers.
+
+    The loop's own transports would copy what they cannot send.
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._selector = selectors.DefaultSelector()
+        asyncio.get_running_loop().add_reader(self._selector.fileno(), self._ready)
+
+    def wait(self, client: Client) -> None:
+        """Wait for this one. It must not wait already."""
+        self._selector.register(client.fd, selectors.EVENT_WRITE, client)
+        client.blocked = True
+
+    def forget(self, client: Client) -> None:
+        """Wait for it no more. Before its descriptor is closed."""
+        if client.blocked:
+            self._selector.unregister(client.fd)
+            client.blocked = False
+
+    def _ready(self) -> None:
+        for key, _ in self._selector.select(0):
+            self._selector.unregister(key.fd)
+            client: Client = key.data
+            client.blocked = False
+            self._scheduler.add(client)

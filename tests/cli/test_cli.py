@@ -1,0 +1,885 @@
+"""The commands as a person runs them: real processes, their output and exit statuses.
+
+Where they need an agent, a stand-in answers on a real socket, with answers that the package's own
+schemas hold to: so each test says exactly what the agent answered. The last test asks the real one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytest
+
+from agent import schemas
+from support.agents import summary
+
+ROOT = Path(__file__).parents[2]
+DIGEST = "sha256:" + "0" * 64
+
+#: Seconds that anything may take that happens at once on a machine that is not busy.
+SOON = 60
+
+
+class StandIn:
+    """Answers each method with what `answers` has for it: a result, or a dict with `error`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self.answers: dict[str, Any] = {}
+        self.requests: list[dict[str, Any]] = []
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.bind(self.path)
+        self._socket.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError), connection.makefile("rb") as lines:
+            for line in lines:
+                request = json.loads(line)
+                self.requests.append(request)
+                given = self.answers[request["method"]]
+                key = "error" if isinstance(given, dict) and "code" in given else "result"
+                answer = {"jsonrpc": "2.0", "id": request["id"], key: given}
+                connection.sendall(json.dumps(answer).encode() + b"\n")
+
+    def well(self, method: str, result: dict[str, Any]) -> None:
+        """Answer so from now on; the answer must be one that the agent may give."""
+        schemas.validator(f"{method}.result").validate(result)
+        self.answers[method] = result
+
+    def params(self) -> Any:
+        """The parameters of the last request."""
+        return self.requests[-1].get("params")
+
+    def stop(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[StandIn]:
+    server = StandIn(tmp_path / "pipe")
+    yield server
+    server.stop()
+
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """An environment in which nothing of this machine's own settings counts."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("CALLBACK_AGENT_", "XDG_")) and name not in ("QBDIR", "NO_COLOR")
+    }
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "HOME": str(tmp_path),
+        "XDG_RUNTIME_DIR": str(tmp_path / "runtime"),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "TERM": "xterm",
+    }
+
+
+@pytest.fixture
+def run(tmp_path: Path, environment: dict[str, str]) -> Run:
+    def run(*arguments: str | bytes, **changed: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "agent", *arguments],
+            cwd=tmp_path,
+            env={**environment, **changed},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=2 * SOON,
+        )
+
+    return run
+
+
+def callback(file: str = "mail-status.qcb", line: int = 7, **fields: Any) -> dict[str, Any]:
+    languages = {"qcb": "qube", "py": "python", "pl": "perl"}
+    return {
+        "file": file,
+        "path": f"/farm/callback/{file}",
+        "directory": "/farm/callback",
+        "language": languages[file.rpartition(".")[2]],
+        "trigger": "done-job-self",
+        "line": line,
+        "digest": DIGEST,
+        "enabled": True,
+        **fields,
+    }
+
+
+def off(**fields: Any) -> dict[str, Any]:
+    return callback("logFailuresToDB.py", 6, trigger="failed-job-self-*", enabled=False, **fields)
+
+
+def answered(*callbacks: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"generation": 1, "digest": "d", "callbacks": list(callbacks), **more}
+
+
+def record(**fields: Any) -> dict[str, Any]:
+    return {
+        "time": "2014-01-20T17:58:36.000Z",
+        "event": "reloaded",
+        "generation": 2,
+        "digest": "d",
+        "callbacks": 1,
+        "duration_ms": 1.5,
+        "causes": [],
+        "changes": [],
+        "held": [],
+        "diagnostics": [],
+        **fields,
+    }
+
+
+def health(**fields: Any) -> dict[str, Any]:
+    directory = {"path": "/farm/callback", "callbacks": 1, "held": None, "watch": "events"}
+    return {
+        "version": "0.1.0",
+        "pid": 1234,
+        "uptime": 3725.5,
+        "state": "ok",
+        "generation": 2,
+        "digest": "sha256:index",
+        "callbacks": 1,
+        "directories": [{**directory, "digest": "d"}],
+        "settings": {
+            "pipe": {"value": "/run/x/pipe", "source": "--pipe"},
+            "languages": {"value": ["mail", "qube"], "source": "/etc/qb.conf:12"},
+        },
+        "last_reload": summary(record()),
+        **fields,
+    }
+
+
+def is_one_line(text: str) -> bool:
+    return text.endswith("\n") and text.count("\n") == 1 and text.startswith("callback-agent: ")
+
+
+# -- lookup ---------------------------------------------------------------------------------------
+
+
+def test_lookup_shows_a_line_for_each_callback_and_marks_what_will_not_run(
+    agent: StandIn, run: Run
+) -> None:
+    waits = callback(line=9, trigger="done-job-self && done-job-parent", missing="done-job-parent")
+    agent.well("lookup", answered(off(), callback(), partial=[waits]))
+    done = run("lookup", "failed-job-self", "--pipe", agent.path)
+    assert done.stdout.splitlines() == [
+        "logFailuresToDB.py  python  failed-job-self-*                 "
+        "/farm/callback/callbacks.conf:6"
+        "  (language off: the supervisor will not run it)",
+        "mail-status.qcb     qube    done-job-self                     "
+        "/farm/callback/callbacks.conf:7",
+        "mail-status.qcb     qube    done-job-self && done-job-parent  "
+        "/farm/callback/callbacks.conf:9  (partial, missing: done-job-parent)",
+    ]
+    assert (done.returncode, done.stderr) == (0, "")
+    assert agent.params() == {"event": "failed-job-self"}
+
+
+def test_lookup_exits_1_where_no_enabled_callback_fires(agent: StandIn, run: Run) -> None:
+    asked = ("lookup", "submit-job-self", "--pipe", agent.path)
+    agent.well("lookup", answered(partial=[]))
+    done = run(*asked)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "no callback fires on submit-job-self\n"
+    for callbacks, partial in (([off()], []), ([], [callback(missing="x-job-y")])):
+        agent.well("lookup", answered(*callbacks, partial=partial))
+        assert run(*asked).returncode == 1
+        assert run(*asked, "--json").returncode == 1
+
+
+def test_json_is_the_pipes_result_as_it_is(agent: StandIn, run: Run) -> None:
+    result = answered(callback(trigger="done-work-self-\u00e9\u20ac\u2028"), partial=[])
+    agent.well("lookup", result)
+    for locale in ("C.UTF-8", "C", "POSIX"):
+        done = run("lookup", "x-job-self", "--json", "--pipe", agent.path, LC_ALL=locale)
+        assert json.loads(done.stdout) == result
+        assert done.stdout.count("\n") == 1
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_options_of_lookup_and_explain_make_the_question(agent: StandIn, run: Run) -> None:
+    agent.well("lookup", answered(callback(), partial=[]))
+    agent.well("explain", answered())
+
+    def asked(*options: str) -> Any:
+        for command in ("lookup", "explain"):
+            done = run(command, *options, "--pipe", agent.path)
+            assert done.returncode == 0, done
+            schemas.validator("request").validate(agent.requests[-1])
+        assert agent.requests[-2]["params"] == agent.requests[-1]["params"]
+        return agent.params()
+
+    job = ("--job", "1234", "--label", "a b", "--parent", "12", "--pgrp", "0")
+    all_of_it = {"id": 1234, "label": "a b", "pid": 12, "pgrp": 0}
+    event = {"name": "failed", "type": "work", "extra": "1-10", "job": all_of_it}
+    assert asked("failed-work-self-1-10", *job) == {"event": event}
+    assert asked("failed-job-self", "--pgrp", "5") == {
+        "event": {"name": "failed", "type": "job", "job": {"pgrp": 5}}
+    }
+    owner = [word.replace("--", "--owner-") for word in job]
+    assert asked("failed-job-x", *owner) == {"event": "failed-job-x", "owner": all_of_it}
+    occurred = ("--occurred", "done-job-7", "--occurred", "done-job-8")
+    assert asked(" odd-job-(self) ", *occurred, "--code") == {
+        "event": " odd-job-(self) ",
+        "occurred": ["done-job-7", "done-job-8"],
+        "code": True,
+    }
+    # Empty counts as not given.
+    assert asked("failed-job-self", "--label", "") == {"event": "failed-job-self"}
+
+
+def test_code_is_shown_beneath_and_cannot_drive_the_terminal(agent: StandIn, run: Run) -> None:
+    code = "\timport os\r\n\n\x1b]0;owned\x07print('\u00e9')\n"
+    latin = callback("gruss.pl", 8, code_base64="cHJpbnQgIud8Ijs=")
+    agent.well("lookup", answered(callback(code=code), latin, partial=[]))
+    lines = run("lookup", "x-job-self", "--code", "--pipe", agent.path).stdout.split("\n")
+    assert lines[1:4] == ["    \timport os", "", r"    \x1b]0;owned\x07print('" + "\u00e9')"]
+    assert lines[4].startswith("gruss.pl")
+    assert lines[5:] == [
+        r"    (not UTF-8: the bytes that are not are shown as \xNN)",
+        r'    print "\xe7|";',
+        "",
+    ]
+
+
+def test_what_comes_from_files_cannot_write_lines_of_its_own(agent: StandIn, run: Run) -> None:
+    hostile = callback(trigger="done-job-a\nb\x1b[2J", directory="/farm/\r/x")
+    agent.well("list", answered(hostile))
+    done = run("list", "--pipe", agent.path)
+    assert done.stdout.splitlines() == [
+        r"mail-status.qcb  qube  done-job-a\nb\x1b[2J  /farm/\r/x/callbacks.conf:7"
+    ]
+
+
+# -- the other questions --------------------------------------------------------------------------
+
+
+def test_explain_says_why_for_each_callback(agent: StandIn, run: Run) -> None:
+    rows = [
+        callback(verdict="fires", reason="the event is done"),
+        {**off(), "verdict": "no", "reason": "it waits for failed"},
+    ]
+    agent.well("explain", answered(*rows))
+    done = run("explain", "done-job-self", "--pipe", agent.path)
+    assert done.stdout.splitlines() == [
+        "fires  mail-status.qcb     qube    done-job-self      /farm/callback/callbacks.conf:7"
+        "  the event is done",
+        "no     logFailuresToDB.py  python  failed-job-self-*  /farm/callback/callbacks.conf:6"
+        "  it waits for failed  (language off: the supervisor will not run it)",
+    ]
+    assert done.returncode == 0
+    agent.well("explain", answered())
+    assert run("explain", "x-job-self", "--pipe", agent.path).returncode == 0
+
+
+def test_list_shows_all_that_is_served(agent: StandIn, run: Run) -> None:
+    agent.well("list", answered(callback(), off()))
+    done = run("list", "--pipe", agent.path)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [
+        "mail-status.qcb",
+        "logFailuresToDB.py",
+    ]
+    assert (done.returncode, agent.params()) == (0, None)
+    agent.well("list", answered(callback(code="mail-status\n")))
+    assert "\n    mail-status\n" in run("list", "--code", "--pipe", agent.path).stdout
+    assert agent.params() == {"code": True}
+    agent.well("list", answered())
+    done = run("list", "--pipe", agent.path)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_status_says_the_state_first(agent: StandIn, run: Run) -> None:
+    agent.well("status", health(clients=1, notes=["user id 99 was refused"]))
+    done = run("status", "--pipe", agent.path)
+    lines = done.stdout.splitlines()
+    assert lines[:8] == [
+        "state: ok",
+        "agent: version 0.1.0, pid 1234, up 1 h 2 min, 1 client",
+        "index: generation 2, 1 callback, sha256:index",
+        "directory: /farm/callback  1 callback  by events",
+        "setting: pipe       /run/x/pipe  (--pipe)",
+        "setting: languages  mail,qube  (/etc/qb.conf:12)",
+        "note: user id 99 was refused",
+        "last reload:",
+    ]
+    assert lines[8].startswith("[")
+    assert (done.returncode, done.stderr) == (0, "")
+    held = {"path": "/farm", "callbacks": 2, "held": "fault", "watch": "scan", "digest": "d"}
+    agent.well("status", health(state="degraded", directories=[held]))
+    done = run("status", "--pipe", agent.path)
+    assert done.stdout.startswith("state: degraded\n")
+    assert "directory: /farm  2 callbacks  by scan  HELD: fault\n" in done.stdout
+    assert done.returncode == 1
+    asked = run("status", "--json", "--pipe", agent.path)
+    assert (json.loads(asked.stdout)["state"], asked.returncode) == ("degraded", 1)
+
+
+def test_reload_prints_the_record_and_says_whether_something_is_held(
+    agent: StandIn, run: Run
+) -> None:
+    change = {"change": "added", "path": "/farm/x.py", "trigger": "t", "line": 3, "digest": DIGEST}
+    agent.well("reload", record(changes=[change]))
+    done = run("reload", "--pipe", agent.path)
+    header, *rest = done.stdout.splitlines()
+    assert header.startswith("[")
+    assert rest
+    assert all(line.startswith((" ", "\t")) for line in rest)
+    assert "/farm/x.py" in rest[0]
+    assert done.returncode == 0
+    held = record(held=[{"directory": "/farm", "reason": "fault"}], event="held")
+    agent.well("reload", held)
+    assert run("reload", "--pipe", agent.path).returncode == 1
+    done = run("reload", "--json", "--pipe", agent.path)
+    assert (json.loads(done.stdout), done.returncode) == (held, 1)
+
+
+# -- which agent, and none ------------------------------------------------------------------------
+
+ASKING = [["lookup", "x-job-self"], ["explain", "x-job-self"], ["list"], ["status"], ["reload"]]
+
+
+@pytest.mark.parametrize("command", ASKING, ids=lambda command: command[0])
+def test_no_agent_is_told_in_one_line(command: list[str], run: Run, tmp_path: Path) -> None:
+    for options in ([], ["--json"]):
+        done = run(*command, *options, "--pipe", str(tmp_path / "none"))
+        assert (done.returncode, done.stdout) == (3, "")
+        assert is_one_line(done.stderr)
+        assert f"{tmp_path}/none: there is no pipe" in done.stderr
+        assert "callback-agent serve" in done.stderr
+
+
+def test_the_pipe_is_the_flags_then_the_variables_then_the_default(
+    agent: StandIn, run: Run, tmp_path: Path
+) -> None:
+    agent.well("list", answered(callback()))
+    wrong = str(tmp_path / "none")
+    assert run("list", "--pipe", agent.path, CALLBACK_AGENT_PIPE=wrong).returncode == 0
+    assert run("list", "--pipe", "", CALLBACK_AGENT_PIPE=agent.path).returncode == 0
+    assert run("list", "--pipe", wrong, CALLBACK_AGENT_PIPE=agent.path).returncode == 3
+    done = run("list", CALLBACK_AGENT_PIPE="")
+    if os.path.exists("/run/callback-agent/pipe"):
+        pytest.skip("an agent of root's has left its pipe on this machine")
+    assert done.returncode == 3
+    assert "/run/callback-agent/pipe: there is no pipe" in done.stderr
+    if os.geteuid() != 0:
+        assert f"{tmp_path}/runtime/callback-agent/pipe: there is no pipe" in done.stderr
+
+
+def test_a_question_that_the_agent_refuses_is_bad_usage(agent: StandIn, run: Run) -> None:
+    data = {"pointer": "/event", "expected": "one of job, work", "column": 8}
+    agent.answers["lookup"] = {"code": -32602, "message": "jbo is no type", "data": data}
+    done = run("lookup", "failed-jbo-self", "--pipe", agent.path)
+    assert (done.returncode, done.stdout) == (2, "")
+    expected = "jbo is no type, at /event, column 8; expected one of job, work"
+    assert done.stderr == f"callback-agent: {expected}\n"
+    agent.answers["lookup"] = {"code": -32603, "message": "out of luck"}
+    done = run("lookup", "failed-job-self", "--pipe", agent.path)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "callback-agent: out of luck\n")
+
+
+@pytest.mark.parametrize("nonsense", [{}, {"callbacks": 5}, {"callbacks": [{}]}, "text", None])
+@pytest.mark.parametrize("command", ASKING, ids=lambda command: command[0])
+def test_an_answer_that_is_not_understood_is_told_in_one_line(
+    agent: StandIn, run: Run, command: list[str], nonsense: Any
+) -> None:
+    agent.answers[command[0]] = nonsense
+    done = run(*command, "--pipe", agent.path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert is_one_line(done.stderr)
+
+
+def test_asking_does_not_load_what_only_serving_needs(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    heavy = {"anyio", "asyncio", "watchfiles", "jsonschema", "msgspec", "uvloop", "agent.settings"}
+    script = (
+        "import sys; from agent.cli import main\n"
+        f"status = main(['lookup', 'x-job-self', '--pipe', {str(tmp_path / 'none')!r}])\n"
+        f"print(status, sorted({heavy!r} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=2 * SOON,
+    )
+    assert done.stdout == "3 []\n", done.stderr
+
+
+# -- bad usage ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["what"],
+        ["--pipe", "x", "list"],
+        ["list", "--no-such-option"],
+        ["list", "extra"],
+        ["lookup"],
+        ["lookup", "a", "b"],
+        ["lookup", "x-job-self", "--job", "seven"],
+        ["lookup", "x-job-self", "--job", "-1"],
+        ["lookup", "x-job-parent", "--job", "1"],
+        ["lookup", "x-job", "--job", "1"],
+        ["lookup", "x-work-self-", "--job", "1"],
+        ["lookup", "globaltime-100", "--owner-job", "1", "--pgrp", "1"],
+        ["lookup", b"\xff-job-self"],
+        ["lookup", "x-job-self", "--owner-label", b"\xff"],
+        ["lookup", "x-job-self", "--occurred", b"\xff"],
+        ["explain", "x-job-7", "--label", "x"],
+        ["serve", "--log-format", "xml"],
+        ["serve", "extra"],
+        ["check", b"\xff"],
+        ["check", "--qb-conf"],
+        ["log", "-n", "-1"],
+        ["log", "-n", "x"],
+        ["log", "--log", "-"],
+        ["log", "--json"],
+    ],
+    ids=str,
+)
+def test_bad_usage_exits_2_and_says_why(run: Run, arguments: list[str | bytes]) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_is_no_error(run: Run) -> None:
+    for command in ([], *[[c[0]] for c in ASKING], ["serve"], ["check"], ["log"]):
+        done = run(*command, "--help")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "Usage: callback-agent" in done.stdout
+
+
+# -- output that goes nowhere, and colour ---------------------------------------------------------
+
+
+def test_who_stops_reading_is_not_complained_about(
+    agent: StandIn, environment: dict[str, str]
+) -> None:
+    agent.well("list", answered(*[callback(line=n) for n in range(1, 5000)]))
+    for option in ([], ["--json"]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run(
+            [sys.executable, "-m", "agent", "list", "--pipe", agent.path, *option],
+            env=environment,
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            timeout=2 * SOON,
+        )
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_is_told_in_one_line(agent: StandIn, environment: dict[str, str]) -> None:
+    agent.well("lookup", answered(callback(), partial=[]))
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "agent", "lookup", "x-job-self", "--pipe", agent.path],
+            env=environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=2 * SOON,
+        )
+    # Not 1, which would say that nothing fires.
+    assert done.returncode == 5
+    assert is_one_line(done.stderr)
+    assert "No space left" in done.stderr
+
+
+def test_a_closed_output_is_told_in_one_line(agent: StandIn, environment: dict[str, str]) -> None:
+    agent.well("list", answered(callback()))
+    done = subprocess.run(
+        ["sh", "-c", '"$0" -m agent list --pipe "$1" >&-', sys.executable, agent.path],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=2 * SOON,
+    )
+    assert done.returncode == 5
+    assert is_one_line(done.stderr)
+
+
+def on_a_terminal(command: list[str], environment: dict[str, str]) -> str:
+    """What the command prints when its standard output is a terminal."""
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agent", *command],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=its,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(its)
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO: the terminal's other end is closed.
+        while data := os.read(ours, 1 << 16):
+            shown += data
+    os.close(ours)
+    process.wait(SOON)
+    return shown.decode()
+
+
+def test_colour_only_on_a_terminal_and_never_with_no_color(
+    agent: StandIn, run: Run, environment: dict[str, str]
+) -> None:
+    agent.well("lookup", answered(off(), partial=[]))
+    command = ["lookup", "x-job-self", "--pipe", agent.path]
+    assert "\x1b[" in on_a_terminal(command, environment)
+    assert "\x1b[" in on_a_terminal(command, {**environment, "NO_COLOR": ""})
+    assert "\x1b" not in on_a_terminal(command, {**environment, "NO_COLOR": "1"})
+    assert "\x1b" not in on_a_terminal(command, {**environment, "TERM": "dumb"})
+    assert "\x1b" not in on_a_terminal([*command, "--json"], environment)
+    assert "\x1b" not in run(*command).stdout
+
+
+# -- check ----------------------------------------------------------------------------------------
+
+
+def test_check_prints_what_is_wrong_with_qb_conf_too(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "callback").mkdir()
+    (tmp_path / "callback" / "callbacks.conf").write_text("# nothing\n")
+    conf = tmp_path / "qb.conf"
+    conf.write_text("supervisor_universal_callback_path = callback,callback/.\n")
+    done = run("check", "--qb-conf", str(conf))
+    assert done.stdout == (
+        f"{conf}:1:47: warning: {tmp_path}/callback is listed twice and is read once; remove one of"
+        " the two [duplicate-directory]\n"
+    )
+    assert (done.returncode, done.stderr) == (0, "1 directory: 1 warning\n")
+    conf.write_text('supervisor_universal_callback_path = "callback\n')
+    done = run("check", "--json", CALLBACK_AGENT_QB_CONF=str(conf))
+    found = json.loads(done.stdout)["diagnostics"]
+    assert [(f["path"], f["line"], f["severity"]) for f in found] == [(str(conf), 1, "error")]
+    assert done.returncode == 1
+    # What is named on the command line is read all the same.
+    done = run("check", "--qb-conf", str(conf), "callback", str(tmp_path / "callback" / "."))
+    assert done.returncode == 1
+    assert done.stderr == "1 directory: 1 error\n"
+
+
+def test_check_of_what_is_well_prints_nothing(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "callback").mkdir()
+    (tmp_path / "callback" / "callbacks.conf").write_text("mail-status.qcb = done-job-self\n")
+    (tmp_path / "callback" / "mail-status.qcb").write_text("mail-status\n")
+    done = run("check", "--qb-conf", "none", "--callback-path", "callback")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "1 directory: nothing found\n"
+    done = run("check", "--qb-conf", "none", "--json", "callback")
+    assert (json.loads(done.stdout), done.returncode) == ({"diagnostics": []}, 0)
+
+
+# -- log ------------------------------------------------------------------------------------------
+
+
+def text_record(number: int) -> str:
+    return f"[Jan 20, 2014 17:58:36] record {number}\n    one {number}\n    two {number}\n"
+
+
+def json_record(number: int) -> str:
+    return json.dumps({"record": number}) + "\n"
+
+
+@pytest.mark.parametrize("written", [text_record, json_record])
+def test_log_shows_the_last_records(
+    written: Callable[[int], str], run: Run, tmp_path: Path
+) -> None:
+    log = tmp_path / "reload.log"
+    # So many that the file is read from its end in several steps.
+    log.write_text("".join(written(n) for n in range(10_000)))
+    for options, count in (
+        ([], 10),
+        (["-n", "0"], 0),
+        (["-n", "1"], 1),
+        (["-n", "5000"], 5000),
+        (["-n", "9999999"], 10_000),
+    ):
+        done = run("log", "--log", "reload.log", *options)
+        assert done.stdout == "".join(written(n) for n in range(10_000 - count, 10_000))
+        assert (done.returncode, done.stderr) == (0, "")
+    log.write_text("")
+    assert run("log", "--log", str(log)).stdout == ""
+
+
+def test_log_finds_the_file_by_flag_variable_agent_and_default(
+    agent: StandIn, run: Run, tmp_path: Path
+) -> None:
+    for name in ("flag", "variable", "agent"):
+        (tmp_path / name).write_text(f"[{name}]\n")
+    setting = {"log": {"value": str(tmp_path / "agent"), "source": "--log"}}
+    agent.well("status", health(settings=setting))
+    pipe = {"CALLBACK_AGENT_PIPE": agent.path}
+    variable = {"CALLBACK_AGENT_LOG": "variable"}
+    assert run("log", "--log", "flag", **pipe, **variable).stdout == "[flag]\n"
+    assert run("log", **pipe, **variable).stdout == "[variable]\n"
+    assert run("log", **pipe).stdout == "[agent]\n"
+    assert run("log", "--pipe", agent.path).stdout == "[agent]\n"
+    agent.well("status", health(settings={"log": {"value": "-", "source": "--log"}}))
+    done = run("log", **pipe)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert is_one_line(done.stderr)
+    assert "standard output" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root's default log is a file of the system's")
+def test_without_an_agent_the_default_log_is_shown(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "state" / "callback-agent"
+    folder.mkdir(parents=True)
+    (folder / "reload.log").write_text("[default]\n")
+    done = run("log", CALLBACK_AGENT_PIPE=str(tmp_path / "none"))
+    assert done.stdout == "[default]\n"
+
+
+def test_a_log_that_is_not_there_or_cannot_be_read_is_told(run: Run, tmp_path: Path) -> None:
+    done = run("log", "--log", str(tmp_path / "none"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert is_one_line(done.stderr)
+    done = run("log", "--log", str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert is_one_line(done.stderr)
+
+
+class Following:
+    """`callback-agent log -f` on a file, and what it has shown so far."""
+
+    def __init__(self, log: Path, environment: dict[str, str], *options: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "agent", "log", "-f", "--log", str(log), *options],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.shown = ""
+        self.said = ""
+        self._changed = threading.Condition()
+        for stream, is_output in ((self.process.stdout, True), (self.process.stderr, False)):
+            assert stream is not None
+            threading.Thread(target=self._read, args=(stream, is_output), daemon=True).start()
+
+    def _read(self, stream: TextIO, is_output: bool) -> None:
+        for line in stream:
+            with self._changed:
+                if is_output:
+                    self.shown += line
+                else:
+                    self.said += line
+                self._changed.notify_all()
+
+    def wait_for(self, shown: str = "", said: str = "") -> None:
+        """Wait until exactly this is shown, and all of that is said."""
+        with self._changed:
+            there = self._changed.wait_for(
+                lambda: self.shown == shown and said in self.said, timeout=SOON
+            )
+        assert there, (self.shown, self.said)
+
+    def interrupt(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(SOON)
+
+
+@pytest.fixture
+def follow(environment: dict[str, str]) -> Iterator[Callable[..., Following]]:
+    started: list[Following] = []
+
+    def follow(log: Path, *options: str) -> Following:
+        started.append(Following(log, environment, *options))
+        return started[-1]
+
+    yield follow
+    for following in started:
+        following.process.kill()
+        following.process.wait(SOON)
+
+
+def append(log: Path, text: str) -> None:
+    with open(log, "a") as file:
+        file.write(text)
+
+
+def test_log_follows_across_a_rename_and_a_new_file(
+    follow: Callable[..., Following], tmp_path: Path
+) -> None:
+    log = tmp_path / "reload.log"
+    log.write_text(text_record(1) + text_record(2))
+    following = follow(log, "-n", "1")
+    shown = text_record(2)
+    following.wait_for(shown)
+    for generation in (3, 5):  # Each rotation twice.
+        append(log, text_record(generation))
+        log.rename(tmp_path / f"reload.log.{generation}")
+        # Who writes still has the old file open for a moment.
+        append(tmp_path / f"reload.log.{generation}", text_record(99))
+        log.write_text(text_record(generation + 1))
+        shown += text_record(generation) + text_record(99) + text_record(generation + 1)
+        following.wait_for(shown)
+    assert following.interrupt() == 0
+    assert following.said == ""
+
+
+def test_log_follows_across_copy_and_truncate(
+    follow: Callable[..., Following], tmp_path: Path
+) -> None:
+    log = tmp_path / "reload.log"
+    log.write_text(text_record(1))
+    following = follow(log)
+    shown = text_record(1)
+    following.wait_for(shown)
+    for number in (2, 4):
+        append(log, text_record(number) + text_record(number))
+        shown += text_record(number) * 2
+        following.wait_for(shown)
+        shutil.copy(log, tmp_path / "reload.log.1")
+        os.truncate(log, 0)
+        append(log, text_record(number + 1))
+        shown += text_record(number + 1)
+        following.wait_for(shown)
+    assert following.interrupt() == 0
+
+
+def test_log_shows_a_line_when_it_is_whole(
+    follow: Callable[..., Following], tmp_path: Path
+) -> None:
+    log = tmp_path / "reload.log"
+    log.write_text('{"record": 1}\n{"record"')
+    following = follow(log)
+    following.wait_for('{"record": 1}\n')
+    append(log, ": 2}\n")
+    following.wait_for('{"record": 1}\n{"record": 2}\n')
+    assert following.interrupt() == 0
+
+
+def test_log_waits_for_a_file_that_is_not_there_yet(
+    follow: Callable[..., Following], tmp_path: Path
+) -> None:
+    log = tmp_path / "reload.log"
+    following = follow(log)
+    following.wait_for(said=f"waiting for {log}\n")
+    (tmp_path / "new").write_text(text_record(1))
+    (tmp_path / "new").rename(log)
+    following.wait_for(text_record(1))
+    log.unlink()
+    (tmp_path / "new").write_text(text_record(2))
+    (tmp_path / "new").rename(log)
+    following.wait_for(text_record(1) + text_record(2))
+    assert following.interrupt() == 0
+
+
+def test_following_ends_when_nobody_reads(environment: dict[str, str], tmp_path: Path) -> None:
+    log = tmp_path / "reload.log"
+    log.write_text(text_record(1))
+    with subprocess.Popen(
+        [sys.executable, "-m", "agent", "log", "-f", "--log", str(log)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        deadline = time.monotonic() + SOON
+        while process.poll() is None:
+            assert time.monotonic() < deadline
+            append(log, text_record(2))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+        assert (process.returncode, process.stderr.read()) == (0, b"")
+
+
+# -- the real agent -------------------------------------------------------------------------------
+
+
+def test_the_commands_ask_a_real_agent(
+    run: Run, environment: dict[str, str], tmp_path: Path
+) -> None:
+    shutil.copytree(ROOT / "fixtures" / "example", tmp_path / "callback")
+    (tmp_path / "qb.conf").write_text('supervisor_language_flags = "qube,perl,mail"\n')
+    pipe = {"CALLBACK_AGENT_PIPE": str(tmp_path / "pipe")}
+    options = ["--qb-conf", "qb.conf", "--callback-path", "callback", "--log", "reload.log"]
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "agent", "serve", *options, "--state", "kept"],
+        cwd=tmp_path,
+        env={**environment, **pipe},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + SOON
+        while (done := run("status", **pipe)).returncode == 3:
+            assert serving.poll() is None, serving.communicate()
+            assert time.monotonic() < deadline, done
+        assert (done.returncode, done.stdout.split("\n")[0]) == (0, "state: ok")
+        pipe_line = rf"setting: pipe +{re.escape(str(tmp_path))}/pipe  \(CALLBACK_AGENT_PIPE\)\n"
+        assert re.search(pipe_line, done.stdout)
+
+        def files(event: str, *options: str) -> tuple[list[str], int]:
+            done = run("lookup", event, *options, **pipe)
+            return [line.split()[0] for line in done.stdout.splitlines()], done.returncode
+
+        assert files("failed-job-self") == (["logFailuresToDB.py", "mail-status.qcb"], 0)
+        assert files("complete-work-self-1-10", "--job", "7") == (["checkWork.pl"], 0)
+        assert files("submit-job-self") == ([], 1)
+        assert run("lookup", "failed-jbo-self", **pipe).returncode == 2
+        done = run("lookup", "failed-job-self", "--code", **pipe)
+        lines = done.stdout.splitlines()
+        assert lines[0].endswith("(language off: the supervisor will not run it)")
+        assert lines[-1] == "    mail-status"
+        assert run("explain", "done-job-self", **pipe).returncode == 0
+        assert len(run("list", **pipe).stdout.splitlines()) == 3
+        append(tmp_path / "callback" / "callbacks.conf", "nothing\n")
+        done = run("reload", **pipe)
+        assert done.returncode == 1
+        assert "callbacks.conf:10:1: error: " in done.stdout, done
+        assert run("status", **pipe).returncode == 1
+        shown = run("log", "-n", "1", **pipe).stdout
+        assert "[no-equals]" in shown
+        assert shown == run("log", "-n", "1", "--log", "reload.log").stdout
+        serving.terminate()
+        assert serving.wait(SOON) == 0
+        assert run("list", **pipe).returncode == 3
+    finally:
+        serving.kill()
+        serving.communicate()

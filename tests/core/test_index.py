@@ -1,0 +1,169 @@
+"""The index answers as a plain reading of every trigger does, however it came about."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+
+from agent.core.index import Index, Served
+from agent.core.trigger import Event, parse, terms
+from agent.core.unit import Implementation, Registration, Unit
+from agent.rpc import results as answers
+from agent.rpc.jsonrpc import LookupParams
+from support import plain
+from support.cases import Case, case, cases
+
+#: The cases of the mass comparison, in as many parts as keep one test short.
+PARTS, CASES = 10, 10_000
+
+
+def events(case: Case) -> list[Event] | None:
+    """The event of a case and those that occurred, as its owner sees them; None if refused."""
+    request = {"event": case.event, "occurred": case.occurred}
+    if case.owner is not None:
+        request["owner"] = case.owner
+    try:
+        event, occurred = answers.events(msgspec.convert(request, LookupParams))
+    except (msgspec.ValidationError, answers.BadEvent):
+        return None
+    return [event, *occurred]
+
+
+def unit(triggers: Sequence[str]) -> Unit:
+    registrations = []
+    for line, text in enumerate(triggers, 1):
+        tree, problems = parse(text)
+        assert tree is not None, (text, problems)
+        registrations.append(Registration(f"{line}.py", tree, str(tree), line))
+    code = Implementation.of(b"pass\n")
+    return Unit(tuple(registrations), {r.file: code for r in registrations})
+
+
+def served(triggers: Sequence[str], directory: str = "/d") -> Served:
+    return Served.of(directory, unit(triggers), frozenset({"python"}))
+
+
+def answer(index: Index, question: list[Event]) -> list[tuple[str, str | None]]:
+    """The index's answer in the form of the plain reading's: a verdict for each callback."""
+    got = index.lookup(question[0], question[1:])
+    verdicts: dict[str, tuple[str, str | None]] = {c.path: ("fires", None) for c in got.callbacks}
+    for callback, missing in got.partial:
+        verdicts[callback.path] = ("partial", str(missing))
+    assert [c.path for c in got.callbacks] == [
+        c.path for c in index.callbacks() if verdicts.get(c.path, ("",))[0] == "fires"
+    ]
+    return [verdicts.get(c.path, ("no", None)) for c in index.callbacks()]
+
+
+def expected(case: Case) -> list[tuple[str, str | None]] | None:
+    try:
+        return plain.answer(case.triggers, case.event, case.owner, case.occurred)
+    except ValueError:
+        return None
+
+
+def compare(case: Case) -> None:
+    should = expected(case)
+    question = events(case)
+    assert (question is None) == (should is None), case
+    if question is None:
+        return
+    assert answer(Index.of(1, [served(case.triggers)]), question) == should, case
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_answers_as_a_plain_reading_does(part: int) -> None:
+    r = random.Random(f"index {part}")
+    for _ in range(CASES):
+        compare(case(r))
+
+
+@given(cases())
+def test_answers_as_a_plain_reading_does_found_by_hypothesis(one: Case) -> None:
+    compare(one)
+
+
+def test_an_index_that_grew_by_edits_answers_as_one_built_at_once() -> None:
+    r = random.Random("edits")
+    directories: list[list[str]] = [[] for _ in range(4)]
+    index = Index.of(1, [served(t, f"/{i}") for i, t in enumerate(directories)])
+    kept = []
+    for step in range(1_500):
+        one = case(r)
+        changed = {r.randrange(4): one.triggers}
+        if r.random() < 0.2:
+            changed[r.randrange(4)] = []
+        for place, triggers in changed.items():
+            directories[place] = triggers
+        index = index.replace(step + 2, {p: served(t, f"/{p}") for p, t in changed.items()})
+        built = Index.of(step + 2, [served(t, f"/{i}") for i, t in enumerate(directories)])
+        assert index.digest == built.digest
+        assert shape(index) == shape(built)
+        question = events(one)
+        if question is None:
+            continue
+        assert answer(index, question) == answer(built, question)
+        if step % 100 == 0:
+            kept.append((index, question, answer(index, question)))
+    for old, question, before in kept:
+        assert answer(old, question) == before, "an edit changed an index that somebody holds"
+
+
+def shape(index: Index) -> Any:
+    """The tree as plain values, which two trees alike share."""
+    return {
+        kind: {
+            name: {slot: dict(leaves(patterns)) for slot, patterns in slots.items()}
+            for name, slots in leaves(names)
+        }
+        for kind, names in index._tree.items()
+    }
+
+
+def leaves(patterns: Any) -> list[Any]:
+    return [
+        *((f"literal {p}", n) for p, n in patterns.literal.items()),
+        *((f"prefix {p}", n) for p, n in patterns.prefix.items()),
+        *((f"general {p}", n) for p, n in (patterns.general.items() if patterns.general else ())),
+    ]
+
+
+@given(cases())
+def test_canonical_text_parses_to_the_same_tree(one: Case) -> None:
+    for text in one.triggers:
+        tree, _ = parse(text)
+        assert tree is not None
+        again, problems = parse(str(tree))
+        assert again == tree, problems
+        assert str(again) == str(tree)
+        assert str(tree) == plain.canonical(plain.read(text))
+
+
+@given(cases())
+def test_explain_agrees_with_lookup(one: Case) -> None:
+    question = events(one)
+    if question is None:
+        return
+    index = Index.of(1, [served(one.triggers)])
+    verdicts = answer(index, question)
+    explained = {c.path: verdict for c, verdict, _ in index.explain(question[0], question[1:])}
+    for callback, (verdict, _) in zip(index.callbacks(), verdicts, strict=True):
+        alike = any(t.type == question[0].type for t in terms(callback.registration.trigger))
+        assert explained.get(callback.path, "no") == verdict
+        assert alike or callback.path not in explained
+    assert all(reason for _, _, reason in index.explain(question[0], question[1:]))
+
+
+def test_the_digest_names_what_is_served_and_nothing_else() -> None:
+    first, second = served(["done-job-self"], "/a"), served(["done-job-x"], "/b")
+    digest = Index.of(1, [first, second]).digest
+    assert digest == Index.of(7, [served([], "/empty"), first, second]).digest
+    assert digest != Index.of(1, [second, first]).digest
+    assert digest != Index.of(1, [first]).digest
+    off = Served.of("/a", unit(["done-job-self"]), frozenset())
+    assert digest != Index.of(1, [off, second]).digest

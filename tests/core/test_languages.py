@@ -1,0 +1,248 @@
+"""The three languages: whether the supervisor runs a callback, and what can be said of its code."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.core.diagnostic import Severity
+from agent.core.languages import (
+    CODES,
+    DEFAULT_FLAGS,
+    FLAGS,
+    MAIL_CODES,
+    check_python,
+    check_qube,
+    enabled,
+    language_of,
+    read_flags,
+)
+
+
+@pytest.mark.parametrize(
+    ("file", "language"),
+    [
+        *(("a.py", "python"), ("a.pl", "perl"), ("a.qcb", "qube"), ("a.b.py", "python")),
+        *((".py", "python"), ("a.PY", None), ("a.pyc", None), ("py", None), ("a.", None)),
+        *(("a.py ", None), ("a.py.txt", None), ("", None)),
+    ],
+)
+def test_the_extension_says_the_language_and_case_counts(file: str, language: str | None) -> None:
+    assert language_of(file) == language
+
+
+# supervisor_language_flags -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("qube", {"qube"}),
+        ("qube,perl,python", {"qube", "perl", "python"}),
+        (" qube , ,perl,", {"qube", "perl"}),
+        ("7", {"qube", "perl", "python"}),
+        ("0x7", {"qube", "perl", "python"}),
+        ("0X1F", {"qube", "perl", "python", "post", "mail"}),
+        ("0", set()),
+        ("127", set(FLAGS)),
+        ("007", {"qube", "perl", "python"}),
+    ],
+)
+def test_flags_are_names_or_the_sum_of_their_bits(text: str, flags: set[str]) -> None:
+    assert read_flags(text) == (frozenset(flags), [])
+
+
+@pytest.mark.parametrize(
+    ("text", "severity", "code", "hint"),
+    [
+        ("pyhton", "warning", "unknown-flag", "did you mean python?"),
+        ("Perl", "warning", "unknown-flag", "did you mean perl?"),
+        ("ruby", "warning", "unknown-flag", "qube, perl, python"),
+        ("129", "warning", "unknown-flag", "qube, perl, python"),
+        ("4x", "error", "bad-flags", "qube, perl, python"),
+        ("0x", "error", "bad-flags", "qube, perl, python"),
+        ("1,2", "error", "bad-flags", "qube, perl, python"),
+    ],
+)
+def test_flags_that_are_none_are_told(text: str, severity: str, code: str, hint: str) -> None:
+    _, ((found, found_code, message, found_hint),) = read_flags(text)
+    assert (found, found_code) == (severity, code)
+    assert message
+    assert found_hint is not None
+    assert hint in found_hint
+
+
+@given(st.text())
+def test_any_text_gives_flags(text: str) -> None:
+    flags, problems = read_flags(text)
+    assert flags <= set(FLAGS)
+    for severity, _, message, _ in problems:
+        assert severity in (Severity.WARNING, Severity.ERROR)
+        assert message
+
+
+def test_by_default_perl_and_python_are_off() -> None:
+    assert not enabled("python", b"", DEFAULT_FLAGS)
+    assert not enabled("perl", b"", DEFAULT_FLAGS)
+    assert enabled("qube", b"mail-status", DEFAULT_FLAGS)
+
+
+def test_code_that_mails_needs_the_flag_mail() -> None:
+    for code in CODES:
+        assert enabled("qube", code.encode(), frozenset({"qube"})) == (code not in MAIL_CODES)
+        assert enabled("qube", b"\n " + code.encode() + b"\r\n", frozenset({"qube", "mail"}))
+        assert not enabled("qube", code.encode(), frozenset({"mail", "perl", "python"}))
+    assert len(MAIL_CODES) == 4
+
+
+# Qube code ---------------------------------------------------------------------------------------
+
+
+def test_every_code_string_is_known() -> None:
+    listed = [
+        "unblock-self",
+        "block-self",
+        "fail-self",
+        "kill-self",
+        "migrate-self",
+        "preempt-self",
+        "interrupt-self",
+        "suspend-self",
+        "resume-self",
+        "block-work-self",
+        "kill-work-self",
+        "unblock-work-self",
+        "retry-work-self",
+        "requeue-work-self",
+        "complete-work-self",
+        "fail-work-self",
+        "mail-status",
+        "mail-license-status",
+        "mail-report-status",
+        "unblock-subjob-self-single",
+        "unblock-subjob-self",
+        "block-subjob-self",
+        "fail-subjob-self",
+        "kill-subjob-self",
+        "migrate-subjob-self",
+        "preempt-subjob-self",
+        "interrupt-subjob-self",
+        "suspend-subjob-self",
+        "resume-subjob-self",
+        "mail-subjob-status",
+    ]
+    assert set(listed) == CODES
+    for code in listed:
+        assert check_qube(code.encode()) == check_qube(f"\ufeff {code}\r\n".encode()) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        (b"mail-stauts", "did you mean mail-status?"),
+        (b"kill-sef", "did you mean kill-self?"),
+        (b"", "mail-status"),
+        (b"fail-self kill-self", "mail-status"),
+        (b"Mail-status", "did you mean mail-status?"),
+        (b"\xff\xfe\x00", "mail-status"),
+    ],
+)
+def test_other_text_is_a_warning(code: bytes, hint: str) -> None:
+    (problem,) = check_qube(code)
+    assert (problem.severity, problem.code) == (Severity.WARNING, "unknown-code")
+    assert problem.hint is not None
+    assert hint in problem.hint
+
+
+# Python ------------------------------------------------------------------------------------------
+
+
+def hurts(source: str) -> list[tuple[str, int | None, int | None]]:
+    verdict = check_python(source.encode())
+    assert verdict.error is None
+    assert {w.severity for w in verdict.warnings} <= {Severity.WARNING}
+    return [(w.code, w.line, w.column) for w in verdict.warnings]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import sys\nsys.exit(1)\n", [("exits", 2, 1)]),
+        ("import sys as s\nif 1:\n    s.exit()\n", [("exits", 3, 5)]),
+        ("from sys import exit as leave\nleave()\n", [("exits", 2, 1)]),
+        ("import os\nos._exit(1)\n", [("exits", 2, 1)]),
+        ("raise SystemExit\n", [("exits", 1, 1)]),
+        ("raise SystemExit(1)\n", [("exits", 1, 1)]),
+        ("exit()\n", [("exits", 1, 1)]),
+        ("import os\nx = 'é', os.system('ls')\n", [("blocks", 2, 10)]),
+        ("from os import system\nsystem('ls')\n", [("blocks", 2, 1)]),
+        ("import subprocess as p\np.check_call(['ls'])\n", [("blocks", 2, 1)]),
+        ("import time\ndef f():\n\ttime.sleep(9)\n", [("blocks", 3, 2)]),
+        ("import os, sys\nos.system('x'); sys.exit()\n", [("blocks", 2, 1), ("exits", 2, 17)]),
+        # Not a text search: what is only spoken of is not done.
+        ("# sys.exit()\nx = 'os.system()'\n", []),
+        ("import sys\nhandler = sys.exit\n", []),
+        ("class sys:\n    pass\nobject.exit()\n", []),
+        ("qb.jobinfo('-id', qb.jobid())\n", []),
+        ("except_ = SystemExit\n", []),
+    ],
+)
+def test_what_hurts_the_supervisor_is_found_in_the_tree(
+    source: str, expected: list[tuple[str, int, int]]
+) -> None:
+    assert hurts(source) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        (b"print 'hello'\n", 1),
+        (b"x = 1\nx = (\n", 2),
+        (b"\xff = 1\n", None),
+        (b"# coding: no-such\nx = 1\n", None),
+        (b"x = '\0'\n", None),
+        (b"return 1\n", 1),
+        (b"x = " + b"(" * 5000, 1),
+        (b"x = " + b"-" * 100_000 + b"1\n", None),
+    ],
+)
+def test_what_does_not_compile_is_told(source: bytes, line: int | None) -> None:
+    verdict = check_python(source)
+    assert verdict.error is not None
+    assert (verdict.error.severity, verdict.error.code) == (Severity.WARNING, "does-not-compile")
+    if line is not None:
+        assert verdict.error.line == line
+    assert verdict.warnings == ()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *(
+            b"",
+            b"\n",
+            b"\xef\xbb\xbfx = 1\r\n",
+            b"# coding: latin-1\nx = '\xe9'\n",
+            b"x = 1\rx = 2",
+        ),
+        *(b"\x0c\nx = 1\n", b"#!/usr/bin/env python\n", b"x = '\\d'\n", b"pass", b"'\\\n'"),
+    ],
+)
+def test_what_compiles_is_no_error(source: bytes) -> None:
+    assert check_python(source).error is None
+
+
+def test_nothing_is_imported_or_run(tmp_path: object) -> None:
+    source = f"import no_such_module\nopen({str(tmp_path)!r} + '/made', 'w')\n1 / 0\n"
+    assert check_python(source.encode()).error is None
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_any_bytes_get_a_verdict(source: bytes) -> None:
+    verdict = check_python(source)
+    for problem in (verdict.error, *verdict.warnings):
+        if problem is not None and problem.line is not None:
+            assert problem.line >= 1
+            assert problem.column is not None
+            assert problem.column >= 1

@@ -1,0 +1,203 @@
+"""The manual is complete and true: its examples run, and every command, setting and limit is there.
+
+How a document is written for this is described in `documents`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import pytest
+
+from agent import cli, manual, settings
+from support.documents import (
+    MANUAL,
+    ROOT,
+    Command,
+    bad_links,
+    blocks,
+    carry_out,
+    hold,
+    programs_not_run,
+    prose,
+    rows,
+    section,
+    steps,
+)
+
+pytestmark = pytest.mark.timeout(600)
+
+#: The examples were made on Linux: events, leases, socat.
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the examples were made on Linux")
+
+PAGES = sorted(MANUAL.glob("*.md"))
+ALL_PAGES = [*PAGES, *sorted(MANUAL.glob("codes/*.md"))]
+WITH_EXAMPLES = [page for page in PAGES if "```console" in page.read_text(encoding="utf-8")]
+
+
+def text(topic: str) -> str:
+    return (MANUAL / f"{topic}.md").read_text(encoding="utf-8")
+
+
+def first_steps() -> list[Command]:
+    """The README's commands that set up and start the agent: every page goes on from there."""
+    found: list[Command] = []
+    for step in steps((ROOT / "README.md").read_text(encoding="utf-8")):
+        if isinstance(step, Command) and not re.match("callback-agent check|grep", step.text):
+            found.append(step)
+            if step.text.endswith("&"):
+                return found
+    raise AssertionError("the README does not start an agent")
+
+
+@linux
+@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: str(page.stem))
+def test_every_command_prints_what_the_page_says(page: Path) -> None:
+    document = page.read_text(encoding="utf-8")
+    if "socat" in document and shutil.which("socat") is None:
+        pytest.skip("socat is not installed")
+    session = carry_out(page.name, document, first_steps())
+    assert session.runs
+    hold(page, session)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.stem))
+def test_every_program_is_run(page: Path) -> None:
+    assert programs_not_run(page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.stem))
+def test_links_lead_somewhere(page: Path) -> None:
+    assert bad_links(page) == []
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.stem))
+def test_a_page_fits_a_terminal(page: Path) -> None:
+    """Prose is at most 80 columns; only code and tables may be wider."""
+    lines = prose(page.read_text(encoding="utf-8")).splitlines()
+    assert [line for line in lines if len(line) > 80 and not line.startswith("|")] == []
+    assert lines[0].startswith("# ")
+
+
+def test_a_table_in_a_page_has_the_same_number_of_cells_in_every_row() -> None:
+    for page in ALL_PAGES:
+        tables = re.split(r"\n(?!\|)", prose(page.read_text(encoding="utf-8")))
+        for table in tables:
+            assert len({len(row) for row in rows(table)}) <= 1, (page.name, table)
+
+
+# -- nothing is left out --------------------------------------------------------------------------
+
+
+def commands() -> Mapping[str, click.Command]:
+    group = cli._commands
+    assert isinstance(group, click.Group)
+    return group.commands
+
+
+def test_every_command_has_a_section() -> None:
+    headings = re.findall(r"^## (\w+)$", text("commands"), re.MULTILINE)
+    assert sorted(headings) == sorted(commands())
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_every_option_of_a_command_is_described(name: str) -> None:
+    about = re.search(rf"^## {name}\b.*?(?=^## |\Z)", text("commands"), re.M | re.DOTALL)
+    assert about
+    told = about[0] + text("settings")
+    for parameter in commands()[name].params:
+        if isinstance(parameter, click.Option):
+            for option in parameter.opts:
+                assert re.search(rf"`[^`]*(?<![\w-]){option}(?![\w-])", told), option
+
+
+def test_the_exit_statuses_of_a_command_are_described() -> None:
+    common = section(text("commands"), "Exit statuses")
+    for status in (cli.USAGE, cli.NO_AGENT, cli.NO_OUTPUT):
+        assert f"| {status} |" in common
+
+
+def test_every_setting_is_described() -> None:
+    page = text("settings")
+    for flag, variable in settings._FLAG_AND_VARIABLE.values():
+        assert re.search(rf"`{flag}[ `]", page), flag
+        assert f"`{variable}`" in page, variable
+    for key in (settings._QB_PATH, settings._QB_LANGUAGES, settings._QB_DIRECTORY):
+        assert f"`{key}`" in page, key
+
+
+def test_every_topic_is_in_the_readme_and_the_other_way_round() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    linked = re.findall(r"\(agent/manual/([\w-]+)\.md\)", section(readme, "Manual"))
+    assert sorted(linked) == sorted(manual.topics())
+
+
+UNITS = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
+
+
+#: The constant of the code that each row of limits.md states.
+LIMITS = {
+    "callbacks.conf": "core.unit.MAX_CONF_BYTES",
+    "lines of callbacks.conf": "core.unit.MAX_CONF_LINES",
+    "callbacks in one directory": "core.unit.MAX_CALLBACKS",
+    "one implementation": "core.unit.MAX_CODE_BYTES",
+    "length of a trigger": "core.trigger.MAX_LENGTH",
+    "parentheses inside each other": "core.trigger.MAX_NESTING",
+    "findings for one file": "core.diagnostic.MAX_FINDINGS",
+    "findings for one directory": "core.unit.MAX_DIRECTORY_FINDINGS",
+    "line of callbacks.conf": "core.conf.MAX_LINE",
+    "one directory with its files": "disk.directory.MAX_UNIT_BYTES",
+    "all directories together": "disk.directory.MAX_TOTAL_BYTES",
+    "directories": "settings.MAX_DIRECTORIES",
+    "check of one Python file, processor time": "reload.helper.MAX_CPU",
+    "check of one Python file, memory": "reload.helper.MAX_MEMORY",
+    "checks of one directory, processor time": "reload.syntax_check.CHECK_BUDGET",
+    "qb.conf": "settings.MOST_QB_CONF_BYTES",
+    "one request": "rpc.jsonrpc.MAX_LINE",
+    "nesting of a request": "rpc.jsonrpc.MAX_DEPTH",
+    "requests in a batch": "rpc.jsonrpc.MAX_BATCH",
+    "connections": "server.listener.MAX_CONNECTIONS",
+    "time for one request to arrive": "server.connection.MAX_LINE_SECONDS",
+    "answers of a batch": "server.connection.MAX_BATCH_BYTES",
+    "unread answers of all clients": "server.connection.MAX_HELD_BYTES",
+    "one result": "server.offload.MAX_RESULT_BYTES",
+    "time for one request": "server.offload.MAX_SECONDS",
+    "one call of the Python client": "client.DEFAULT_TIMEOUT",
+    "answer for the Python client": "client.MOST_ANSWER_BYTES",
+    "records in `history`": "reload.log.MAX_HISTORY",
+}
+
+
+def test_every_limit_is_that_of_the_code() -> None:
+    table = {row[0]: row[1] for row in rows(text("limits")) if row[0] in LIMITS}
+    assert table.keys() == LIMITS.keys()
+    for row, constant in LIMITS.items():
+        module, _, name = constant.rpartition(".")
+        value = getattr(importlib.import_module(f"agent.{module}"), name)
+        number, _, unit = table[row].partition(" ")
+        stated = float(number.replace(",", "")) * UNITS.get(unit, 1)
+        assert stated == pytest.approx(value), (row, value)
+
+
+def test_every_error_of_the_pipe_is_described() -> None:
+    numbers = (
+        value
+        for name in ("rpc.jsonrpc", "server.connection")
+        for value in vars(importlib.import_module(f"agent.{name}")).values()
+    )
+    codes = {str(value) for value in numbers if isinstance(value, int) and value < -30_000}
+    assert "-32602" in codes
+    assert codes == {row[0] for row in rows(text("pipe")) if row[0].startswith("-3")}
+
+
+def test_every_block_of_a_page_is_run_or_shown_on_purpose() -> None:
+    for page in PAGES:
+        steps(page.read_text(encoding="utf-8"))
+        for block in blocks(page.read_text(encoding="utf-8")):
+            assert block.lines, page.name

@@ -1,0 +1,252 @@
+"""Every finding code has a page, and the page's example shows the finding.
+
+How a page is written for this:
+
+- Its first line is `# code`, its third begins with `Severity: `.
+- A block with the word `wrong` makes the example: a file of the directory (```conf wrong
+  callbacks.conf), the qb.conf beside it (```conf wrong qb.conf), or commands that run beside the
+  directory, which is called `callback` (```sh wrong). `check` then gives the finding.
+- The blocks with the word `right` are applied after it. `check` then does not give the finding.
+- Files that callbacks.conf names and no block writes are there. Without a block for callbacks.conf
+  it names notify.py, and the other files of the page.
+- All languages are on unless the page says otherwise.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from agent.core import languages as language
+from support.documents import MANUAL, ROOT, Block, blocks
+
+AGENT = ROOT / "agent"
+CODES = MANUAL / "codes"
+EVERYTHING_ON = "supervisor_language_flags = qube,perl,python,mail\n"
+
+#: Strings in the source that look like a code and are something else.
+IS_CODE = re.compile(r"[a-z]+(-[a-z0-9]+)*")
+NOT_CODES = language.CODES | {
+    *("callback-agent", "utf-8", "failed-job-self"),
+    *(
+        "name-type-context-extra",
+        "by-name",
+        "x-params",
+        "utf-16-be",
+        "date-time",
+        "x-notifications",
+    ),
+}
+
+#: Pages without an example that can be set up here. What they describe is shown by tests/faults.
+NO_EXAMPLE = {
+    *("bad-path", "bad-settings", "being-written", "kept-damaged", "no-answer", "not-utf-8"),
+    *("out-of-resources", "qb-conf-lost", "removed", "too-long", "too-many-callbacks"),
+    *(
+        "unmounted",
+        "unreadable",
+        "more-findings",
+        "empty-conf",
+        "internal-error",
+        "not-checked",
+        "check-budget",
+        "unit-too-big",
+        "too-many-directories",
+    ),
+}
+
+
+@cache
+def codes_of_the_source() -> tuple[frozenset[str], frozenset[str]]:
+    """The codes that the source gives, and all of its strings.
+
+    A code is a kebab-case string, or a string that follows a severity among the arguments of a
+    call or the parts of a tuple.
+    """
+    found: set[str] = set()
+    strings: set[str] = set()
+    for path in AGENT.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            parts: list[ast.expr] = []
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                strings.add(node.value)
+                if "-" in node.value:
+                    found.add(node.value)
+            elif isinstance(node, ast.Call):
+                parts = node.args
+            elif isinstance(node, ast.Tuple):
+                parts = node.elts
+            for before, after in itertools.pairwise(parts):
+                if (
+                    isinstance(before, ast.Attribute)
+                    and isinstance(before.value, ast.Name)
+                    and before.value.id == "Severity"
+                    and isinstance(after, ast.Constant)
+                ):
+                    found.add(str(after.value))
+    return frozenset(filter(IS_CODE.fullmatch, found - NOT_CODES)), frozenset(strings)
+
+
+def pages() -> dict[str, str]:
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(CODES.glob("*.md"))}
+
+
+def test_every_code_of_the_source_has_its_page() -> None:
+    """A string that only looks like a code belongs in NOT_CODES."""
+    found, _ = codes_of_the_source()
+    assert "no-equals" in found
+    assert sorted(found - pages().keys()) == []
+
+
+def test_every_page_is_of_a_code_of_the_source() -> None:
+    _, strings = codes_of_the_source()
+    assert sorted(pages().keys() - strings) == []
+
+
+def test_every_code_of_the_fixtures_has_its_page() -> None:
+    expected = (path.read_text() for path in (ROOT / "fixtures").rglob("EXPECTED"))
+    found = {code for text in expected for code in re.findall(r"\[([a-z0-9-]+)\]$", text, re.M)}
+    assert found
+    assert sorted(found - pages().keys()) == []
+
+
+def test_the_list_of_findings_has_every_code() -> None:
+    listed = re.findall(r"\(codes/([\w-]+)\.md\)", (MANUAL / "findings.md").read_text())
+    assert sorted(listed) == sorted(pages())
+
+
+@pytest.mark.parametrize("code", sorted(pages()))
+def test_a_page_has_its_form(code: str) -> None:
+    lines = pages()[code].splitlines()
+    assert lines[0] == f"# {code}"
+    assert re.match(r"Severity: (error|warning)\b.*\. Effect: ", " ".join(lines[2:4]))
+    assert len(lines) <= 40
+
+
+# -- the examples ---------------------------------------------------------------------------------
+
+
+def examples(text: str, which: str) -> list[Block]:
+    return [block for block in blocks(text) if which in block.info[1:]]
+
+
+class Example:
+    """The directory of one page's example."""
+
+    def __init__(self, folder: Path, text: str) -> None:
+        self.folder = folder
+        self.callback = folder / "callback"
+        self.qb_conf = folder / "qb.conf"
+        self.callback.mkdir(parents=True)
+        self.qb_conf.write_text(EVERYTHING_ON)
+        self._text = text
+        files = {block.info[-1] for block in examples(text, "wrong")}
+        if "callbacks.conf" not in files:
+            named = {"notify.py", *(f for f in files if f.endswith((".py", ".qcb")))}
+            lines = (f"{name} = failed-job-self\n" for name in sorted(named))
+            (self.callback / "callbacks.conf").write_text("".join(lines))
+            self._write_named()
+
+    def apply(self, which: str) -> None:
+        for block in examples(self._text, which):
+            if block.language == "sh":
+                subprocess.run(["bash", "-ec", block.text], cwd=self.folder, check=True)
+                continue
+            name = block.info[-1]
+            where = self.folder if name == "qb.conf" else self.callback
+            (where / name).write_text(block.text)
+            if name == "callbacks.conf":
+                self._write_named()
+
+    def _write_named(self) -> None:
+        """Write the files that callbacks.conf names and that are not there."""
+        for line in (self.callback / "callbacks.conf").read_text().splitlines():
+            name = line.partition("=")[0].strip().strip('"')
+            if language.language_of(name) and "/" not in name:
+                path = self.callback / name
+                if not path.exists():
+                    path.write_text("mail-status\n" if name.endswith(".qcb") else "x = 1\n")
+
+
+def check(*arguments: str) -> list[dict[str, str]]:
+    environ = {n: v for n, v in os.environ.items() if not n.startswith("CALLBACK_AGENT_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "agent", "check", "--json", *arguments],
+        cwd=ROOT,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode in (0, 1), done
+    found: list[dict[str, str]] = json.loads(done.stdout)["diagnostics"]
+    return found
+
+
+Found = dict[str, list[dict[str, str]]]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, Found]:
+    """By code, the findings of each page's example, and those after its correction."""
+    folder = tmp_path_factory.mktemp("codes").resolve()
+    old = os.umask(0o022)
+    try:
+        made = {
+            code: Example(folder / code, text)
+            for code, text in pages().items()
+            if examples(text, "wrong")
+        }
+        results = []
+        for which in ("wrong", "right"):
+            for example in made.values():
+                example.apply(which)
+            result: Found = {code: [] for code in made}
+            plain = {c: e for c, e in made.items() if not _has_qb_conf(e)}
+            options = ("--qb-conf", str(folder / "qb.conf"))
+            (folder / "qb.conf").write_text(EVERYTHING_ON)
+            for row in check(*options, *(str(e.callback) for e in plain.values())):
+                code = Path(row["path"]).relative_to(folder).parts[0]
+                result[code].append(row)
+            for code, example in made.items():
+                if code not in plain:
+                    conf = str(example.qb_conf)
+                    result[code] = check("--qb-conf", conf, str(example.callback))
+            results.append(result)
+    finally:
+        os.umask(old)
+    return results[0], results[1]
+
+
+def _has_qb_conf(example: Example) -> bool:
+    return not example.qb_conf.is_file() or example.qb_conf.read_text() != EVERYTHING_ON
+
+
+WITH_EXAMPLE = sorted(pages().keys() - NO_EXAMPLE)
+
+
+@pytest.mark.parametrize("code", WITH_EXAMPLE)
+def test_the_example_shows_the_finding(code: str, found: tuple[Found, Found]) -> None:
+    wrong, _ = found
+    severities = {row["severity"] for row in wrong[code] if row["code"] == code}
+    assert severities, wrong[code]
+    stated = re.search(r"^Severity: ([^.]*)\.", pages()[code], re.MULTILINE)
+    assert stated
+    assert [s for s in severities if s not in stated[1]] == []
+
+
+@pytest.mark.parametrize("code", WITH_EXAMPLE)
+def test_the_correction_removes_the_finding(code: str, found: tuple[Found, Found]) -> None:
+    _, right = found
+    assert [row for row in right[code] if row["severity"] == "error" or row["code"] == code] == []

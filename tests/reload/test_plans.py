@@ -1,0 +1,163 @@
+"""Large callbacks.conf files are parsed once each, in a thread, and nobody waits long for them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agent.core import unit as callback
+from agent.core.unit import Plan
+from agent.disk.stalls import Patience, computing
+from agent.reload import plans
+from agent.reload.plans import MAX_INLINE, Plans
+from support.agents import running, wait_for, write
+
+SMALL = b"a.py = done-job-self\n"
+LARGE = b"".join(b"a.py = x%d-job-self\n" % n for n in range(MAX_INLINE // 20 + 1000))
+
+
+class Parser:
+    """Counts what is parsed, and parses large files only when it may."""
+
+    def __init__(self) -> None:
+        self.may = threading.Event()
+        self.parsed: list[bytes] = []
+        self.told: list[str] = []
+        self.error: Exception | None = None
+
+    def plan(self, data: bytes, path: str, before: Plan | None = None) -> Plan:
+        self.parsed.append(data)
+        if len(data) > MAX_INLINE:
+            assert self.may.wait(60)
+        if self.error is not None:
+            raise self.error
+        return Plan(empty=not data)
+
+
+@pytest.fixture
+def parser(monkeypatch: pytest.MonkeyPatch) -> Iterator[Parser]:
+    parser = Parser()
+    monkeypatch.setattr(plans, "WAIT", 0.01)
+    monkeypatch.setattr(callback, "plan", parser.plan)
+    yield parser
+    parser.may.set()
+
+
+def test_a_small_file_is_parsed_at_once(parser: Parser) -> None:
+    found = Plans(parser.told.append)
+    assert found.plan("/cb", "/cb/callbacks.conf", SMALL, None) == Plan()
+    assert parser.told == []
+
+
+def test_a_large_file_is_parsed_once_however_often_it_is_asked_for(parser: Parser) -> None:
+    found = Plans(parser.told.append)
+    for _ in range(5):
+        assert found.plan("/cb", "/cb/callbacks.conf", LARGE, None) is None
+    # Another directory does not wait for it.
+    assert found.plan("/other", "/other/callbacks.conf", SMALL, None) == Plan()
+    parser.may.set()
+    wait_for(lambda: parser.told == ["/cb"], "the plan")
+    for _ in range(5):
+        assert found.plan("/cb", "/cb/callbacks.conf", LARGE, None) == Plan()
+    assert parser.parsed.count(LARGE) == 1
+
+
+def test_only_the_newest_content_waits(parser: Parser) -> None:
+    found = Plans(parser.told.append)
+    contents = [LARGE + b"# %d\n" % n for n in range(10)]
+    for content in contents:
+        assert found.plan("/cb", "/cb/callbacks.conf", content, None) is None
+    parser.may.set()
+    wait_for(lambda: len(parser.told) == 2, "the first, which was begun, and the newest")
+    assert parser.parsed == [contents[0], contents[-1]]
+    assert found.plan("/cb", "/cb/callbacks.conf", contents[-1], None) == Plan()
+
+
+def test_what_the_parser_raises_is_raised_once_and_then_tried_again(parser: Parser) -> None:
+    found = Plans(parser.told.append)
+    parser.error = MemoryError("none left")
+    parser.may.set()
+    wait_for(lambda: parser.told or _raises(found, LARGE), "the error")
+    parser.error = None
+    wait_for(lambda: not _raises(found, LARGE), "no error")
+    wait_for(lambda: found.plan("/cb", "/cb/callbacks.conf", LARGE, None) == Plan(), "the plan")
+
+
+def _raises(found: Plans, data: bytes) -> bool:
+    try:
+        found.plan("/cb", "/cb/callbacks.conf", data, None)
+    except MemoryError:
+        return True
+    return False
+
+
+def test_a_directory_that_is_listed_no_more_is_forgotten(parser: Parser) -> None:
+    found = Plans(parser.told.append)
+    parser.may.set()
+    wait_for(lambda: found.plan("/cb", "/cb/callbacks.conf", LARGE, None) == Plan(), "the plan")
+    found.keep(["/other"])
+    wait_for(lambda: found.plan("/cb", "/cb/callbacks.conf", LARGE, None) == Plan(), "the plan")
+    assert parser.parsed.count(LARGE) == 2
+
+
+def test_to_compute_is_not_to_ask_a_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look of the monitor counts a question that is open, but not one that computes."""
+    looks = 0
+    real = anyio.sleep
+
+    async def sleep(_: float) -> None:
+        nonlocal looks
+        looks += 1
+        await real(0)
+
+    async def main() -> None:
+        monkeypatch.setattr(anyio, "sleep", sleep)
+        done = threading.Event()
+        patience = Patience(lambda: None, lambda _: None)
+
+        def work(how: str) -> str:
+            with patience.asking("/cb"):
+                if how == "computes":
+                    with computing():
+                        done.wait(60)
+                else:
+                    done.wait(60)
+            return how
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(patience.run)
+
+            async def end_later() -> None:
+                while looks < 40:
+                    await real(0.001)
+                done.set()
+
+            tasks.start_soon(end_later)
+            assert await patience.wait(work, "computes") == "computes"
+            done.clear()
+            assert await patience.wait(work, "asks") is None
+            done.set()
+            tasks.cancel_scope.cancel()
+
+    anyio.run(main)
+
+
+def test_edits_elsewhere_and_removals_do_not_wait_for_a_parser(tmp_path: Path) -> None:
+    one = "a.qcb = submit-job-self\n"
+    large, other = tmp_path / "large", tmp_path / "other"
+    for directory in (large, other):
+        write(directory, one, a_qcb="block-self\n")
+    with running(tmp_path, large, other) as agent:
+        lines = [f"a.qcb = x{n}-job-self || y{n}-work-label-*z*\n" for n in range(20_000)]
+        write(large, one + "".join(lines))
+        write(other, one + "a.qcb = failed-job-self\n")
+        wait_for(lambda: agent.fires("failed-job-self") == ["a.qcb"], "the edit elsewhere")
+        assert agent.status()["callbacks"] == 3
+        (large / "a.qcb").unlink()
+        wait_for(lambda: len(agent.fires("submit-job-self")) == 1, "the removal")
+        agent.reload()
+        assert agent.status()["callbacks"] == 2
