@@ -47,8 +47,9 @@ SWITCH_INTERVAL = 0.00005
 #: uvloop answers twice as many lookups as asyncio's own loop.
 LOOP = {"loop_factory": uvloop.new_event_loop}
 
-#: Descriptors without which the agent does not start: its own take about 25.
-MIN_DESCRIPTORS = 48
+#: Descriptors without which the agent does not start: its own take about 25, half of the limit is
+#: left free for reloads, and some clients must be able to connect.
+MIN_DESCRIPTORS = 96
 #: Seconds that the end of the agent waits for the reload log, and for standard error.
 LOG_DRAIN = 1.5
 MESSAGES_DRAIN = 0.5

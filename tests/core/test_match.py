@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_index import events as seen
 
 from agent.core import match
 from agent.core.index import Index, Served
@@ -16,6 +15,7 @@ from agent.core.match import Patterns
 from agent.core.trigger import CHECKPOINT_STEPS, Event, Steps, Trigger, glob, missing, parse, terms
 from agent.core.unit import Implementation, Registration, Unit
 from support.cases import Case, cases
+from support.indexes import events as seen
 
 #: Few letters, so that near misses and several matches are common.
 LETTERS = "ab-"

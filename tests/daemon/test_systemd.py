@@ -169,7 +169,8 @@ def test_a_loop_that_hangs_feeds_no_watchdog(agent: Agent, manager: Manager) -> 
     handle = "signal.signal(signal.SIGUSR1, lambda *_: threading.Event().wait(5))"
     agent.program = [
         "-c",
-        "import signal, threading; from agent import cli, process; set_up = process.prepare;"
+        "import signal, threading; from agent import cli; from agent.daemon import process;"
+        " set_up = process.prepare;"
         f" process.prepare = lambda serves: (set_up(serves), {handle}); cli.main()",
     ]
     process = agent.launch()

@@ -283,7 +283,7 @@ def test_a_slow_one_is_not_silent(agent: Agent, tmp_path: Path, mounted: Mount) 
     conf = "".join(f"{name} = x-job-{number}\n" for number, name in enumerate(names, 100))
     write(tmp_path / "under", conf, **{name.replace(".", "_"): "1\n" for name in names})
     patched = (
-        "import agent.disk.directory as d, agent.patience as p, agent.cli as c, time;"
+        "import agent.disk.directory as d, agent.disk.stalls as p, agent.cli as c, time;"
         f"p.SLOW = {SLOW}; old = d._Reader._open_file;"
         "d._Reader._open_file = lambda *a: (time.sleep(0.1), old(*a))[1]; c.main()"
     )
@@ -339,7 +339,7 @@ def test_several_are_waited_for_together_at_the_start(
 
 
 def test_check_tells_of_it(mounted: Mount, near: Path) -> None:
-    program = "import sys, agent.patience as p, agent.cli as c; p.SLOW = 1; sys.exit(c.main())"
+    program = "import sys, agent.disk.stalls as p, agent.cli as c; p.SLOW = 1; sys.exit(c.main())"
     with mounted.silent():
         done = subprocess.run(
             [sys.executable, "-c", program, "check", str(mounted.at), str(near)],

@@ -13,7 +13,10 @@ SLOW = "def f():\n    pass\n" * 8000
 #: Minutes.
 ENDLESS = "def f():\n    pass\n" * 100_000
 #: What a test's program begins with, to change constants before the agent starts.
-BEGIN = "import agent.reload.checks as checks, agent.compiler as compiler, agent.helper as helper\n"
+BEGIN = (
+    "import agent.reload.checks as checks, agent.reload.syntax_check as compiler,"
+    " agent.reload.helper as helper\n"
+)
 
 
 def changed(agent: Agent, program: str) -> Agent:

@@ -198,7 +198,8 @@ def test_without_proc_a_writer_is_noticed_all_the_same(tmp_path: Path, cb: Path)
 
 def test_where_the_type_is_unknown_it_is_said_once_and_polled(tmp_path: Path, cb: Path) -> None:
     agent = Agent(tmp_path, cb)
-    agent.program = ["-c", "import agent.disk.mounts as m, agent.cli as c, agent.filesystem as f; "
+    agent.program = ["-c", "import agent.disk.mounts as m, agent.cli as c;"
+                     "import agent.disk.filesystems as f;"
                      "m.Mounts.kind = lambda *_: f.Kind.UNKNOWN; c.main()"]  # fmt: skip
     agent.start()
     try:

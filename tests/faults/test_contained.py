@@ -166,7 +166,7 @@ def test_row_23_a_task_that_fails_is_started_again(tmp_path: Path) -> None:
     """The scan: without events it is the only way by which an edit is noticed."""
     directory = write(tmp_path / "cb", ONE, a_qcb="block-self\n")
     program = (
-        "import sys; from agent import watch, __main__; n = []\n"
+        "import sys; from agent.disk import watch; from agent import __main__; n = []\n"
         "def fails(self, targets, scan=watch.Watch._changed):\n"
         "    n.append(1)\n"
         '    if len(n) < 3: raise RuntimeError("can\'t start new thread")\n'

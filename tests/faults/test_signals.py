@@ -70,7 +70,7 @@ def test_the_mask_is_set_before_what_takes_long_is_imported() -> None:
     """The start has no window in which a signal ends it, once a module of the agent runs."""
     program = (
         "import sys; sys.argv = ['callback-agent', 'serve', '--help']\n"
-        "from agent import signals\n"
+        "from agent.daemon import signals\n"
         "slow = {'anyio', 'click', 'msgspec', 'uvloop', 'watchfiles'} & set(sys.modules)\n"
         "assert not slow, slow\n"
     )

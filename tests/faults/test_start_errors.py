@@ -61,7 +61,7 @@ def test_too_few_descriptors_for_check(tmp_path: Path, agent: Agent) -> None:
 
 
 def test_as_many_descriptors_as_it_asks_for_are_enough(agent: Agent) -> None:
-    agent.prefix = limited("RLIMIT_NOFILE", 52)
+    agent.prefix = limited("RLIMIT_NOFILE", 100)
     agent.start()
     try:
         (agent.directories[0] / "a.py").write_text("x = 2\n")
@@ -105,7 +105,7 @@ def test_what_stops_the_loop_is_one_line(
 ) -> None:
     agent.program = [
         "-c",
-        f"{program}from agent import pipe; pipe.Pipe.listen = fail\n"
+        f"{program}from agent.server import listener as pipe; pipe.Pipe.listen = fail\n"
         "from agent.cli import main; raise SystemExit(main())",
     ]
     process = agent.launch()

@@ -7,13 +7,13 @@ import random
 import sys
 
 import pytest
-from test_index import served
 
 from agent.core.index import Index
 from agent.rpc import jsonrpc as protocol
 from agent.rpc import results as answer
 from agent.rpc.jsonrpc import CommonLookup, LookupParams, LookupRequest
 from agent.rpc.results import BadEvent, Lookups, NotQuick
+from support.indexes import served
 
 
 def never() -> bool:

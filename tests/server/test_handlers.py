@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_index import served
 
 from agent.core import index
 from agent.rpc import jsonrpc as protocol
@@ -16,6 +15,7 @@ from agent.rpc import results as answer
 from agent.rpc.results import Lookups
 from agent.server import offload
 from support.agents import Agent, running, wait_for, write
+from support.indexes import served
 
 CONF = "a.pl = done-job-self\n"
 
