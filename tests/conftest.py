@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from support.messages import logged
 
 # A machine that runs other tests at the same time is slow at times; that is no failure.
 _SHARED = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
@@ -16,3 +20,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ordinary"))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As shells start what runs in the background. What the tests start would ignore it as well.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def messages() -> Iterator[list[str]]:
+    """The texts of what the agent's modules log during the test, in this process."""
+    with logged() as texts:
+        yield texts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import resource
 import signal
@@ -23,7 +24,8 @@ from agent.core.diagnostic import Finding, printable
 from agent.core.index import Served
 from agent.core.unit import Reading, judge
 from agent.daemon import process
-from agent.daemon.signals import END_SECONDS, STOP_SECONDS, Signals
+from agent.daemon.messages import MessageHandler
+from agent.daemon.signals import Signals
 from agent.daemon.systemd import Notify
 from agent.disk import being_written, directory
 from agent.disk.being_written import WRITING
@@ -35,7 +37,6 @@ from agent.reload.last_good import Kept
 from agent.reload.log import Log
 from agent.reload.reloader import Reloader
 from agent.reload.syntax_check import Checker
-from agent.reload.writer import Writer, write_all
 from agent.server.access import Door
 from agent.server.handlers import Service
 from agent.server.listener import LOOK, MAX_CONNECTIONS, Held, Pipe
@@ -50,11 +51,12 @@ LOOP = {"loop_factory": uvloop.new_event_loop}
 #: Descriptors without which the agent does not start: its own take about 25, half of the limit is
 #: left free for reloads, and some clients must be able to connect.
 MIN_DESCRIPTORS = 96
-#: Seconds that the end of the agent waits for the reload log, and for standard error.
+#: Seconds that the end of the agent waits for the reload log.
 LOG_DRAIN = 1.5
-MESSAGES_DRAIN = 0.5
 STOPPED = 0
 HELD = 4
+
+_logger = logging.getLogger(__name__)
 
 
 def run(flags: Mapping[str, str | None], signals: Signals) -> int:
@@ -71,38 +73,39 @@ def run(flags: Mapping[str, str | None], signals: Signals) -> int:
     )
     group = settings.group_id(now.pipe_group, now.sources["pipe_group"])
     pipe = Pipe(now.pipe, group)
-    notes = Notes()
+    messages = MessageHandler()
+    messages.install()
     try:
         pipe.lock()
     except Held as held:
-        notes.complain(str(held))
-        notes.drain()
+        _logger.error("%s", held)
+        messages.drain()
         return HELD
-    signals.at_forced_end += [pipe.remove, notes.report_forced_end]
+    signals.at_forced_end += [pipe.remove, messages.report_forced_end]
     if now.log == STANDARD_OUTPUT and 1 in process.closed_at_start:
-        notes.complain("standard output is closed: the reload log (--log -) is not written")
-    kept = Kept(now.state, now.pipe, notes.complain, trust)
+        _logger.warning("standard output is closed: the reload log (--log -) is not written")
+    kept = Kept(now.state, now.pipe, trust)
     kept.open()
     if now.bad and kept.settings is None:
         raise SettingsError("\n".join(str(f) for f in now.findings))
     if kept.settings is not None:
         now = _with_kept(now, kept)
     who = f"{socket.gethostname()}[{os.getpid()}]"
-    log = Log(now.log, now.log_format, who, notes.complain)
+    log = Log(now.log, now.log_format, who)
     log.start()
     read_settings = partial(settings.read, flags, host=host)
-    reloader = Reloader(read_settings, now, kept, log, notes.complain, trust)
-    door = Door(os.geteuid(), group, now.reload_for, notes.complain)
+    reloader = Reloader(read_settings, now, kept, log, trust)
+    door = Door(os.geteuid(), group, now.reload_for)
     # A hundred thousand callbacks in the making are no garbage: looking for some takes as long as
     # the rest of the start.
     gc.disable()
     sys.setswitchinterval(SWITCH_INTERVAL)
     try:
-        anyio.run(_serve, reloader, pipe, door, notes, signals, backend_options=LOOP)
+        anyio.run(_serve, reloader, pipe, door, messages, signals, backend_options=LOOP)
     except BaseExceptionGroup as errors:
         raise _first(errors) from errors
     log.flush(LOG_DRAIN)
-    notes.drain()
+    messages.drain()
     return STOPPED
 
 
@@ -123,67 +126,15 @@ def _with_kept(now: Settings, kept: Kept) -> Settings:
     return replace(now, directories=directories, languages=frozenset(kept.settings.languages))
 
 
-class Notes:
-    """Messages that are not records: to standard error, and the last of them to `status`."""
-
-    #: How many `status` shows.
-    MOST = 20
-    #: How many wait for a standard error that takes nothing, and how many bytes of them.
-    MAX_WAITING = 200
-    MAX_WAITING_BYTES = 256 << 10
-
-    def __init__(self) -> None:
-        """Raises RuntimeError where no thread can be started."""
-        self.last: list[str] = []
-        self._writer = Writer(
-            "messages",
-            _write_message,
-            lambda error: None,
-            self._report_dropped,
-            self.MAX_WAITING,
-            self.MAX_WAITING_BYTES,
-        )
-        self._writer.start()
-
-    def complain(self, message: str) -> None:
-        """Report something. From any thread; never blocks, never raises."""
-        self._writer.put(_message(message))
-        self.last = [*self.last, message][-self.MOST :]
-
-    def drain(self, seconds: float = MESSAGES_DRAIN) -> None:
-        """Wait until everything is written, for so many seconds at most."""
-        self._writer.wait(seconds)
-
-    def report_forced_end(self) -> None:
-        """Say that the stop was cut short."""
-        self.complain(
-            f"something did not end in {STOP_SECONDS:.0f} s; ended without waiting for it"
-        )
-        self.drain(END_SECONDS / 2)
-
-    def _report_dropped(self, dropped: int) -> None:
-        self._writer.put(_message(f"{dropped} messages before this were dropped: nobody read them"))
-
-
-def _message(text: str) -> bytes:
-    return f"callback-agent: {text}\n".encode("utf-8", "backslashreplace")
-
-
-def _write_message(line: bytes) -> None:
-    # Nobody may read standard error any more. That does not stop the agent.
-    with contextlib.suppress(OSError):
-        write_all(2, line)
-
-
 async def _serve(
-    reloader: Reloader, pipe: Pipe, door: Door, notes: Notes, signals: Signals
+    reloader: Reloader, pipe: Pipe, door: Door, messages: MessageHandler, signals: Signals
 ) -> None:
-    service = Service(reloader, pipe, door, notes)
+    service = Service(reloader, pipe, door, messages)
     notify = Notify(os.environ)
     reloader.listeners.append(lambda _: notify.send(_status_line(reloader)))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(reloader.run)
-        tasks.start_soon(_listen, reloader, pipe, door, service, notify, notes)
+        tasks.start_soon(_listen, reloader, pipe, door, service, notify)
         await _until_stopped(signals, reloader)
         notify.send("STOPPING=1")
         pipe.stop_listening()
@@ -192,7 +143,7 @@ async def _serve(
         try:
             await reloader.stopped()
         except Exception as error:  # it stops all the same
-            notes.complain(f"the end could not be recorded: {error!r}")
+            _logger.error("the end could not be recorded: %r", error)
     # Only now: those who subscribed are told that it stopped.
     pipe.close()
 
@@ -212,7 +163,6 @@ async def _listen(
     door: Door,
     service: Service,
     notify: Notify,
-    notes: Notes,
 ) -> None:
     await reloader.ready.wait()
     # What the first index is made of stays: the collector need never look at it.
@@ -225,7 +175,7 @@ async def _listen(
     with contextlib.suppress(Exception):  # then it is tried again when it is needed
         await service.prepare()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_keep_pipe, reloader, pipe, door, service, notes)
+        tasks.start_soon(_keep_pipe, reloader, pipe, door, service)
         if notify.interval is not None:
             tasks.start_soon(_feed_watchdog, notify, notify.interval)
 
@@ -237,9 +187,7 @@ async def _feed_watchdog(notify: Notify, interval: float) -> None:
         notify.send("WATCHDOG=1")
 
 
-async def _keep_pipe(
-    reloader: Reloader, pipe: Pipe, door: Door, service: Service, notes: Notes
-) -> None:
+async def _keep_pipe(reloader: Reloader, pipe: Pipe, door: Door, service: Service) -> None:
     """Make the pipe anew where somebody removed it, and tell of it, or why it cannot be made."""
     told = ""
     while True:
@@ -248,14 +196,15 @@ async def _keep_pipe(
             if pipe.lost():
                 settings.pipe_folder(reloader.settings)
                 await pipe.listen_anew(service, door)
-                notes.complain(
-                    f"somebody removed the pipe {printable(pipe.path)} or its lock; it is made anew"
+                _logger.warning(
+                    "somebody removed the pipe %s or its lock; it is made again",
+                    printable(pipe.path),
                 )
             told = ""
         except Exception as trouble:  # of any kind: it is tried again
             if str(trouble) != told:
                 told = str(trouble)
-                notes.complain(told)
+                _logger.error("%s", told)
 
 
 def _status_line(reloader: Reloader) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -10,12 +11,14 @@ import anyio
 #: to pass, short enough that nobody waits long for an edit.
 PAUSE = 0.5
 
+_logger = logging.getLogger(__name__)
 
-async def keep_running(
-    name: str, work: Callable[[], Awaitable[None]], complain: Callable[[str], None]
-) -> None:
-    """Run `work` until it returns or is cancelled. Where it raises, complain once for each kind of
-    error, and start it again after PAUSE."""
+
+async def keep_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Run `work` until it returns or is cancelled. If it raises, start it again after PAUSE.
+
+    Each kind of error is logged once.
+    """
     said: set[str] = set()
     while True:
         try:
@@ -24,7 +27,7 @@ async def keep_running(
             text = describe(error)
             if text not in said:
                 said.add(text)
-                complain(f"{name} failed and is tried again: {text}")
+                _logger.error("%s failed and is tried again: %s", name, text)
             await anyio.sleep(PAUSE)
             continue
         return

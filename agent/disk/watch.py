@@ -14,6 +14,7 @@ gathering for two steps: step 1 ms: 1.9, 2.0 ms, 1.5 %; 2: 2.9, 3.1 ms, 0.9 %; 3
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import threading
@@ -46,6 +47,8 @@ MAX_TOUCHED = 100
 #: The kernel's own limit of links on the way to one file.
 MAX_LINKS = 40
 
+_logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -67,14 +70,11 @@ class Watch:
     def __init__(
         self,
         notice: Callable[[Iterable[str] | None], None],
-        complain: Callable[[str], None],
         patience: Patience,
         mounts: Mounts,
     ) -> None:
         self._notice = notice
         self._patience = patience
-        #: Told once when events cannot be had; what is no record goes to standard error.
-        self._complain = complain
         self._targets: Mapping[str, Target] = {}
         self._ways: dict[str, _Ways] = {}
         self._places: Places = {}
@@ -104,9 +104,11 @@ class Watch:
         kind = self.mounts.kind(path)
         if kind is Kind.UNKNOWN and path not in self._unknown:
             self._unknown.add(path)
-            self._complain(
-                f"the type of the file system of {printable(path)} is not known: it is scanned"
-                f" every {SCAN_BLIND:.0f} s, and a writer who pauses may not be noticed"
+            _logger.warning(
+                "the type of the file system of %s is not known: it is scanned every %.0f s, and a"
+                " writer who pauses may not be noticed",
+                printable(path),
+                SCAN_BLIND,
             )
         return kind
 
@@ -208,7 +210,7 @@ class Watch:
 
     def _failed(self, why: str) -> None:
         if self.trouble is None:
-            self._complain(f"no file events ({why}); scanning every {SCAN_BLIND:.0f} s instead")
+            _logger.warning("no file events (%s); scanning every %.0f s instead", why, SCAN_BLIND)
         self.trouble = why
         self._failures.append(time.monotonic())
         del self._failures[:-MAX_FAILURES]
@@ -224,7 +226,7 @@ class Watch:
                     ("looking at the mounts", self._look_at_mounts),
                     ("scanning", self._scan),
                 ):
-                    tasks.start_soon(keep_running, name, work, self._complain)
+                    tasks.start_soon(keep_running, name, work)
         finally:
             _close(self._watcher)
             self._watcher = None

@@ -19,9 +19,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,8 @@ _NEW = ".new"
 
 #: What reading a damaged file may raise.
 _DAMAGE = (ValueError, RecursionError, MemoryError, msgspec.MsgspecError)
+
+_logger = logging.getLogger(__name__)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -119,14 +122,11 @@ class Known:
 
 
 class Kept:
-    """One agent's folder in the state directory. Where it cannot be used, `complain` is told so
+    """One agent's folder in the state directory. Where it cannot be used, that is logged
     once, and what is to be kept waits for the next `flush`."""
 
-    def __init__(
-        self, state: str, pipe: str, complain: Callable[[str], None], trust: Trust
-    ) -> None:
+    def __init__(self, state: str, pipe: str, trust: Trust) -> None:
         self.folder = f"{state}/{hashlib.sha256(os.fsencode(pipe)).hexdigest()[:16]}"
-        self._complain = complain
         self._trust = trust
         self._failed = False
         self._ready = False
@@ -298,7 +298,7 @@ class Kept:
                 self._give_up(error)
                 return
             if self._failed:
-                self._complain(f"accepted callbacks are kept again in {printable(self.folder)}")
+                _logger.info("accepted callbacks are kept again in %s", printable(self.folder))
             self._failed = False
 
     def _forget(self) -> None:
@@ -382,7 +382,7 @@ class Kept:
     def _give_up(self, error: OSError) -> None:
         if not self._failed:
             where = printable(self.folder)
-            self._complain(f"accepted callbacks cannot be kept in {where}: {error.strerror}")
+            _logger.error("accepted callbacks cannot be kept in %s: %s", where, error.strerror)
         self._failed = True
 
 

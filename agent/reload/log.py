@@ -8,9 +8,9 @@ that does not take anything (`-` into a pipe that nobody reads) stops no reload.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypedDict
 
@@ -32,6 +32,8 @@ MAX_HISTORY = 1000
 MAX_HISTORY_BYTES = 16 << 20
 
 STANDARD_OUTPUT = "-"
+
+_logger = logging.getLogger(__name__)
 
 
 class Record(TypedDict):
@@ -119,13 +121,12 @@ class History:
 
 
 class Log:
-    """Appends records to a file, or to standard output. `complain` is called when that fails."""
+    """Appends records to a file, or to standard output. That it fails is logged once."""
 
-    def __init__(self, path: str, form: str, who: str, complain: Callable[[str], None]) -> None:
+    def __init__(self, path: str, form: str, who: str) -> None:
         self._path = path
         self._form = form
         self._who = who
-        self._complain = complain
         self._failed = False
         #: Whether the last record was not written in WRITE_WAIT: the next does not wait then.
         self._stalled = False
@@ -167,12 +168,12 @@ class Log:
     def _report_failure(self, error: OSError) -> None:
         if not self._failed:
             shown = printable(self._path)
-            self._complain(f"the reload log {shown} cannot be written: {error.strerror}")
+            _logger.error("the reload log %s cannot be written: %s", shown, error.strerror)
         self._failed = True
 
     def _report_recovery(self, dropped: int) -> None:
         lost = f"; {dropped} records were lost" if dropped else ""
-        self._complain(f"the reload log {printable(self._path)} is written again{lost}")
+        _logger.info("the reload log %s is written again%s", printable(self._path), lost)
         self._failed = False
 
     def _append(self, entry: bytes) -> None:

@@ -11,6 +11,7 @@ that somebody still writes after WRITING seconds is held until he is done.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -57,6 +58,8 @@ RETRY = 2.0
 _QB_CONF = "qb.conf"
 
 _encode = answer.encode
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -155,12 +158,10 @@ class Reloader:
         first: Settings,
         kept: Kept,
         log: Log,
-        complain: Callable[[str], None],
         trust: Trust,
     ) -> None:
         self._read_settings = read_settings
         self._trust = trust
-        self._complain = complain
         #: Why the last reload failed as a whole, None while reloads work.
         self._failure: str | None = None
         self._kept = kept
@@ -170,7 +171,7 @@ class Reloader:
         self.settings_findings: tuple[Finding, ...] = first.findings
         mounts = Mounts()
         self.patience = Patience(self.notice, mounts.mount)
-        self.watch = Watch(self.notice, complain, self.patience, mounts)
+        self.watch = Watch(self.notice, self.patience, mounts)
         self.index: Index = Index.of(0, ())
         self.history = History()
         #: The newest record as `status` has it.
@@ -257,7 +258,7 @@ class Reloader:
                 ("writing behind", self._write_behind),
                 ("the stall monitor", self.patience.run),
             ):
-                tasks.start_soon(keep_running, name, work, self._complain)
+                tasks.start_soon(keep_running, name, work)
             while True:
                 try:
                     await self._reload()
@@ -272,7 +273,7 @@ class Reloader:
         why = describe(error)
         if why != self._failure:
             self._failure = why
-            self._complain(f"a reload failed and is tried again: {shown(why)}")
+            _logger.error("a reload failed and is tried again: %s", shown(why))
         self._all_dirty = True
         await anyio.sleep(PAUSE)
 

@@ -7,18 +7,18 @@ the modes have become.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
-#: Seconds between two complaints about the same user.
-COMPLAIN_EVERY = 60.0
-#: Users that are remembered as complained of; more than a machine has.
-MAX_COMPLAINED = 1000
+#: Seconds between two messages about the same user.
+REPORT_INTERVAL = 60.0
+#: Users of whom the last message is remembered; more than a machine has.
+MAX_REPORTED = 1000
 
 _SO_PEERGROUPS = 59
 #: The most bytes that Python reads of a socket option: 256 groups.
@@ -26,6 +26,8 @@ _MOST_OPTION = 1024
 #: The most groups of a process on Linux; see limits.h.
 _NGROUPS_MAX = 65536
 _LOCAL_PEERCRED = 1
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +77,23 @@ def _many_groups(one: socket.socket) -> bytes:
 class Door:
     """Lets in root, the agent's user, and the members of one group if there is one."""
 
-    def __init__(
-        self, uid: int, group: int | None, reload_for: str, complain: Callable[[str], None]
-    ) -> None:
+    def __init__(self, uid: int, group: int | None, reload_for: str) -> None:
         self._owners = {0, uid}
         self._group = group
         self._reload_for = reload_for
-        self._complain = complain
-        self._complained: dict[int, float] = {}
+        self._reported: dict[int, float] = {}
 
     def admits(self, peer: Peer) -> bool:
-        """Whether the peer may ask. That one was refused is told of, but not all the time."""
+        """Whether the peer may ask. A refusal is logged, once in REPORT_INTERVAL for each user."""
         if peer.uid in self._owners or self._group in peer.groups:
             return True
         now = time.monotonic()
-        last = self._complained.get(peer.uid)
-        if last is None or now - last >= COMPLAIN_EVERY:
-            if len(self._complained) >= MAX_COMPLAINED:
-                self._complained.clear()
-            self._complained[peer.uid] = now
-            self._complain(f"refused a client of the user id {peer.uid}, who may not ask")
+        last = self._reported.get(peer.uid)
+        if last is None or now - last >= REPORT_INTERVAL:
+            if len(self._reported) >= MAX_REPORTED:
+                self._reported.clear()
+            self._reported[peer.uid] = now
+            _logger.warning("refused a client of the user id %d, who may not ask", peer.uid)
         return False
 
     def may_reload(self, peer: Peer) -> bool:

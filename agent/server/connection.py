@@ -87,7 +87,7 @@ class Service(Answering, Protocol):
         """A connection is closed."""
         ...
 
-    def complain(self, message: str) -> None: ...
+    def report(self, message: str) -> None: ...
 
 
 class Shared:
@@ -338,7 +338,7 @@ class Connection(asyncio.Protocol):
             " most of it for this one; read the answers, and ask for less at once"
         )
         size = self.held
-        self._shared.service.complain(
+        self._shared.service.report(
             f"closed a client of the user id {self.peer.uid} for which {size} bytes were held"
             " unread: together clients exceeded the limit"
         )
@@ -354,7 +354,7 @@ class Connection(asyncio.Protocol):
 
     def failed(self, error: Exception) -> None:
         """A step raised what no request should: this connection ends, and no other."""
-        self._shared.service.complain(f"internal error on a connection: {error!r}")
+        self._shared.service.report(f"internal error on a connection: {error!r}")
         self.abort()
 
     def close(self) -> None:

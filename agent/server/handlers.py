@@ -8,6 +8,7 @@ ends when its client is gone, or when it costs more than one request may.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -33,16 +34,16 @@ from agent.server.outbox import Line
 MAX_OFFLOADED = 2
 #: Seconds for which the result of `list` is remembered, so that those who ask at once share it.
 LIST_REMEMBERED = 5.0
-#: Seconds between two complaints about clients that hold too much, or about internal errors.
-COMPLAIN_INTERVAL = 60.0
+#: Seconds between two messages about clients that hold too much, or about internal errors.
+REPORT_INTERVAL = 60.0
+
+_logger = logging.getLogger(__name__)
 
 
 class Notes(Protocol):
-    """Takes what is not a record."""
+    """The last messages that are not records."""
 
     last: list[str]
-
-    def complain(self, message: str) -> None: ...
 
 
 class Service:
@@ -65,7 +66,7 @@ class Service:
         #: Results of `list`, with and without code, for some seconds.
         self._lists: dict[bool, bytes] = {}
         self._forgetting: asyncio.TimerHandle | None = None
-        self._complained: dict[str, float] = {}
+        self._reported: dict[str, float] = {}
         reloader.swapped.append(self._swap)
         reloader.listeners.append(self._tell)
 
@@ -162,21 +163,21 @@ class Service:
     def unreadable(self, error: Exception) -> protocol.Refusal:
         """What is answered to a line of which the decoding raised."""
         if not isinstance(error, Abandoned):
-            self.complain(f"internal error in a request: {error!r}")
+            self.report(f"internal error in a request: {error!r}")
         return protocol.Refusal(protocol.error(None, protocol.INTERNAL_ERROR, "Internal error"))
 
     def forget(self, connection: Connection) -> None:
         """A connection is closed."""
         self._subscribers.discard(connection)
 
-    def complain(self, message: str) -> None:
+    def report(self, message: str) -> None:
         """Report what clients do, or what fails for them, once a minute for each kind."""
         kind = message.partition(":")[0][:20]
         now = time.monotonic()
-        if now - self._complained.get(kind, -COMPLAIN_INTERVAL) < COMPLAIN_INTERVAL:
+        if now - self._reported.get(kind, -REPORT_INTERVAL) < REPORT_INTERVAL:
             return
-        self._complained[kind] = now
-        self._notes.complain(message)
+        self._reported[kind] = now
+        _logger.warning("%s", message)
 
     # Results ---------------------------------------------------------------------------------
 
@@ -222,7 +223,7 @@ class Service:
         return self._internal(request, error)
 
     def _internal(self, request: protocol.Request, error: Exception) -> bytes:
-        self.complain(f"internal error in {request.method}: {error!r}")
+        self.report(f"internal error in {request.method}: {error!r}")
         return protocol.error(request.id, protocol.INTERNAL_ERROR, "Internal error")
 
     def _result(self, request: protocol.Request, connection: Connection) -> bytes:

@@ -446,42 +446,44 @@ def test_unsafe_bytes_are_never_served_however_files_are_swapped(
 
 
 @pytest.mark.parametrize("bad", ["state", "above", "own"])
-def test_a_state_folder_that_others_may_write_to_is_not_used(place: Path, bad: str) -> None:
+def test_a_state_folder_that_others_may_write_to_is_not_used(
+    place: Path, messages: list[str], bad: str
+) -> None:
     above = place / "above"
     state = above / "state"
     state.mkdir(parents=True)
-    told: list[str] = []
-    kept = Kept(str(state), "/pipe", told.append, REFUSING)
+    kept = Kept(str(state), "/pipe", REFUSING)
     kept.open()
     assert kept.save("/cb", Unit(), None)
-    assert told == []
+    assert messages == []
     assert stat.S_IMODE(os.stat(kept.folder).st_mode) == 0o700
     {"state": state, "above": above, "own": Path(kept.folder)}[bad].chmod(0o777)
-    again = Kept(str(state), "/pipe", told.append, REFUSING)
+    again = Kept(str(state), "/pipe", REFUSING)
     again.open()
     assert again.load("/cb") == (None, [])
     assert not again.save("/other", Unit(), None)
-    assert len(told) == 1
-    assert "may be written to by anybody" in told[0]
+    assert len(messages) == 1
+    assert "may be written to by anybody" in messages[0]
     # The command that it says mends it, without a restart.
-    told_command = told[0].rpartition("; ")[2]
+    told_command = messages[0].rpartition("; ")[2]
     subprocess.run(["sh", "-c", told_command], check=True)
     again.flush()
     assert not again.waiting or again.load("/cb")[0] is not None
     assert again.load("/other")[0] is not None
-    assert "kept again" in told[1]
+    assert "kept again" in messages[1]
 
 
-def test_a_strangers_state_folder_is_not_used(place: Path, users: Strangers) -> None:
+def test_a_strangers_state_folder_is_not_used(
+    place: Path, users: Strangers, messages: list[str]
+) -> None:
     state = place / "state"
     state.mkdir(0o700)
     os.chown(state, users.other.uid, -1)
-    told: list[str] = []
-    kept = Kept(str(state), "/pipe", told.append, REFUSING)
+    kept = Kept(str(state), "/pipe", REFUSING)
     kept.open()
     assert not kept.save("/cb", Unit(), None)
     assert list(state.iterdir()) == []
-    assert "belongs to another user" in told[0]
+    assert "belongs to another user" in messages[0]
 
 
 def test_what_was_planted_in_an_unsafe_state_folder_does_not_come_to_life(

@@ -40,13 +40,13 @@ def unit(**code: bytes) -> Unit:
 class Keeper:
     """The folder of one agent, opened again and again."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, messages: list[str]) -> None:
         self.state = state
-        self.messages: list[str] = []
+        self.messages = messages
         self.kept = self.open()
 
     def open(self) -> Kept:
-        self.kept = Kept(str(self.state), "/pipe", self.messages.append, Trust(IGNORE))
+        self.kept = Kept(str(self.state), "/pipe", Trust(IGNORE))
         self.kept.open()
         return self.kept
 
@@ -70,8 +70,8 @@ class Keeper:
 
 
 @pytest.fixture
-def keeper(tmp_path: Path) -> Keeper:
-    return Keeper(tmp_path / "state")
+def keeper(tmp_path: Path, messages: list[str]) -> Keeper:
+    return Keeper(tmp_path / "state", messages)
 
 
 def test_what_is_kept_comes_back(keeper: Keeper) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import signal
 import threading
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.daemon.run import Notes
+from agent.daemon import messages as message_module
+from agent.daemon.messages import MessageHandler
 from agent.reload import log as log_module
 from agent.reload.log import Log
 from agent.reload.writer import Writer, write_all
@@ -121,7 +123,7 @@ def test_row_24_standard_error_is_a_pipe_that_nobody_reads(agent: Agent, stalled
         (agent.directories[0] / "a.py").write_text("x = 3\n")
         agent.reload()
         assert agent.fires("done-job-self") == ["a.py", "b.qcb"]
-    assert sum("is made anew" in note for note in agent.status()["notes"]) == 2
+    assert sum("is made again" in note for note in agent.status()["notes"]) == 2
     # The log, which is a file, is written as ever.
     wait_for(lambda: len(agent.records()) == len(agent.history()), "the log")
     assert agent.stop() == 0
@@ -138,7 +140,7 @@ def test_row_24_an_inherited_descriptor_stays_blocking(agent: Agent, stalled: St
 
 
 def test_row_24_the_log_is_on_a_file_system_that_does_not_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
     go_on = threading.Event()
     real = os.open
@@ -150,8 +152,7 @@ def test_row_24_the_log_is_on_a_file_system_that_does_not_answer(
 
     monkeypatch.setattr(os, "open", opens)
     monkeypatch.setattr(log_module, "MAX_WAITING", 3)
-    messages: list[str] = []
-    one = Log(str(tmp_path / "reload.log"), "json", "", messages.append)
+    one = Log(str(tmp_path / "reload.log"), "json", "")
     began = time.monotonic()
     for number in range(200):
         one.write(b'{"n":%d}' % number)
@@ -173,10 +174,12 @@ def test_dropped_messages_are_counted_and_reported(
     saved = os.dup(2)
     os.dup2(stalled.writer, 2)
     try:
-        monkeypatch.setattr(Notes, "MAX_WAITING", 3)
-        notes = Notes()
+        monkeypatch.setattr(message_module, "MAX_WAITING", 3)
+        handler = MessageHandler()
         for number in range(10):
-            notes.complain(f"message {number}")
+            handler.handle(
+                logging.LogRecord("x", logging.INFO, "", 0, "message %d", (number,), None)
+            )
         said = stalled.read_until(b"were dropped").decode()
     finally:
         os.dup2(saved, 2)

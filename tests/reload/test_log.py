@@ -48,13 +48,8 @@ def encoded(**fields: Any) -> bytes:
     return json.dumps(record(**fields)).encode()
 
 
-class Noted(list[str]):
-    """What the log complained about."""
-
-
-def log(path: Path, form: str = "json") -> tuple[Log, Noted]:
-    noted = Noted()
-    return Log(str(path), form, "farm[7]", noted.append), noted
+def log(path: Path, form: str = "json") -> Log:
+    return Log(str(path), form, "farm[7]")
 
 
 # As text -----------------------------------------------------------------------------------------
@@ -116,24 +111,24 @@ def test_no_name_or_message_can_write_a_line_of_its_own(name: str, message: str)
 # The file ----------------------------------------------------------------------------------------
 
 
-def test_records_are_appended_one_a_line(tmp_path: Path) -> None:
+def test_records_are_appended_one_a_line(tmp_path: Path, messages: list[str]) -> None:
     path = tmp_path / "reload.log"
     path.write_text("what was there\n")
-    one, noted = log(path)
+    one = log(path)
     one.write(encoded(generation=1))
     one.write(encoded(generation=2))
     first, *records = path.read_text().splitlines()
     assert first == "what was there"
     assert [json.loads(r)["generation"] for r in records] == [1, 2]
-    assert noted == []
-    as_text, _ = log(path, "text")
+    assert messages == []
+    as_text = log(path, "text")
     as_text.write(encoded())
     assert path.read_text().endswith("(13 ms)\n")
 
 
 def test_the_log_survives_logrotate_in_both_its_styles(tmp_path: Path) -> None:
     path = tmp_path / "reload.log"
-    one, _ = log(path)
+    one = log(path)
     one.write(encoded(generation=1))
     path.rename(tmp_path / "reload.log.1")
     one.write(encoded(generation=2))
@@ -144,42 +139,42 @@ def test_the_log_survives_logrotate_in_both_its_styles(tmp_path: Path) -> None:
     assert [json.loads(r)["generation"] for r in path.read_text().splitlines()] == [3]
 
 
-def test_a_folder_that_was_deleted_is_made_again(tmp_path: Path) -> None:
+def test_a_folder_that_was_deleted_is_made_again(tmp_path: Path, messages: list[str]) -> None:
     path = tmp_path / "a" / "b" / "reload.log"
-    one, noted = log(path)
+    one = log(path)
     one.write(encoded())
-    assert (path.read_bytes(), noted) == (encoded() + b"\n", [])
+    assert (path.read_bytes(), messages) == (encoded() + b"\n", [])
 
 
 def test_half_a_line_that_a_crash_left_does_not_spoil_the_next(tmp_path: Path) -> None:
     path = tmp_path / "reload.log"
     path.write_bytes(b'{"time":"2014')
-    one, _ = log(path)
+    one = log(path)
     one.write(encoded())
     assert path.read_bytes().splitlines()[1] == encoded()
 
 
-def test_what_cannot_be_written_waits_and_is_told_once(tmp_path: Path) -> None:
+def test_what_cannot_be_written_waits_and_is_told_once(tmp_path: Path, messages: list[str]) -> None:
     path = tmp_path / "reload.log"
     path.mkdir()
-    one, noted = log(path)
+    one = log(path)
     for generation in (1, 2, 3):
         one.write(encoded(generation=generation))
     assert one.waiting
-    assert len(noted) == 1
-    assert str(path) in noted[0]
+    assert len(messages) == 1
+    assert str(path) in messages[0]
     path.rmdir()
     one.flush()
     assert not one.waiting
     assert [json.loads(r)["generation"] for r in path.read_text().splitlines()] == [1, 2, 3]
-    assert len(noted) == 2
+    assert len(messages) == 2
 
 
 def test_on_a_full_disk_no_half_record_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "reload.log"
-    one, noted = log(path)
+    one = log(path)
     one.write(encoded(generation=1))
     real = os.write
     full = True
@@ -195,31 +190,31 @@ def test_on_a_full_disk_no_half_record_stays(
     # The last bytes do not fit any more: every call writes 20, until there are no more than that.
     one.write(encoded(generation=2))
     assert path.read_bytes() == encoded(generation=1) + b"\n"
-    assert len(noted) == 1
+    assert len(messages) == 1
     full = False
     one.write(encoded(generation=3))
     assert [json.loads(r)["generation"] for r in path.read_text().splitlines()] == [1, 2, 3]
 
 
 def test_only_so_many_wait_and_the_loss_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_module, "MAX_WAITING", 2)
     path = tmp_path / "reload.log"
     path.mkdir()
-    one, noted = log(path)
+    one = log(path)
     for generation in range(5):
         one.write(encoded(generation=generation))
     path.rmdir()
     one.flush()
     assert [json.loads(r)["generation"] for r in path.read_text().splitlines()] == [3, 4]
-    assert "3 records" in noted[-1]
+    assert "3 records" in messages[-1]
 
 
 def test_a_pipe_in_the_logs_place_does_not_stop_anybody(tmp_path: Path) -> None:
     path = tmp_path / "reload.log"
     os.mkfifo(path)
-    one, _ = log(path)
+    one = log(path)
     one.write(encoded())
     one.flush()
 

@@ -38,6 +38,7 @@ from agent.reload import reloader as reload
 from agent.reload.last_good import Kept
 from agent.reload.log import Log
 from agent.reload.reloader import Reloader
+from support.messages import logged
 from support.versions import LINES, Versions
 
 MODULES = (directory, kept, log, settings, state_files)
@@ -178,8 +179,6 @@ class Site:
             "state": str(self.state),
         }
         self.version = 0
-        #: What the agent that runs has to say.
-        self.messages: list[str] = []
         self.records: list[bytes] = []
 
     def write(self, version: int, broken: bool = False) -> None:
@@ -193,13 +192,12 @@ class Site:
 
     def reloader(self) -> Reloader:
         """Put together as `serve` does."""
-        complain = self.messages.append
-        keeper = Kept(str(self.state), str(self.pipe), complain, TRUST)
+        keeper = Kept(str(self.state), str(self.pipe), TRUST)
         keeper.open()
         first = settings.read(self.flags)
-        written = Log(str(self.log), "json", "", complain)
+        written = Log(str(self.log), "json", "")
         read = partial(settings.read, self.flags)
-        reloader = Reloader(read, first, keeper, written, complain, TRUST)
+        reloader = Reloader(read, first, keeper, written, TRUST)
         self.log.write_text("before\n")
         self.records.clear()
         reloader.listeners.append(self.records.append)
@@ -216,10 +214,12 @@ class Site:
 
     def kept(self) -> int | None:
         """The version that is kept."""
-        opened = Kept(str(self.state), str(self.pipe), pytest.fail, TRUST)
-        opened.open()
-        known, findings = opened.load(str(self.callback))
+        with logged() as messages:
+            opened = Kept(str(self.state), str(self.pipe), TRUST)
+            opened.open()
+            known, findings = opened.load(str(self.callback))
         assert not findings
+        assert not messages
         return None if known is None else self.version_of(known.unit)
 
     def version_of(self, unit: Unit) -> int:

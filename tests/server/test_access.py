@@ -205,26 +205,27 @@ def test_the_peer_is_who_the_kernel_says() -> None:
     assert found.groups >= {os.getegid(), *os.getgroups()}
 
 
-def test_refusals_are_told_of_once_a_minute_for_each_user(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals_are_logged_once_a_minute_for_each_user(
+    monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
     now = 1000.0
     monkeypatch.setattr("agent.server.access.time.monotonic", lambda: now)
-    told: list[str] = []
-    door = Door(500, None, "all", told.append)
+    door = Door(500, None, "all")
     one, two = Peer(501, frozenset({5})), Peer(502, frozenset())
     for _ in range(100):
         assert not door.admits(one)
     assert not door.admits(two)
-    assert len(told) == 2
-    now += peer.COMPLAIN_EVERY - 1
+    assert len(messages) == 2
+    now += peer.REPORT_INTERVAL - 1
     assert not door.admits(one)
-    assert len(told) == 2
+    assert len(messages) == 2
     now += 1
     assert not door.admits(one)
-    assert len(told) == 3
+    assert len(messages) == 3
     # More users than are remembered make no more memory.
-    for uid in range(10_000, 10_000 + 3 * peer.MAX_COMPLAINED):
+    for uid in range(10_000, 10_000 + 3 * peer.MAX_REPORTED):
         assert not door.admits(Peer(uid, frozenset()))
-    assert len(door._complained) <= peer.MAX_COMPLAINED
+    assert len(door._reported) <= peer.MAX_REPORTED
 
 
 @pytest.mark.parametrize(
@@ -241,7 +242,7 @@ def test_refusals_are_told_of_once_a_minute_for_each_user(monkeypatch: pytest.Mo
     ],
 )
 def test_the_door(group: int | None, uid: int, groups: set[int], admitted: bool) -> None:
-    door = Door(500, group, "all", lambda _: None)
+    door = Door(500, group, "all")
     assert door.admits(Peer(uid, frozenset(groups))) is admitted
 
 
@@ -277,7 +278,7 @@ def test_else_whoever_may_ask_may_ask_for_a_reload(open_agent: Agent, users: Str
 
 @pytest.mark.parametrize(("who", "may"), [("all", True), ("owner", False)])
 def test_who_may_reload(who: str, may: bool) -> None:
-    door = Door(500, 7, who, lambda _: None)
+    door = Door(500, 7, who)
     assert door.may_reload(Peer(501, frozenset({7}))) is may
     assert door.may_reload(Peer(500, frozenset()))
     assert door.may_reload(Peer(0, frozenset()))
@@ -425,7 +426,7 @@ def test_a_pipe_that_somebody_removes_is_made_anew(tmp_path: Path, what: str) ->
                 wait_for(lambda: lock.exists() and agent.answers())
                 assert stat.S_IMODE(agent.pipe.stat().st_mode) == 0o600
                 assert agent.status()["generation"] == generation
-                assert "it is made anew" in notes(one)
+                assert "it is made again" in notes(one)
         # It is held as before, by the lock that is there now.
         rival = Agent(tmp_path, *agent.directories)
         rival.pipe = agent.pipe

@@ -49,6 +49,7 @@ from agent.reload import checks
 from agent.reload.last_good import Kept
 from agent.reload.log import Log
 from agent.reload.reloader import Reloader, _Directory
+from support.messages import logged
 
 TRUST = Trust(IGNORE)
 #: Sites that run at the same time: while one waits for a quiet period, others go on.
@@ -87,14 +88,15 @@ def run_git(*arguments: str, cwd: Path) -> None:
 class Site:
     """Callback directories, the edits of them, and the reloader that follows."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, said: list[str]) -> None:
         self.folder = folder
+        #: What the agent's modules logged, of all sites.
+        self.said = said
         self.chance = random.Random(seed)
         self.open: list[IO[str]] = []
         self.away: list[tuple[Path, Path]] = []
         self.steps: list[str] = []
         self.records: list[bytes] = []
-        self.said: list[str] = []
         self.kinds: Counter[str] = Counter()
         self.paths = [folder / name for name in ("one", "two", "link")]
         self.git = shutil.which("git") is not None
@@ -326,11 +328,11 @@ class Site:
             "pipe": str(state / "pipe"),
             "state": str(state / "state"),
         }
-        kept = Kept(flags["state"], flags["pipe"], self.said.append, TRUST)
+        kept = Kept(flags["state"], flags["pipe"], TRUST)
         kept.open()
-        log = Log(flags["log"], "json", "", self.said.append)
+        log = Log(flags["log"], "json", "")
         read = partial(settings.read, flags)
-        return Reloader(read, settings.read(flags), kept, log, self.said.append, TRUST)
+        return Reloader(read, settings.read(flags), kept, log, TRUST)
 
 
 @dataclass
@@ -486,10 +488,13 @@ def main(arguments: list[str] | None = None) -> int:
         # As the agent does, so that it may ask for leases.
         signal.signal(signal.SIGIO, signal.SIG_IGN)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="storm-", dir=options.folder) as folder:
+    with logged() as said, tempfile.TemporaryDirectory(prefix="storm-", dir=options.folder) as temp:
         sites = min(options.sites, options.storms)
         share = -(-options.storms // sites)
-        storms = [Storms(Site(Path(folder) / str(n), seed * 1000 + n), share) for n in range(sites)]
+        folders = [Path(temp) / str(n) for n in range(sites)]
+        storms = [
+            Storms(Site(folder, seed * 1000 + n, said), share) for n, folder in enumerate(folders)
+        ]
         anyio.run(run_all, storms, float("inf"))
     wrong = [w for s in storms for w in s.wrong]
     for one in wrong[:10]:
