@@ -6,6 +6,7 @@ How a document is written for this is described in `documents`.
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import re
 import shutil
 import sys
@@ -152,6 +153,7 @@ LIMITS = {
     "findings for one file": "core.diagnostic.MAX_FINDINGS",
     "findings for one directory": "core.unit.MAX_DIRECTORY_FINDINGS",
     "line of callbacks.conf": "core.conf.MAX_LINE",
+    "path of a callback directory": "settings.MAX_PATH",
     "one directory with its files": "disk.directory.MAX_UNIT_BYTES",
     "all directories together": "disk.directory.MAX_TOTAL_BYTES",
     "directories": "settings.MAX_DIRECTORIES",
@@ -165,12 +167,18 @@ LIMITS = {
     "connections": "server.listener.MAX_CONNECTIONS",
     "time for one request to arrive": "server.connection.MAX_LINE_SECONDS",
     "answers of a batch": "server.connection.MAX_BATCH_BYTES",
+    "unread answers of one client": "server.connection.MAX_UNREAD",
+    "unread notifications of one subscriber": "server.connection.MAX_UNREAD_NOTIFICATIONS",
     "unread answers of all clients": "server.connection.MAX_HELD_BYTES",
     "one result": "server.offload.MAX_RESULT_BYTES",
     "time for one request": "server.offload.MAX_SECONDS",
     "one call of the Python client": "client.DEFAULT_TIMEOUT",
     "answer for the Python client": "client.MOST_ANSWER_BYTES",
     "records in `history`": "reload.log.MAX_HISTORY",
+    "free file descriptors needed at the start": "daemon.run.MIN_DESCRIPTORS",
+    "waiting records of a log that cannot be written": "reload.log.MAX_WAITING",
+    "their size": "reload.log.MAX_WAITING_BYTES",
+    "waiting messages for standard error": "daemon.run.Notes.MAX_WAITING",
 }
 
 
@@ -178,8 +186,7 @@ def test_every_limit_is_that_of_the_code() -> None:
     table = {row[0]: row[1] for row in rows(text("limits")) if row[0] in LIMITS}
     assert table.keys() == LIMITS.keys()
     for row, constant in LIMITS.items():
-        module, _, name = constant.rpartition(".")
-        value = getattr(importlib.import_module(f"agent.{module}"), name)
+        value = pkgutil.resolve_name(f"agent.{constant}")
         number, _, unit = table[row].partition(" ")
         stated = float(number.replace(",", "")) * UNITS.get(unit, 1)
         assert stated == pytest.approx(value), (row, value)

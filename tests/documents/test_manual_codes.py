@@ -178,10 +178,20 @@ class Example:
                     path.write_text("mail-status\n" if name.endswith(".qcb") else "x = 1\n")
 
 
-def check(*arguments: str) -> list[dict[str, str]]:
+#: Runs the command with each list of arguments. In one process: a start costs more than a check.
+CHECKS = """
+import json, sys
+from agent import cli
+for arguments in json.loads(sys.argv[1]):
+    assert cli.main(["check", "--json", *arguments]) in (0, 1), arguments
+"""
+
+
+def checks(*calls: list[str]) -> list[list[dict[str, str]]]:
+    """The findings that `check` prints for each of these lists of arguments."""
     environ = {n: v for n, v in os.environ.items() if not n.startswith("CALLBACK_AGENT_")}
     done = subprocess.run(
-        [sys.executable, "-m", "agent", "check", "--json", *arguments],
+        [sys.executable, "-c", CHECKS, json.dumps(calls)],
         cwd=ROOT,
         env=environ,
         stdin=subprocess.DEVNULL,
@@ -189,9 +199,10 @@ def check(*arguments: str) -> list[dict[str, str]]:
         text=True,
         timeout=120,
     )
-    assert done.returncode in (0, 1), done
-    found: list[dict[str, str]] = json.loads(done.stdout)["diagnostics"]
-    return found
+    assert done.returncode == 0, done
+    printed = done.stdout.splitlines()
+    assert len(printed) == len(calls)
+    return [json.loads(line)["diagnostics"] for line in printed]
 
 
 Found = dict[str, list[dict[str, str]]]
@@ -213,17 +224,17 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, Found]:
             for example in made.values():
                 example.apply(which)
             result: Found = {code: [] for code in made}
-            plain = {c: e for c, e in made.items() if not _has_qb_conf(e)}
-            options = ("--qb-conf", str(folder / "qb.conf"))
+            plain = [str(e.callback) for e in made.values() if not _has_qb_conf(e)]
+            special = {c: e for c, e in made.items() if _has_qb_conf(e)}
             (folder / "qb.conf").write_text(EVERYTHING_ON)
-            for row in check(*options, *(str(e.callback) for e in plain.values())):
+            together, *others = checks(
+                ["--qb-conf", str(folder / "qb.conf"), *plain],
+                *(["--qb-conf", str(e.qb_conf), str(e.callback)] for e in special.values()),
+            )
+            for row in together:
                 code = Path(row["path"]).relative_to(folder).parts[0]
                 result[code].append(row)
-            for code, example in made.items():
-                if code not in plain:
-                    conf = str(example.qb_conf)
-                    result[code] = check("--qb-conf", conf, str(example.callback))
-            results.append(result)
+            results.append(result | dict(zip(special, others, strict=True)))
     finally:
         os.umask(old)
     return results[0], results[1]

@@ -75,10 +75,33 @@ def test_every_program_is_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "CHANGELOG.md", ".github/CONTRIBUTING.md", "fixtures/README.md"]
+    "name",
+    [
+        *("README.md", "CHANGELOG.md", ".github/CONTRIBUTING.md", "agent/README.md"),
+        *("fixtures/README.md", "tests/faults/README.md"),
+    ],
 )
 def test_links_lead_somewhere(name: str) -> None:
     assert bad_links(ROOT / name) == []
+
+
+def test_the_architecture_has_one_line_for_each_module() -> None:
+    """A line begins with the name in code: of a module, or of a folder and all that is in it."""
+    agent = ROOT / "agent"
+    described = re.findall(r"^\| `([\w./]+)` \|", (agent / "README.md").read_text("utf-8"), re.M)
+    assert len(set(described)) == len(described)
+    folders = tuple(name for name in described if name.endswith("/"))
+    files = {str(path.relative_to(agent)) for path in agent.rglob("*.py")}
+    left = {name for name in files if name not in described and not name.startswith(folders)}
+    assert {name for name in left if not name.endswith("__init__.py")} == set()
+    assert [name for name in described if not (agent / name).exists()] == []
+
+
+def test_every_long_run_is_described() -> None:
+    text = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    described = re.findall(r"^\| `(\w+)`(?: \(`scripts/\w+`\))? \|", text, re.M)
+    runs = {path.stem for path in (ROOT / "tests" / "stress").glob("[a-z]*.py")}
+    assert sorted(described) == sorted(r for r in runs if not r.startswith(("test_", "conftest")))
 
 
 def test_every_script_is_described() -> None:
