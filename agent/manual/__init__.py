@@ -11,6 +11,8 @@ import re
 import textwrap
 from collections.abc import Iterator
 from importlib import resources
+from itertools import groupby
+from operator import itemgetter
 
 #: Columns to which the last cell of a table is wrapped. The pages themselves are written to 80.
 WIDTH = 80
@@ -71,26 +73,57 @@ def near(name: str) -> list[str]:
 
 
 def plain(markdown: str) -> str:
-    """A page as text for a terminal: no fences, links or bold, code indented, tables aligned."""
+    """A page as text for a terminal: no fences, links or bold, code indented, tables aligned, prose
+    wrapped."""
     lines: list[str] = []
-    table: list[list[str]] = []
+    for kind, group in groupby(_kinds(markdown), itemgetter(0)):
+        found = [line for _, line in group]
+        if kind == "code":
+            lines += [f"    {line}".rstrip() for line in found]
+        elif kind == "table":
+            cells = ([_text(cell.strip()) for cell in _CELL.split(row)[1:-1]] for row in found)
+            lines += _aligned(list(cells))
+        elif kind == "heading":
+            titles = ((line.startswith("##"), _text(line.lstrip("# "))) for line in found)
+            lines += [title.upper() if below else title for below, title in titles]
+        else:
+            lines += _wrapped(found) if kind == "prose" else found
+    return "\n".join(lines).strip("\n") + "\n"
+
+
+def _kinds(markdown: str) -> Iterator[tuple[str, str]]:
+    """Each line of a page, fences left out, with its kind: code, table, heading, blank or prose."""
     fenced = False
-    for line in [*markdown.splitlines(), ""]:
-        if line.startswith("|") and not fenced:
-            table.append([_text(cell.strip()) for cell in _CELL.split(line)[1:-1]])
-            continue
-        lines += _aligned(table)
-        table = []
+    for line in markdown.splitlines():
         if line.startswith("```"):
             fenced = not fenced
         elif fenced:
-            lines.append(f"    {line}".rstrip())
+            yield "code", line
+        elif line.startswith("|"):
+            yield "table", line
         elif line.startswith("#"):
-            title = _text(line.lstrip("# "))
-            lines.append(title.upper() if line.startswith("##") else title)
+            yield "heading", line
         else:
-            lines.append(_text(line))
-    return "\n".join(lines).strip("\n") + "\n"
+            yield ("prose" if line.strip() else "blank"), line
+
+
+def _wrapped(lines: list[str]) -> Iterator[str]:
+    """A paragraph or a list, wrapped again: without the targets of links its lines are shorter."""
+    items: list[str] = []
+    for line in lines:
+        if line.startswith("- ") or not items:
+            items.append(line)
+        else:
+            items[-1] += f" {line.strip()}"
+    for item in items:
+        indent = "  " if item.startswith("- ") else ""
+        yield from textwrap.wrap(
+            _text(item),
+            WIDTH,
+            subsequent_indent=indent,
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
 
 
 def _pages(folder: str) -> Iterator[tuple[str, str]]:

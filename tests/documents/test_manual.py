@@ -86,6 +86,13 @@ def test_a_page_fits_a_terminal(page: Path) -> None:
     assert lines[0].startswith("# ")
 
 
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.stem))
+def test_a_page_on_a_terminal_has_no_markup(page: Path) -> None:
+    lines = manual.plain(page.read_text(encoding="utf-8")).splitlines()
+    assert [line for line in lines if not line.startswith("    ") and "**" in line] == []
+    assert [line for line in lines if "](" in line or "```" in line] == []
+
+
 def test_a_table_in_a_page_has_the_same_number_of_cells_in_every_row() -> None:
     for page in ALL_PAGES:
         tables = re.split(r"\n(?!\|)", prose(page.read_text(encoding="utf-8")))
