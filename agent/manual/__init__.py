@@ -21,7 +21,7 @@ MIN_LAST_CELL = 30
 
 _CELL = re.compile(r"(?<!\\)\|")
 _LINK = re.compile(r"\[([^\]]+)\]\([^)\s]+\)")
-_MARKUP = re.compile(r"\*\*([^*]+)\*\*")
+_MARKUP = re.compile(r"\*\*(.+?)\*\*")
 
 
 def topics() -> dict[str, str]:
