@@ -78,14 +78,19 @@ class Agent:
         return self.process
 
     def start(self) -> Agent:
-        """Start it, and wait until it answers and its first record is there."""
+        """Start it, and wait until it answers and its first record is there. If that fails, no
+        process is left."""
         process = self.launch()
 
         def started() -> bool:
             assert process.poll() is None, self.errors.read_text()
             return self.answers() and bool(self.status()["pid"] == process.pid)
 
-        wait_for(started, "an answer of the agent")
+        try:
+            wait_for(started, "an answer of the agent")
+        except BaseException:
+            self.stop(signal.SIGKILL)
+            raise
         return self
 
     def answers(self) -> bool:
