@@ -206,7 +206,7 @@ def test_the_package_is_replaced_under_a_running_agent(tmp_path: Path, directory
     agent.environ["PYTHONPATH"] = str(copy.parent)
     agent.start()
     try:
-        for file in copy.glob("*.py"):
+        for file in copy.rglob("*.py"):
             replace(file, "raise SystemExit('this is a newer version')\n")
         for pid in helpers(agent):
             kill(pid)

@@ -206,7 +206,11 @@ def test_row_32_stat_is_never_the_same_twice(tmp_path: Path, directory: Path) ->
 @root
 @linux
 def test_row_33_owners_that_a_namespace_hides(tmp_path: Path, directory: Path) -> None:
-    """Without a map of users, the agent and all others show as one. They are strangers."""
+    """Without a map of users, the agent and all others have one id. They are strangers.
+
+    The directory itself must be reported: /tmp above it is unsafe in any case, because its owner
+    root is not mapped either.
+    """
     unshare = shutil.which("unshare")
     if not unshare or subprocess.run([unshare, "-U", "true"], capture_output=True).returncode:
         pytest.skip("no user namespaces here")
@@ -219,3 +223,5 @@ def test_row_33_owners_that_a_namespace_hides(tmp_path: Path, directory: Path) -
     with started(agent):
         assert held(agent) == {str(directory): "unsafe"}
         assert agent.served() == []
+        unsafe = {d["path"] for d in agent.history()[-1]["diagnostics"] if d["code"] == "unsafe"}
+        assert unsafe >= {str(directory), str(directory / CONF)}
