@@ -208,6 +208,10 @@ CODES = {
     "EACCES": ("may not read",),
     "EAGAIN": ("being-written",),
     "ENXIO": ("not-a-regular-file",),
+    # Of a directory on the way to a file.
+    "ENOENT": ("missing:",),
+    "ENOTDIR": ("not-a-directory:",),
+    "ELOOP": ("dangling-link:",),
 }
 
 #: What stands for any error of a kind: where Python itself does not say more, or a file is not
