@@ -14,6 +14,7 @@ import pytest
 
 from stress import soak
 from support.agents import DEADLINE
+from support.rogues import MISBEHAVIOURS
 
 TESTS = Path(__file__).parents[1]
 
@@ -41,7 +42,7 @@ def test_some_seconds_of_everything_at_once(tmp_path: Path) -> None:
 
 def report(**what: Any) -> bool:
     """What is said of a run in which all was well but for this."""
-    tried = {way.__name__: 1 for way in soak.MISBEHAVIOURS}
+    tried = {way.__name__: 1 for way in MISBEHAVIOURS}
     client = {"wrong": [], "refused": 0, "late": 0, "seconds": [0.001] * 100}
     results = {
         "client 0": client | what.get("client", {}),
