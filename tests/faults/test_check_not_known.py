@@ -21,7 +21,7 @@ from support.sites import replace
 from support.targets import Checking
 
 ONE = "a.py = done-job-self\n"
-SLOWER = SLOW + SLOW[: len(SLOW) // 2]
+SLOWER = SLOW * 2
 
 
 def check(directory: Path, program: str) -> list[tuple[str, str]]:
@@ -46,7 +46,7 @@ def check(directory: Path, program: str) -> list[tuple[str, str]]:
 def test_a_helper_that_is_killed_in_the_middle(tmp_path: Path, directory: Path) -> None:
     """Memory is short: it is killed, again and again. Then there is memory."""
     write(directory, ONE, a_py="1\n")
-    agent = changed(Agent(tmp_path, directory), "compiler.MAX_PAUSE = 0.5")
+    agent = changed(Agent(tmp_path, directory), "compiler.MAX_PAUSE = 0.1")
     agent.start()
     try:
         replace(directory / "a.py", SLOWER)
@@ -70,9 +70,9 @@ def test_a_helper_that_is_killed_in_the_middle(tmp_path: Path, directory: Path) 
 @linux
 @pytest.mark.parametrize("all_of_them", [True, False], ids=["all processes", "the helper"])
 def test_processes_are_paused(tmp_path: Path, directory: Path, all_of_them: bool) -> None:
-    """For longer than the agent waits for a word of the helper: 33 s with MAX_SILENCE of 30."""
+    """For longer than the agent waits for a sign of life of the helper."""
     write(directory, ONE, a_py="1\n")
-    agent = changed(Agent(tmp_path, directory), "helper.MAX_SILENCE = 2")
+    agent = changed(Agent(tmp_path, directory), "helper.MAX_SILENCE = 1")
     agent.start()
     assert agent.process is not None
     try:
@@ -81,7 +81,7 @@ def test_processes_are_paused(tmp_path: Path, directory: Path, all_of_them: bool
         for pid in paused:
             os.kill(pid, signal.SIGSTOP)
         if all_of_them:
-            time.sleep(2.3)  # The pause itself.
+            time.sleep(1.3)  # The pause itself.
             for pid in paused:
                 os.kill(pid, signal.SIGCONT)
         wait_for(lambda: agent.served()[0][2] == SLOW)
@@ -93,52 +93,87 @@ def test_processes_are_paused(tmp_path: Path, directory: Path, all_of_them: bool
         agent.stop()
 
 
-FAILURES = {
-    "no process": "OSError(11, 'Resource temporarily unavailable')",
-    "no memory": "OSError(12, 'Cannot allocate memory')",
-    "no thread": 'RuntimeError("can\'t start new thread")',
-    "no interpreter": "FileNotFoundError(2, 'No such file or directory')",
-    "no descriptor": "OSError(24, 'Too many open files')",
+FAILURES: dict[str, Exception] = {
+    "no process": OSError(11, "Resource temporarily unavailable"),
+    "no memory": OSError(12, "Cannot allocate memory"),
+    "no thread": RuntimeError("can't start new thread"),
+    "no interpreter": FileNotFoundError(2, "No such file or directory"),
+    "no descriptor": OSError(24, "Too many open files"),
 }
 
 
-@pytest.mark.parametrize("failure", FAILURES)
-def test_no_helper_can_be_started(tmp_path: Path, directory: Path, failure: str) -> None:
+def test_no_helper_can_be_started(tmp_path: Path, directory: Path) -> None:
     """Also at a start: what is there is served, with a warning, and checked later."""
     write(directory, ONE + "b.py = failed-job-self\n", a_py="1\n", b_py="1\n")
-    short = tmp_path / "short"
-    short.touch()
-    program = (
-        f"import os\nstart = helper._start\ndef fails():\n    if os.path.exists({str(short)!r}):\n"
+    #: While this file exists, no helper starts: the error that it holds is raised.
+    error = tmp_path / "error"
+    program = "\n".join(
+        [
+            "import pathlib",
+            "start = helper._start",
+            f"error = pathlib.Path({str(error)!r})",
+            "def fails():",
+            "    if error.exists(): raise eval(error.read_text())",
+            "    return start()",
+            "helper._start = fails",
+            "compiler.MAX_PAUSE = 0.1",
+        ]
     )
-    program += f"        raise {FAILURES[failure]}\n    return start()\nhelper._start = fails\n"
-    agent = changed(Agent(tmp_path, directory), program + "compiler.MAX_PAUSE = 0.5")
+    error.write_text(repr(FAILURES["no process"]))
+    agent = changed(Agent(tmp_path, directory), program)
     agent.start()
     try:
         wait_for(lambda: findings(agent) == {"not-checked": "warning"})
         assert (agent.status()["state"], len(agent.served())) == ("ok", 2)
-        replace(directory / "a.py", "2\n")
-        record = agent.reload()
-        assert record["held"] == [{"directory": str(directory), "reason": "not-checked"}]
-        why = next(d["message"] for d in record["diagnostics"] if d["path"].endswith("a.py"))
-        assert "could be started" in why
-        assert [code for _, _, code in agent.served()] == ["1\n", "1\n"]
+        before = "1\n"
+        for number, failure in enumerate(("no process", "no thread"), 2):
+            replace(error, repr(FAILURES[failure]))
+            for pid in helpers(agent):
+                kill(pid)
+            replace(directory / "a.py", f"{number}\n")
+            record = agent.reload()
+            assert record["held"] == [{"directory": str(directory), "reason": "not-checked"}]
+            why = next(d["message"] for d in record["diagnostics"] if d["path"].endswith("a.py"))
+            assert "could be started" in why
+            assert [code for _, _, code in agent.served()] == [before, "1\n"]
+            error.unlink()
+            before = f"{number}\n"
+            wait_for(lambda now=before: agent.served()[0][2] == now)  # type: ignore[misc]
+            assert not held(agent)
         # A removal waits for nothing.
-        (directory / "b.py").unlink()
-        wait_for(lambda: len(agent.served()) == 1)
-        short.unlink()
-        wait_for(lambda: [code for _, _, code in agent.served()] == ["2\n"])
-        assert not held(agent)
+        replace(error, repr(FAILURES["no memory"]))
+        for pid in helpers(agent):
+            kill(pid)
         replace(directory / "a.py", "x = (\n")
+        (directory / "b.py").unlink()
+        wait_for(lambda: [code for _, _, code in agent.served()] == [before])
+        error.unlink()
         wait_for(lambda: held(agent) == {str(directory): "error"})
     finally:
         agent.stop()
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_check_says_that_it_could_not_check(directory: Path, failure: str) -> None:
+def test_why_no_helper_can_be_started_is_reported(
+    failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        raise FAILURES[failure]
+
+    monkeypatch.setattr(helper, "_start", fails)
+    checking = Checking()
+    assert checking.verdict(b"x = (\n") is None
+    why = checking.trouble(b"x = (\n")
+    assert why is not None
+    assert "could be started" in why
+    assert why.rpartition(": ")[2] in str(FAILURES[failure])
+    monkeypatch.undo()
+    wait_for(lambda: checking.verdict(b"x = (\n"), "a verdict as soon as one can be started")
+
+
+def test_check_says_that_it_could_not_check(directory: Path) -> None:
     write(directory, ONE, a_py="x = (\n")
-    fails = f"def fails():\n    raise {FAILURES[failure]}\nhelper._start = fails"
+    fails = f"def fails():\n    raise {FAILURES['no process']!r}\nhelper._start = fails"
     assert check(directory, fails) == [("warning", "not-checked")]
     assert check(directory, "") == [("warning", "does-not-compile")]
 

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import functools
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -251,14 +251,18 @@ def languages(data: bytes) -> None:
 
 
 class Checking:
-    """Has sources checked as the agent does, by helpers that live as long as this process."""
+    """Has sources checked as the agent does, by helpers that live as long as this process.
+
+    The event loop runs in a daemon thread. The threads that it starts are daemon threads too, so
+    Python does not wait for them when it exits.
+    """
 
     def __init__(self) -> None:
-        self._loop = asyncio.Runner()
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self.checker = compiler.Checker(lambda _: None)
         self.checker.begin()
-        self._task = self._loop.get_loop().create_task(self.checker.run())
-        atexit.register(self._loop.close)
+        self._task = asyncio.run_coroutine_threadsafe(self.checker.run(), self._loop)
 
     def verdict(self, source: bytes) -> language.Verdict | None:
         """The verdict on a source, None where it could not be checked."""
@@ -271,7 +275,7 @@ class Checking:
             self._use(directory, sources)
             await self.checker.wait(directory)
 
-        self._loop.run(known())
+        self._run(known())
         return [self.checker.verdict(Implementation.of(source).digest) for source in sources]
 
     def begin(self, source: bytes) -> None:
@@ -283,11 +287,14 @@ class Checking:
             while check.cpu == 0:  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0.01)
 
-        self._loop.run(is_slow())
+        self._run(is_slow())
 
     def trouble(self, source: bytes) -> str | None:
         """Why it could not be checked."""
         return self.checker.trouble(Implementation.of(source).digest)
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _use(self, directory: str, sources: list[bytes]) -> None:
         read = [Implementation.of(source) for source in sources]
