@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.core.conf import GATHERED, Setting, closing_quote, read_qb, unescaped
-from agent.core.diagnostic import Finding, Severity, capped, encodable, printable, shown
+from agent.core.diagnostic import Diagnostic, Severity, capped, encodable, printable, shown
 from agent.core.languages import DEFAULT_FLAGS, read_flags
 
 #: Where each setting may be given, by the name of its field in Settings (and in `flags`).
@@ -113,7 +113,7 @@ class Settings:
     state: str
     languages: frozenset[str]
     sources: Mapping[str, str]
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Diagnostic, ...] = ()
     #: Whether there is a qb.conf, so that one that vanishes later can be told from none at all.
     found: bool = False
     #: What becomes of callbacks that others may write: refuse, warn or ignore.
@@ -206,7 +206,7 @@ def resolve(
     Takes any bytes as `qb`. Raises SettingsError for a flag or variable that cannot be used.
     """
     sources: dict[str, str] = {}
-    findings: list[Finding] = []
+    findings: list[Diagnostic] = []
     values: dict[str, str] = {}
     values["qb_conf"], sources["qb_conf"] = qb_conf(flags, environ, host)
     defaults = _defaults(environ, host)
@@ -230,7 +230,9 @@ def resolve(
         message = f"the supervisor's configuration cannot be read: {why}"
         hint = "let the agent's user read it, or name another with --qb-conf"
         code = "qb-conf-unreadable"
-        findings.append(Finding(Severity.ERROR, code, values["qb_conf"], None, None, message, hint))
+        findings.append(
+            Diagnostic(Severity.ERROR, code, values["qb_conf"], None, None, message, hint)
+        )
         qb = b""
     conf = _QbConf(qb or b"", values["qb_conf"], findings)
     paths = _Paths(environ, host, conf)
@@ -343,7 +345,7 @@ class _QbConf:
     A setting that something else overrules is not looked up: an error in it changes nothing.
     """
 
-    def __init__(self, data: bytes, path: str, findings: list[Finding]) -> None:
+    def __init__(self, data: bytes, path: str, findings: list[Diagnostic]) -> None:
         self._data = data
         self.path = path
         self._findings = findings
@@ -373,13 +375,13 @@ class _QbConf:
     ) -> None:
         """Note a finding about the character at `offset` of the setting's value."""
         place = setting.line, setting.column_of(offset)
-        self._add(Finding(severity, code, self.path, *place, message, hint))
+        self._add(Diagnostic(severity, code, self.path, *place, message, hint))
 
     def note_flag(self, code: str, source: str, message: str, hint: str) -> None:
         """Note a warning about a value that stands in a flag or variable."""
-        self._add(Finding(Severity.WARNING, code, source, None, None, message, hint))
+        self._add(Diagnostic(Severity.WARNING, code, source, None, None, message, hint))
 
-    def _add(self, finding: Finding) -> None:
+    def _add(self, finding: Diagnostic) -> None:
         self._findings.append(finding)
         if len(self._findings) > GATHERED:
             self._findings[:] = capped(self._findings)

@@ -11,7 +11,7 @@ import base64
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
-from agent.core.diagnostic import Finding, Severity, printable
+from agent.core.diagnostic import Diagnostic, Severity, printable
 
 Answer = dict[str, Any]
 Paint = Callable[[str, str], str]
@@ -99,7 +99,7 @@ def record_lines(record: Answer) -> Iterator[str]:
     yield from text(cast(Record, record)).rstrip("\n").split("\n")
 
 
-def finding_line(finding: Finding, paint: Paint) -> str:
+def finding_line(finding: Diagnostic, paint: Paint) -> str:
     """The finding's one line, its severity in colour."""
     line = str(finding)
     before = printable(f"{finding.path}:{finding.line or 1}:{finding.column or 1}: ")
@@ -109,7 +109,7 @@ def finding_line(finding: Finding, paint: Paint) -> str:
     return before + paint(severity, _COLOURS[finding.severity]) + line[len(before + severity) :]
 
 
-def tally(findings: Sequence[Finding]) -> str:
+def tally(findings: Sequence[Diagnostic]) -> str:
     """`2 errors, 1 warning`, or that there is nothing."""
     counts = {s: sum(f.severity is s for f in findings) for s in Severity}
     return ", ".join(count(n, s.value) for s, n in counts.items() if n) or "nothing found"

@@ -26,7 +26,7 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from agent.core.diagnostic import MAX_FINDINGS, Finding, Severity, capped, shown
+from agent.core.diagnostic import MAX_FINDINGS, Diagnostic, Severity, capped, shown
 
 #: The longest line of a callbacks.conf, in characters. A trigger at its own limit fits, in quotes
 #: and with every character escaped.
@@ -65,27 +65,27 @@ class _Unreadable(Exception):
         super().__init__(message)
         self._found = code, column, message, hint
 
-    def finding(self, path: str, line: int) -> Finding:
+    def finding(self, path: str, line: int) -> Diagnostic:
         code, column, message, hint = self._found
-        return Finding(Severity.ERROR, code, path, line, column, message, hint)
+        return Diagnostic(Severity.ERROR, code, path, line, column, message, hint)
 
 
 def read_callbacks(
     data: bytes, path: str, most_lines: int | None = None
-) -> tuple[list[Setting], list[Finding]]:
+) -> tuple[list[Setting], list[Diagnostic]]:
     """The registrations of a callbacks.conf, in line order, and what is wrong with its lines.
 
     A line with a finding of severity error gives no setting. Of more than MAX_FINDINGS findings
     the last counts the rest (see `capped`). Takes any bytes; never raises.
     """
     settings: list[Setting] = []
-    findings: list[Finding] = []
+    findings: list[Diagnostic] = []
     # What follows the last line feed is a line only if there is something.
     count = data.count(b"\n") + (not data.endswith(b"\n") and data != b"")
     if most_lines is not None and count > most_lines:
         message = f"this file has {count} lines; at most {most_lines} are read"
         hint = "split the callbacks over several directories"
-        return [], [Finding(Severity.ERROR, "too-many-lines", path, None, None, message, hint)]
+        return [], [Diagnostic(Severity.ERROR, "too-many-lines", path, None, None, message, hint)]
     for number, line in enumerate(_lines(data), 1):
         if len(findings) > GATHERED:
             findings = capped(findings)
@@ -120,14 +120,14 @@ def read_callbacks(
 
 def read_qb(
     data: bytes, path: str, wanted: Collection[str]
-) -> tuple[dict[str, Setting], list[Finding]]:
+) -> tuple[dict[str, Setting], list[Diagnostic]]:
     """The `wanted` settings of a qb.conf, by name, and what is wrong with them.
 
     Other settings are not ours: they give neither a setting nor a finding. Of more than
     MAX_FINDINGS findings the last counts the rest (see `capped`). Takes any bytes; never raises.
     """
     found: dict[str, Setting] = {}
-    findings: list[Finding] = []
+    findings: list[Diagnostic] = []
     for line, number, unclosed in _outside_braces(_lines(data)):
         if len(findings) > GATHERED:
             findings = capped(findings)
@@ -150,7 +150,7 @@ def read_qb(
             findings.append(_single_quote(setting, path))
         if unclosed is not None:
             findings.append(
-                Finding(
+                Diagnostic(
                     Severity.WARNING,
                     "unclosed-brace",
                     path,
@@ -167,7 +167,7 @@ def read_qb(
                 f" the one on line {found[setting.name].line} does not"
             )
             findings.append(
-                Finding(
+                Diagnostic(
                     Severity.WARNING,
                     "duplicate-setting",
                     path,
@@ -283,8 +283,8 @@ def _refuse_bad_bytes(line: str, setting: Setting) -> None:
     )
 
 
-def _single_quote(setting: Setting, path: str) -> Finding:
-    return Finding(
+def _single_quote(setting: Setting, path: str) -> Diagnostic:
+    return Diagnostic(
         Severity.WARNING,
         "single-quote",
         path,

@@ -25,7 +25,7 @@ class Severity(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Diagnostic:
     """One thing found in a file, a directory or a setting.
 
     `code` is a stable kebab-case name that scripts may match. `line` and `column` count from 1,
@@ -65,8 +65,8 @@ class Finding:
 
 
 def capped(
-    findings: Iterable[Finding], limit: int = MAX_FINDINGS, under: str | None = None
-) -> list[Finding]:
+    findings: Iterable[Diagnostic], limit: int = MAX_FINDINGS, under: str | None = None
+) -> list[Diagnostic]:
     """At most `limit` findings of each path, and one more of code `more-findings` for the rest.
 
     The worst are kept, among equals the first, all in the order given. The one that counts the
@@ -76,15 +76,15 @@ def capped(
     The result may be given again, alone or with more findings: the counts add up, and nothing
     else changes. So a long list can be capped while it grows.
     """
-    by_path: dict[str, list[tuple[int, Finding]]] = {}
-    rest: dict[str, list[Finding]] = {}
+    by_path: dict[str, list[tuple[int, Diagnostic]]] = {}
+    rest: dict[str, list[Diagnostic]] = {}
     for position, finding in enumerate(findings):
         path = finding.path if under is None else under
         if finding.code == MORE_FINDINGS:
             rest.setdefault(path, []).append(finding)
         else:
             by_path.setdefault(path, []).append((position, finding))
-    kept: list[tuple[int, Finding]] = []
+    kept: list[tuple[int, Diagnostic]] = []
     for path, found in by_path.items():
         if len(found) > limit:
             found.sort(key=lambda item: _RANK[item[1].severity])
@@ -95,13 +95,13 @@ def capped(
     return [finding for _, finding in kept] + [_more(path, left) for path, left in rest.items()]
 
 
-def _more(path: str, left: list[Finding]) -> Finding:
+def _more(path: str, left: list[Diagnostic]) -> Diagnostic:
     """The finding that counts those that are left out."""
     count = sum(finding.count for finding in left)
     severity = min((finding.severity for finding in left), key=_RANK.__getitem__)
     message = f"there are {count} more findings like these" if count > 1 else "there is one more"
     hint = "correct those that are reported, then look again"
-    return Finding(severity, MORE_FINDINGS, path, None, None, message, hint, count)
+    return Diagnostic(severity, MORE_FINDINGS, path, None, None, message, hint, count)
 
 
 _RANK = {severity: rank for rank, severity in enumerate(Severity)}

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from agent.core import languages as language
 from agent.core import match
-from agent.core.diagnostic import Finding, Severity
+from agent.core.diagnostic import Diagnostic, Severity
 from agent.core.trigger import (
     DONE,
     TYPES,
@@ -84,7 +84,7 @@ class Served:
     callbacks: tuple[Callback, ...] = ()
     digest: str = ""
     #: That a language is off, and its callbacks silently do not run.
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Diagnostic, ...] = ()
 
     @classmethod
     def of(cls, directory: str, unit: Unit | None, flags: frozenset[str]) -> Served:
@@ -120,7 +120,7 @@ class Served:
         return cls(directory, tuple(callbacks), name, tuple(_off(callbacks, flags)))
 
 
-def _off(callbacks: Iterable[Callback], flags: frozenset[str]) -> Iterator[Finding]:
+def _off(callbacks: Iterable[Callback], flags: frozenset[str]) -> Iterator[Diagnostic]:
     """A warning for each language flag that callbacks want and that is off.
 
     It stands at the first of them, and says how many there are.
@@ -141,7 +141,7 @@ def _off(callbacks: Iterable[Callback], flags: frozenset[str]) -> Iterator[Findi
         )
         hint = f"add {flag} to supervisor_language_flags of qb.conf"
         place = (first.line, first.column)
-        yield Finding(Severity.WARNING, "language-off", path, *place, message, hint)
+        yield Diagnostic(Severity.WARNING, "language-off", path, *place, message, hint)
 
 
 @dataclass(frozen=True, slots=True)

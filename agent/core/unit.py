@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from agent.core import conf, trigger
 from agent.core import languages as language
-from agent.core.diagnostic import MORE_FINDINGS, Finding, Severity, capped, shown
+from agent.core.diagnostic import MORE_FINDINGS, Diagnostic, Severity, capped, shown
 
 #: The most findings that are reported of one directory: a person corrects a few and looks again.
 MAX_DIRECTORY_FINDINGS = 500
@@ -88,7 +88,7 @@ class Plan:
 
     registrations: tuple[Registration, ...] = ()
     warned: frozenset[str] = frozenset()
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Diagnostic, ...] = ()
     empty: bool = False
 
     def files(self) -> list[str]:
@@ -123,11 +123,11 @@ class Reading:
     """
 
     directory: str
-    fault: Finding | None = None
+    fault: Diagnostic | None = None
     plan: Plan | None = None
     files: Mapping[str, Implementation | Absent | Unusable] = field(default_factory=dict)
     held: str | None = None
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Diagnostic, ...] = ()
     hints: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -161,13 +161,13 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Evaluation:
     """The unit that is served from now on, None if there never was one; why the directory is held,
     None if it is not; and every finding."""
 
     unit: Unit | None
     held: str | None
-    findings: tuple[Finding, ...]
+    findings: tuple[Diagnostic, ...]
 
 
 def plan(data: bytes, path: str, before: Plan | None = None) -> Plan:
@@ -186,7 +186,7 @@ def plan(data: bytes, path: str, before: Plan | None = None) -> Plan:
         wrong = names[setting.name]
         if wrong:
             where = (path, setting.line, setting.column)
-            findings.append(Finding(Severity.ERROR, wrong[0], *where, wrong[1], wrong[2]))
+            findings.append(Diagnostic(Severity.ERROR, wrong[0], *where, wrong[1], wrong[2]))
         same = known.get(setting.value)
         if same is not None:
             tree, text = same.trigger, same.text
@@ -195,7 +195,7 @@ def plan(data: bytes, path: str, before: Plan | None = None) -> Plan:
             for p in problems:
                 column = setting.column_of(p.offset)
                 findings.append(
-                    Finding(p.severity, p.code, path, setting.line, column, p.message, p.hint)
+                    Diagnostic(p.severity, p.code, path, setting.line, column, p.message, p.hint)
                 )
             if parsed is None:
                 continue
@@ -207,7 +207,7 @@ def plan(data: bytes, path: str, before: Plan | None = None) -> Plan:
         earlier = first.setdefault((setting.name, text), setting.line)
         if earlier != setting.line:
             findings.append(
-                Finding(
+                Diagnostic(
                     Severity.WARNING,
                     "duplicate-line",
                     path,
@@ -231,27 +231,27 @@ def plan(data: bytes, path: str, before: Plan | None = None) -> Plan:
 
 def unreadable(path: str, code: str, message: str, hint: str) -> Plan:
     """The plan of a callbacks.conf that is not looked into, for the reason given."""
-    return Plan(findings=(Finding(Severity.ERROR, code, path, None, None, message, hint),))
+    return Plan(findings=(Diagnostic(Severity.ERROR, code, path, None, None, message, hint),))
 
 
-def judge(reading: Reading, accepted: Unit | None) -> Judgement:
+def evaluate(reading: Reading, accepted: Unit | None) -> Evaluation:
     """Whether what stands in a directory is accepted, given what was accepted before.
 
     Judged again with the unit that it gives, a reading gives the same.
     """
-    judgement = _judge(reading, accepted)
-    findings = capped(judgement.findings)
+    evaluation = _evaluate(reading, accepted)
+    findings = capped(evaluation.findings)
     if len(findings) > MAX_DIRECTORY_FINDINGS:
         findings = capped(findings, MAX_DIRECTORY_FINDINGS, reading.directory)
-    return replace(judgement, findings=tuple(findings))
+    return replace(evaluation, findings=tuple(findings))
 
 
-def _judge(reading: Reading, accepted: Unit | None) -> Judgement:
+def _evaluate(reading: Reading, accepted: Unit | None) -> Evaluation:
     if reading.fault is not None:
-        return Judgement(accepted, FAULT, (reading.fault,))
+        return Evaluation(accepted, FAULT, (reading.fault,))
     plan = reading.plan
     if plan is None and reading.held is None:
-        return Judgement(Unit(), None, (*reading.findings, _no_conf(reading)))
+        return Evaluation(Unit(), None, (*reading.findings, _no_conf(reading)))
     findings = [*(plan.findings if plan else ()), *reading.findings]
     emptied = _is_emptied(plan, accepted)
     if emptied:
@@ -277,7 +277,7 @@ def _judge(reading: Reading, accepted: Unit | None) -> Judgement:
             held = held or ERROR
         where = (f"{reading.directory}/{CONF}", registration.line, registration.column)
         hint = reading.hints.get(file, hint)
-        findings.append(Finding(Severity.ERROR, code, *where, message, hint))
+        findings.append(Diagnostic(Severity.ERROR, code, *where, message, hint))
     for file, implementation in usable.items():
         for finding in _check(reading.directory, file, implementation, accepted):
             held = held or (ERROR if _is_error(finding) else None)
@@ -288,14 +288,14 @@ def _judge(reading: Reading, accepted: Unit | None) -> Judgement:
         for file in sorted((accepted.files() & set(gone)) - told):
             code, message, hint = _removed(file)
             path = f"{reading.directory}/{file}"
-            findings.append(Finding(Severity.ERROR, code, path, None, None, message, hint))
-        return Judgement(accepted.without(gone), held, tuple(findings))
+            findings.append(Diagnostic(Severity.ERROR, code, path, None, None, message, hint))
+        return Evaluation(accepted.without(gone), held, tuple(findings))
     if plan is None:
-        return Judgement(None, held, tuple(findings))
+        return Evaluation(None, held, tuple(findings))
     lines = plan.registrations
     if held is not None:
         lines = tuple(r for r in lines if r.file in usable)
-    return Judgement(Unit(lines, usable, emptied), held, tuple(findings))
+    return Evaluation(Unit(lines, usable, emptied), held, tuple(findings))
 
 
 def _is_emptied(plan: Plan | None, accepted: Unit | None) -> bool:
@@ -310,21 +310,23 @@ def _removed(file: str) -> tuple[str, str, str]:
     return "removed", message, "put the file back, or remove its lines"
 
 
-def _no_conf(reading: Reading) -> Finding:
+def _no_conf(reading: Reading) -> Diagnostic:
     directory = reading.directory
     message = f"there is no {CONF}, so nothing is served from {shown(directory)}"
     hint = "put it back; an empty one says that nothing is to be served"
     hint = reading.hints.get(CONF, hint)
-    return Finding(Severity.ERROR, "no-conf", f"{directory}/{CONF}", None, None, message, hint)
+    return Diagnostic(Severity.ERROR, "no-conf", f"{directory}/{CONF}", None, None, message, hint)
 
 
-def _empty_conf(directory: str) -> Finding:
+def _empty_conf(directory: str) -> Diagnostic:
     message = f"{CONF} has 0 bytes, so nothing is served from {shown(directory)} any more"
     hint = "write its lines again; if nothing is to be served, write a comment that says so"
-    return Finding(Severity.WARNING, "empty-conf", f"{directory}/{CONF}", None, None, message, hint)
+    return Diagnostic(
+        Severity.WARNING, "empty-conf", f"{directory}/{CONF}", None, None, message, hint
+    )
 
 
-def _is_error(finding: Finding) -> bool:
+def _is_error(finding: Diagnostic) -> bool:
     return finding.severity is Severity.ERROR
 
 
@@ -342,7 +344,7 @@ def _name_problem(name: str) -> tuple[str, str, str] | None:
 
 def _check(
     directory: str, file: str, implementation: Implementation, accepted: Unit | None
-) -> list[Finding]:
+) -> list[Diagnostic]:
     """What is wrong with the code of one file."""
     problems: list[language.Problem] = []
     kind = language.language_of(file)
@@ -360,10 +362,10 @@ def _check(
                 problems.append(verdict.error)
     path = f"{directory}/{file}"
     findings = [
-        Finding(p.severity, p.code, path, p.line, p.column, p.message, p.hint) for p in problems
+        Diagnostic(p.severity, p.code, path, p.line, p.column, p.message, p.hint) for p in problems
     ]
     if implementation.verdict is not None and implementation.verdict.more:
         more = implementation.verdict.more
-        rest = Finding(Severity.WARNING, MORE_FINDINGS, path, None, None, "", None, more)
+        rest = Diagnostic(Severity.WARNING, MORE_FINDINGS, path, None, None, "", None, more)
         findings.append(rest)
     return capped(findings)

@@ -20,9 +20,9 @@ import anyio
 import uvloop
 
 from agent import settings
-from agent.core.diagnostic import Finding, printable
+from agent.core.diagnostic import Diagnostic, printable
 from agent.core.index import Served
-from agent.core.unit import Reading, judge
+from agent.core.unit import Reading, evaluate
 from agent.daemon import process
 from agent.daemon.messages import MessageHandler
 from agent.daemon.signals import Signals
@@ -242,7 +242,7 @@ def check(
     languages: frozenset[str],
     unsafe_permissions: str = IGNORE,
     trusted_group: int | None = None,
-) -> list[Finding]:
+) -> list[Diagnostic]:
     """Every finding of these directories, read as `serve` reads them the first time.
 
     Raises SettingsError, and OSError or RuntimeError where the system lacks what it needs."""
@@ -254,10 +254,10 @@ def check(
 
 async def _check(
     directories: tuple[str, ...], languages: frozenset[str], trust: Trust
-) -> list[Finding]:
+) -> list[Diagnostic]:
     mounts = Mounts()
     patience = Patience(lambda: None, mounts.mount)
-    findings: list[Finding] = []
+    findings: list[Diagnostic] = []
 
     def read(path: str, before: directory.Snapshot | None) -> directory.Snapshot:
         with patience.asking(path):
@@ -306,12 +306,14 @@ async def _settled(
         before = snapshot
 
 
-async def _judged(reading: Reading, languages: frozenset[str], checker: Checker) -> list[Finding]:
+async def _judged(
+    reading: Reading, languages: frozenset[str], checker: Checker
+) -> list[Diagnostic]:
     """The findings of a directory that was never read before."""
     python = checks.python(checker, reading, None)
     if python is not None:
         checker.use(reading.directory, *python)
         await checker.wait(reading.directory)
-    judgement = judge(checks.reported(checker, reading, None), None)
+    judgement = evaluate(checks.reported(checker, reading, None), None)
     served = Served.of(reading.directory, judgement.unit, languages)
     return [*judgement.findings, *served.findings]

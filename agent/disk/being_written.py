@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 
-from agent.core.diagnostic import Finding, Severity, shown
+from agent.core.diagnostic import Diagnostic, Severity, shown
 from agent.core.unit import BEING_WRITTEN, Reading
 from agent.disk import directory
 from agent.disk.directory import Snapshot
@@ -42,7 +42,7 @@ def held(snapshot: Snapshot) -> Reading:
     return Reading(path, None, None, files, BEING_WRITTEN, tuple(findings))
 
 
-def finding(path: str, processes: Iterable[str] = (), changing: bool = False) -> Finding:
+def finding(path: str, processes: Iterable[str] = (), changing: bool = False) -> Diagnostic:
     """That a file, or something in a directory, is still being written."""
     by = ", ".join(processes)
     what = "still changes" if changing else "is still open for writing"
@@ -50,12 +50,12 @@ def finding(path: str, processes: Iterable[str] = (), changing: bool = False) ->
     hint = "it is taken as soon as it stands still"
     if not changing:
         hint = "it is taken as soon as that process closes it"
-    return Finding(Severity.ERROR, BEING_WRITTEN, path, None, None, message, hint)
+    return Diagnostic(Severity.ERROR, BEING_WRITTEN, path, None, None, message, hint)
 
 
-def _with_rest(last: Finding, count: int) -> Finding:
+def _with_rest(last: Diagnostic, count: int) -> Diagnostic:
     message = f"{last.message}; and so are {count} more files"
-    return Finding(last.severity, last.code, last.path, None, None, message, last.hint)
+    return Diagnostic(last.severity, last.code, last.path, None, None, message, last.hint)
 
 
 def writing_processes(paths: Iterable[str]) -> dict[str, list[str]]:

@@ -43,7 +43,7 @@ from itertools import islice
 
 from agent.core import look_alikes as alike
 from agent.core import unit as callback
-from agent.core.diagnostic import Finding, Severity, shown
+from agent.core.diagnostic import Diagnostic, Severity, shown
 from agent.core.unit import CONF, Absent, Implementation, Plan, Reading, Unusable
 from agent.disk import acl
 from agent.disk import filesystems as filesystem
@@ -252,7 +252,7 @@ def _is_open_for_writing(path: str) -> bool:
 
 def silent(directory: str, before: Snapshot | None) -> Snapshot:
     """A reading that says only that the file system does not answer."""
-    finding = Finding(
+    finding = Diagnostic(
         Severity.ERROR,
         "no-answer",
         directory,
@@ -297,7 +297,7 @@ def read(
         gathered.retry = True
         fault = reader.fault_of(error)
         place = (directory, None, None)
-        finding = Finding(Severity.ERROR, fault.code, *place, fault.message, fault.hint)
+        finding = Diagnostic(Severity.ERROR, fault.code, *place, fault.message, fault.hint)
         reading = Reading(directory, fault=finding)
     if reading.plan is not None:
         device = reader.device
@@ -312,7 +312,7 @@ def _parse(_: str, path: str, data: bytes, before: Plan | None) -> Plan:
 def failed(directory: str, before: Snapshot | None, error: Exception) -> Snapshot:
     """A reading that says only that an exception ended it, whatever raised it."""
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    finding = Finding(
+    finding = Diagnostic(
         Severity.ERROR,
         "internal-error",
         directory,
@@ -421,7 +421,7 @@ class _Reader:
         #: By device, the kind of the file systems that links lead to.
         self.kinds: dict[int, Kind] = {}
         #: Why there is a callbacks.conf that cannot be read.
-        self.lost: Finding | None = None
+        self.lost: Diagnostic | None = None
         self.now = time.monotonic()
         self.elsewhere = elsewhere
 
@@ -505,7 +505,7 @@ class _Reader:
         }
         path = f"{self.directory}/{CONF}"
         hint = "make the files smaller, or remove lines"
-        finding = Finding(Severity.ERROR, "unit-too-big", path, None, None, error.message, hint)
+        finding = Diagnostic(Severity.ERROR, "unit-too-big", path, None, None, error.message, hint)
         findings = (*self._unsafe_findings(), finding)
         return Reading(self.directory, None, None, files, callback.ERROR, findings)
 
@@ -557,7 +557,7 @@ class _Reader:
     def _refused(self, name: str) -> bool:
         return self.trust.mode == REFUSE and bool(self.gathered.unsafe.get(name))
 
-    def _unsafe_findings(self) -> Iterator[Finding]:
+    def _unsafe_findings(self) -> Iterator[Diagnostic]:
         """What others may change: of the directory and its conf as errors, where that is refused.
         An implementation that is refused is told of at its line."""
         told = set()
@@ -568,7 +568,7 @@ class _Reader:
             for wrong in unsafe:
                 if wrong.path not in told:
                     told.add(wrong.path)
-                    yield Finding(
+                    yield Diagnostic(
                         severity, "unsafe", wrong.path, None, None, wrong.message, wrong.hint
                     )
 
@@ -611,7 +611,9 @@ class _Reader:
             if found.code == "too-big":
                 return callback.unreadable(path, found.code, found.message, found.hint or "")
             hint = found.hint or _RETRIED
-            self.lost = Finding(Severity.ERROR, found.code, path, None, None, found.message, hint)
+            self.lost = Diagnostic(
+                Severity.ERROR, found.code, path, None, None, found.message, hint
+            )
             self.gathered.retry = True
             return None
         self.gathered.conf = found

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from agent.core import languages as language
-from agent.core.diagnostic import Finding, Severity, shown
+from agent.core.diagnostic import Diagnostic, Severity, shown
 from agent.core.unit import Implementation, Reading, Unit
 from agent.reload.syntax_check import CHECK_BUDGET, Checker
 
@@ -83,7 +83,7 @@ def reported(checker: Checker, reading: Reading, accepted: Unit | None) -> Readi
         return reading
     left = set(checker.over_budget(reading.directory))
     before = accepted.implementations if accepted else {}
-    findings: list[Finding] = []
+    findings: list[Diagnostic] = []
     held = False
     unchecked: list[str] = []
     for file, source in _python(reading.files):
@@ -125,19 +125,19 @@ def _missing(checker: Checker, source: Implementation, was: Implementation | Non
     return was.digest if checker.verdict(was.digest) is None else None
 
 
-def _not_checked(path: str, why: str | None, edited: bool) -> Finding:
+def _not_checked(path: str, why: str | None, edited: bool) -> Diagnostic:
     message = f"this is not checked yet: {why or 'the check takes long'}"
     hint = "it is tried again; nothing to do"
     if edited:
         hint = "it is tried again; until then the version before the edit is served"
-    return Finding(Severity.WARNING, NOT_CHECKED, path, None, None, message, hint)
+    return Diagnostic(Severity.WARNING, NOT_CHECKED, path, None, None, message, hint)
 
 
-def _over_budget(directory: str, files: list[str]) -> Finding:
+def _over_budget(directory: str, files: list[str]) -> Diagnostic:
     named = ", ".join(map(shown, files[:3])) + (", ..." if len(files) > 3 else "")
     message = (
         f"the Python files of this directory take more than {CHECK_BUDGET:.0f} s of processor time"
         f" to compile; {len(files)} of them not checked: {named}"
     )
     hint = "make the largest files simpler, or move some to another directory"
-    return Finding(Severity.ERROR, CHECK_BUDGET_USED, directory, None, None, message, hint)
+    return Diagnostic(Severity.ERROR, CHECK_BUDGET_USED, directory, None, None, message, hint)

@@ -29,7 +29,7 @@ from typing import Any
 import msgspec
 
 from agent.core import trigger
-from agent.core.diagnostic import Finding, Severity, printable
+from agent.core.diagnostic import Diagnostic, Severity, printable
 from agent.core.languages import Problem, Verdict
 from agent.core.unit import Implementation, Registration, Unit
 from agent.disk import acl
@@ -175,9 +175,9 @@ class Kept:
         if wrong is not None:
             raise OSError(0, f"{wrong.message}; {wrong.hint}")
 
-    def load(self, directory: str) -> tuple[Known | None, list[Finding]]:
+    def load(self, directory: str) -> tuple[Known | None, list[Diagnostic]]:
         """What was kept of a directory, and a warning if it was damaged. Blocks; never raises."""
-        findings: list[Finding] = []
+        findings: list[Diagnostic] = []
         path = self._path(directory)
         for candidate in (f"{path}{_NEW}", path):
             try:
@@ -193,7 +193,7 @@ class Kept:
                 message = f"what was kept of {printable(directory)} is damaged and not used: {why}"
                 hint = "nothing to do: it is written again"
                 place = (candidate, None, None)
-                findings.append(Finding(Severity.WARNING, "kept-damaged", *place, message, hint))
+                findings.append(Diagnostic(Severity.WARNING, "kept-damaged", *place, message, hint))
             else:
                 self._digests[path] = frozenset(
                     i.digest for i in known.unit.implementations.values()

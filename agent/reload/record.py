@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.core.diagnostic import Finding, Severity
+from agent.core.diagnostic import Diagnostic, Severity
 from agent.core.index import Change, Index, Served, changes
 from agent.core.unit import Unit
 from agent.reload import causes
@@ -34,7 +34,7 @@ class Recorder:
     also while it is being made."""
 
     def __init__(self) -> None:
-        self.findings: tuple[Finding, ...] = ()
+        self.findings: tuple[Diagnostic, ...] = ()
         #: Why which directory is held.
         self.held: dict[str, str] = {}
         #: The index of the last record, None before the first.
@@ -54,7 +54,7 @@ class Recorder:
     def is_due(
         self,
         index: Index,
-        findings: tuple[Finding, ...],
+        findings: tuple[Diagnostic, ...],
         held: dict[str, str],
         listed: Iterable[str],
     ) -> bool:

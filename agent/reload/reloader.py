@@ -23,9 +23,9 @@ import anyio
 from anyio import to_thread
 
 from agent import settings
-from agent.core.diagnostic import Finding, Severity, shown
+from agent.core.diagnostic import Diagnostic, Severity, shown
 from agent.core.index import Index, Served
-from agent.core.unit import BEING_WRITTEN, CONF, FAULT, Judgement, Reading, Unit, judge
+from agent.core.unit import BEING_WRITTEN, CONF, FAULT, Evaluation, Reading, Unit, evaluate
 from agent.disk import being_written, directory
 from agent.disk.containment import PAUSE, describe, keep_running
 from agent.disk.directory import QUIET, Mark, Snapshot
@@ -78,7 +78,7 @@ class _Directory:
     #: What was reported of the writers when it was held for them, and when, in monotonic seconds.
     written: Reading | None = None
     written_at: float = 0.0
-    judgement: Judgement | None = None
+    judgement: Evaluation | None = None
     #: What the judgement was made of: a reading and the unit accepted before, both with the
     #: verdicts on their Python. It is made again as soon as one of the two differs.
     judged: tuple[Reading, Unit | None] | None = None
@@ -95,11 +95,11 @@ class _Directory:
     #: Monotonic seconds since when an edit of it waits for a check; None while none does.
     checking: float | None = None
     #: Findings of what was kept of it.
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Diagnostic, ...] = ()
     #: What of it to keep, not yet on the disk.
     unsaved: bool = False
 
-    def all_findings(self) -> list[Finding]:
+    def all_findings(self) -> list[Diagnostic]:
         found = [*self.findings]
         if self.judgement is not None:
             found += self.judgement.findings
@@ -168,7 +168,7 @@ class Reloader:
         self._log = log
         self.settings = first
         #: What is wrong with qb.conf now, the settings being those of before.
-        self.settings_findings: tuple[Finding, ...] = first.findings
+        self.settings_findings: tuple[Diagnostic, ...] = first.findings
         mounts = Mounts()
         self.patience = Patience(self.notice, mounts.mount)
         self.watch = Watch(self.notice, self.patience, mounts)
@@ -440,14 +440,14 @@ class Reloader:
         with self.patience.asking(path):
             return directory.still(path, self.watch.mounts.kind(path))
 
-    def _settings_now(self) -> tuple[Settings, tuple[Finding, ...]]:
+    def _settings_now(self) -> tuple[Settings, tuple[Diagnostic, ...]]:
         """The settings to use, those of before where qb.conf is lost or wrong. Blocks."""
         old = self.settings
         try:
             with self.patience.asking(old.qb_conf):
                 new = self._read_settings()
         except settings.SettingsError as error:
-            finding = Finding(
+            finding = Diagnostic(
                 Severity.ERROR, "bad-settings", old.qb_conf, None, None, str(error),
                 "the last settings stay until then",
             )  # fmt: skip
@@ -458,7 +458,7 @@ class Reloader:
         if not new.found and last is not None and last.found and last.qb_conf == new.qb_conf:
             message = "there is no such file any more, so the last settings stay"
             hint = "put it back; an empty file stands for the defaults"
-            finding = Finding(
+            finding = Diagnostic(
                 Severity.ERROR, "qb-conf-lost", new.qb_conf, None, None, message, hint
             )
             return old, (finding,)
@@ -727,7 +727,7 @@ class Reloader:
                     self._notice_from_thread(d.path)
                 d.snapshot, d.judged = faulty, None
                 fault = faulty.reading.fault
-                d.judgement = Judgement(d.unit, FAULT, (fault,) if fault else ())
+                d.judgement = Evaluation(d.unit, FAULT, (fault,) if fault else ())
 
     def _judge(self, d: _Directory, snapshot: Snapshot) -> None:
         self._recorder.found(causes.of_readings(d.snapshot, snapshot))
@@ -742,7 +742,7 @@ class Reloader:
         reading = checks.reported(self._checker, snapshot.reading, accepted)
         if _is_judged(d, (reading, accepted)):
             return
-        d.judgement = judge(reading, accepted)
+        d.judgement = evaluate(reading, accepted)
         # Judged again, it would be the same. What else changes the unit makes it judged anew.
         d.judged = reading, d.judgement.unit
         device = snapshot.device if reading.plan is not None else d.device

@@ -15,7 +15,7 @@ from agent.core.diagnostic import (
     MAX_FINDINGS,
     MAX_QUOTED,
     MORE_FINDINGS,
-    Finding,
+    Diagnostic,
     Severity,
     capped,
     escape_json,
@@ -28,24 +28,24 @@ from agent.core.diagnostic import (
 HARMFUL = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
-def finding(severity: Severity, line: int, path: str = "/f") -> Finding:
-    return Finding(severity, "some-code", path, line, 1, "found something")
+def finding(severity: Severity, line: int, path: str = "/f") -> Diagnostic:
+    return Diagnostic(severity, "some-code", path, line, 1, "found something")
 
 
-def found() -> st.SearchStrategy[list[Finding]]:
+def found() -> st.SearchStrategy[list[Diagnostic]]:
     kinds = st.tuples(st.sampled_from(Severity), st.sampled_from(["/f", "/g"]))
     return st.lists(kinds, max_size=30).map(
         lambda drawn: [finding(s, line, path) for line, (s, path) in enumerate(drawn, 1)]
     )
 
 
-def total(findings: list[Finding]) -> int:
+def total(findings: list[Diagnostic]) -> int:
     return sum(f.count for f in findings)
 
 
 @given(found(), st.integers(1, 8))
 def test_no_more_than_the_limit_is_reported_and_the_rest_is_counted(
-    findings: list[Finding], limit: int
+    findings: list[Diagnostic], limit: int
 ) -> None:
     result = capped(findings, limit)
     assert total(result) == len(findings)
@@ -66,7 +66,7 @@ def test_no_more_than_the_limit_is_reported_and_the_rest_is_counted(
 
 @given(found(), found(), st.integers(1, 8))
 def test_a_list_can_be_capped_while_it_grows(
-    first: list[Finding], second: list[Finding], limit: int
+    first: list[Diagnostic], second: list[Diagnostic], limit: int
 ) -> None:
     at_once = capped([*first, *second], limit)
     in_steps = capped([*capped(first, limit), *second], limit)
@@ -115,7 +115,7 @@ def test_what_could_drive_a_terminal_is_written_as_an_escape(character: str) -> 
     text = printable(f"a{character}b")
     assert text.isascii()
     assert text.startswith("a\\")
-    as_json = str(Finding(Severity.ERROR, "c", "/f", 1, 1, f"a{character}b"))
+    as_json = str(Diagnostic(Severity.ERROR, "c", "/f", 1, 1, f"a{character}b"))
     assert as_json.isprintable()
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from agent import settings
-from agent.core.diagnostic import Finding, Severity
-from agent.core.unit import FAULT, UNSAFE, Judgement, Unit, judge
+from agent.core.diagnostic import Diagnostic, Severity
+from agent.core.unit import FAULT, UNSAFE, Evaluation, Unit, evaluate
 from agent.disk.directory import read
 from agent.disk.permissions import IGNORE, REFUSE, WARN, Trust
 from agent.reload.last_good import Kept
@@ -57,15 +57,15 @@ def safe(cb: Path) -> Path:
     return cb
 
 
-def judged(cb: Path, trust: Trust = REFUSING, accepted: Unit | None = None) -> Judgement:
-    return judge(read(str(cb), trust=trust).reading, accepted)
+def judged(cb: Path, trust: Trust = REFUSING, accepted: Unit | None = None) -> Evaluation:
+    return evaluate(read(str(cb), trust=trust).reading, accepted)
 
 
-def unsafe(judgement: Judgement) -> list[Finding]:
+def unsafe(judgement: Evaluation) -> list[Diagnostic]:
     return [f for f in judgement.findings if f.code == "unsafe"]
 
 
-def served(judgement: Judgement) -> list[str]:
+def served(judgement: Evaluation) -> list[str]:
     return [r.file for r in judgement.unit.served()] if judgement.unit else []
 
 
@@ -433,9 +433,9 @@ def test_unsafe_bytes_are_never_served_however_files_are_swapped(
         for count in range(50_000):
             snapshot = read(str(where), before, trust=REFUSING)
             before = snapshot if again else None
-            verdict = judge(snapshot.reading, None)
+            verdict = evaluate(snapshot.reading, None)
             assert "evil" not in str(verdict.unit)
-            assert "evil" not in str(judge(snapshot.reading, accepted).unit)
+            assert "evil" not in str(evaluate(snapshot.reading, accepted).unit)
             seen.add("unsafe" if unsafe(verdict) else "safe" if verdict.held is None else "other")
             if count >= READINGS and seen >= {"safe", "unsafe"}:
                 break

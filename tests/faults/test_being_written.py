@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.core import unit as callback
-from agent.core.unit import FAULT, judge
+from agent.core.unit import FAULT, evaluate
 from agent.disk import directory
 from agent.disk import filesystems as filesystem
 from support.agents import Agent, running, wait_for, write
@@ -125,20 +125,20 @@ def test_an_error_of_open_means_one_thing(
         assert snapshot.busy == {name}
         return
     assert not snapshot.busy
-    judgement = judge(snapshot.reading, callback.Unit())
+    judgement = evaluate(snapshot.reading, callback.Unit())
     assert code in {f.code for f in judgement.findings}
     assert judgement.held is not None
 
 
 def test_a_file_in_the_middle_of_a_path_is_named(tmp_path: Path, cb: Path) -> None:
     (tmp_path / "file").write_text("")
-    found = judge(directory.read(str(tmp_path / "file/cb")).reading, None)
+    found = evaluate(directory.read(str(tmp_path / "file/cb")).reading, None)
     (finding,) = found.findings
     assert finding.code == "not-a-directory"
     assert finding.message.endswith(str(tmp_path / "file"))
     (cb / "a.qcb").unlink()
     (cb / "a.qcb").symlink_to(tmp_path / "file" / "a.qcb")
-    found = judge(directory.read(str(cb)).reading, None)
+    found = evaluate(directory.read(str(cb)).reading, None)
     assert found.held == FAULT
     assert {f.code for f in found.findings} == {"dangling-link"}
 
@@ -154,18 +154,18 @@ def test_too_many_bytes_are_not_read(tmp_path: Path) -> None:
         with (cb / f"f{n}.qcb").open("wb") as file:
             file.truncate(callback.MAX_CODE_BYTES)
     snapshot = directory.read(str(cb))
-    found = judge(snapshot.reading, None)
+    found = evaluate(snapshot.reading, None)
     assert found.held == callback.ERROR
     assert [f.code for f in found.findings] == ["unit-too-big"]
     assert snapshot.size == 0
     # It is well as soon as it is smaller.
     for name in ("f0.qcb", "f1.qcb"):
         (cb / name).write_text("block-self\n")
-    again = judge(directory.read(str(cb), snapshot).reading, None)
+    again = evaluate(directory.read(str(cb), snapshot).reading, None)
     assert again.held is None
     # Others count too.
     elsewhere = directory.MAX_TOTAL_BYTES - directory.MAX_UNIT_BYTES // 2
-    third = judge(directory.read(str(cb), elsewhere=elsewhere).reading, None)
+    third = evaluate(directory.read(str(cb), elsewhere=elsewhere).reading, None)
     assert [f.code for f in third.findings] == ["unit-too-big"]
 
 
@@ -174,7 +174,7 @@ def test_no_memory_is_a_fault_of_the_directory(cb: Path, monkeypatch: pytest.Mon
         raise MemoryError
 
     monkeypatch.setattr(os, "read", fails)
-    found = judge(directory.read(str(cb)).reading, None)
+    found = evaluate(directory.read(str(cb)).reading, None)
     assert (found.held, [f.code for f in found.findings]) == (FAULT, ["out-of-resources"])
 
 

@@ -37,13 +37,13 @@ def raising(name, work):
             kind = open(os.path.join(FLAGS, name)).read()
         except FileNotFoundError:
             return work(*arguments, **options)
-        if not any('bad' in str(a) for a in arguments) and name in ('read', 'judge', 'unchanged'):
+        if not any('bad' in str(a) for a in arguments) and name in ('read', 'evaluate', 'unchanged'):
             return work(*arguments, **options)
         raise ERRORS[kind]()
     return replaced
 directory.read = raising('read', directory.read)
 directory.unchanged = raising('unchanged', directory.unchanged)
-reload.judge = raising('judge', reload.judge)
+reload.evaluate = raising('evaluate', reload.evaluate)
 index.Index.replace = raising('replace', index.Index.replace)
 threading.Thread.start = raising('thread', threading.Thread.start)
 sys.argv[0] = 'callback-agent'
@@ -88,7 +88,7 @@ def site(tmp_path: Path) -> Iterator[Failing]:
     site.agent.stop()
 
 
-@pytest.mark.parametrize("what", ["read", "unchanged", "judge"])
+@pytest.mark.parametrize("what", ["read", "unchanged", "evaluate"])
 @pytest.mark.parametrize("kind", ["MemoryError", "RuntimeError", "UnicodeEncodeError"])
 def test_row_23_what_a_directory_raises_is_its_fault(site: Failing, what: str, kind: str) -> None:
     agent = site.agent

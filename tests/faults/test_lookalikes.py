@@ -21,7 +21,7 @@ NFD = unicodedata.normalize("NFD", "grün.py")
 def hint_of(folder: Path) -> str:
     """The hint of the one finding about a directory at its first reading."""
     snapshot = directory.read(str(folder))
-    (finding,) = callback.judge(snapshot.reading, None).findings
+    (finding,) = callback.evaluate(snapshot.reading, None).findings
     return finding.hint or ""
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.diagnostic import Finding
-from agent.core.unit import UNSAFE, Judgement, judge
+from agent.core.diagnostic import Diagnostic
+from agent.core.unit import UNSAFE, Evaluation, evaluate
 from agent.disk import permissions as trust
 from agent.disk.directory import read
 from agent.disk.permissions import REFUSE, Trust
@@ -52,11 +52,11 @@ def cb(place: Path) -> Path:
     return cb
 
 
-def judged(cb: Path, groups: frozenset[int] = frozenset()) -> Judgement:
-    return judge(read(str(cb), trust=Trust(REFUSE, groups=groups)).reading, None)
+def judged(cb: Path, groups: frozenset[int] = frozenset()) -> Evaluation:
+    return evaluate(read(str(cb), trust=Trust(REFUSE, groups=groups)).reading, None)
 
 
-def unsafe(judgement: Judgement) -> list[Finding]:
+def unsafe(judgement: Evaluation) -> list[Diagnostic]:
     return [f for f in judgement.findings if f.code == "unsafe"]
 
 
@@ -222,8 +222,8 @@ def test_a_user_database_that_does_not_answer_delays_and_accepts_nobody(
     os.chown(cb / "b.pl", users.other.uid, -1)
     try:
         snapshot = read(str(cb), trust=Trust(REFUSE, groups=frozenset({users.group})))
-        assert judge(snapshot.reading, None).held == UNSAFE
-        assert "does not say" in str(judge(snapshot.reading, None).findings)
+        assert evaluate(snapshot.reading, None).held == UNSAFE
+        assert "does not say" in str(evaluate(snapshot.reading, None).findings)
         # It is asked again.
         assert snapshot.retry
     finally:

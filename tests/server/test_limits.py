@@ -25,7 +25,7 @@ from agent.core import conf, index, match, trigger
 from agent.core import unit as callback
 from agent.core.index import Index, Served
 from agent.core.languages import DEFAULT_FLAGS
-from agent.core.unit import ERROR, Implementation, Judgement, Registration, Unit, judge
+from agent.core.unit import ERROR, Evaluation, Implementation, Registration, Unit, evaluate
 from agent.disk.directory import read
 from agent.reload import helper
 from agent.rpc import jsonrpc as protocol
@@ -433,11 +433,11 @@ def test_answers_to_large_requests_are_not_remembered(agent: Agent) -> None:
 # Files -------------------------------------------------------------------------------------------
 
 
-def judged(directory: Path, accepted: Unit | None = None) -> Judgement:
-    return judge(read(str(directory)).reading, accepted)
+def judged(directory: Path, accepted: Unit | None = None) -> Evaluation:
+    return evaluate(read(str(directory)).reading, accepted)
 
 
-def codes(found: Judgement) -> list[str]:
+def codes(found: Evaluation) -> list[str]:
     return [f.code for f in found.findings]
 
 

@@ -40,9 +40,9 @@ import anyio
 import msgspec
 
 from agent import settings
-from agent.core.diagnostic import Finding, Severity
+from agent.core.diagnostic import Diagnostic, Severity
 from agent.core.index import Index, Served
-from agent.core.unit import CONF, judge
+from agent.core.unit import CONF, evaluate
 from agent.disk import directory
 from agent.disk.permissions import IGNORE, Trust
 from agent.reload import checks
@@ -408,8 +408,8 @@ class Storms:
             device = before.device if before else None
             reading = directory.read(d.path, None, also, device=device).reading
             reading = checks.reported(reloader._checker, reading, d.unit)
-            again = judge(reading, d.unit)
-            fresh = Served.of(d.path, judge(reading, None).unit, flags)
+            again = evaluate(reading, d.unit)
+            fresh = Served.of(d.path, evaluate(reading, None).unit, flags)
             after = Served.of(d.path, again.unit, flags)
             if (after.digest, again.held) != (d.served.digest, d.held):
                 wrong.append(f"{d.path} would be judged otherwise: {d.held}, {again.held}")
@@ -456,7 +456,7 @@ def names(served: Served) -> list[str]:
     return [f"{c.registration.file}:{c.registration.line}" for c in served.callbacks]
 
 
-def settled(findings: tuple[Finding, ...]) -> set[str]:
+def settled(findings: tuple[Diagnostic, ...]) -> set[str]:
     """The findings without those of checks, which may come in later."""
     return {str(f) for f in findings if not f.path.endswith(".py")}
 

@@ -19,7 +19,7 @@ from agent import settings
 from agent.core import conf, trigger
 from agent.core import languages as language
 from agent.core import unit as callback
-from agent.core.diagnostic import Finding, Severity
+from agent.core.diagnostic import Diagnostic, Severity
 from agent.core.index import Index, Served
 from agent.core.unit import Implementation, Registration, Unit
 from agent.reload import syntax_check as compiler
@@ -140,7 +140,7 @@ def pipe(data: bytes) -> None:
             assert answer.Lookups(INDEX).lines(lookups, bool) == answers[:-1]
 
 
-def _are_findings(findings: list[Finding] | tuple[Finding, ...], data: bytes) -> None:
+def _are_findings(findings: list[Diagnostic] | tuple[Diagnostic, ...], data: bytes) -> None:
     text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff").split("\n")
     for found in findings:
         assert str(found).isprintable()
@@ -169,7 +169,7 @@ def callbacks_conf(data: bytes) -> None:
         assert language.language_of(registration.file) is not None
         assert "/" not in registration.file
     files = {file: Implementation.of(b"") for file in plan.files()}
-    judged = callback.judge(callback.Reading("/cb", None, plan, dict(files)), None)
+    judged = callback.evaluate(callback.Reading("/cb", None, plan, dict(files)), None)
     _are_findings([f for f in judged.findings if f.path == "/cb/callbacks.conf"], data)
 
 
@@ -318,7 +318,7 @@ def python(data: bytes) -> None:
         assert problem.line is None or (
             problem.line >= 1 and problem.column and problem.column >= 1
         )
-        found = Finding(
+        found = Diagnostic(
             problem.severity, problem.code, "/cb/a.py", None, None, problem.message, problem.hint
         )
         _are_findings([replace(found, line=problem.line)] if problem.line == 1 else [found], data)
