@@ -178,7 +178,8 @@ def check(
 
     with _start_errors():
         process.prepare(serves=False)
-        from agent.daemon import run as server
+        from agent.check import check as found_in
+        from agent.daemon.descriptors import raise_fd_limit
         from agent.settings import Host, group_id, normalise, read
 
         settings = read({"directories": callback_path, **flags})
@@ -187,9 +188,8 @@ def check(
         named = tuple(dict.fromkeys(normalise(_utf8(d, "DIR"), host) for d in directories if d))
         process.leave_working_directory()
         read_directories = named or settings.directories
-        found = server.check(
-            read_directories, settings.languages, settings.unsafe_permissions, group
-        )
+        raise_fd_limit()
+        found = found_in(read_directories, settings.languages, settings.unsafe_permissions, group)
     findings = [*settings.findings, *found]
     if as_json:
         _print_json({"diagnostics": [finding.as_json() for finding in findings]})

@@ -199,6 +199,10 @@ class Index:
         )
         return Index(generation, served, match.edit(self._tree, changes))
 
+    def with_generation(self, generation: int) -> Index:
+        """The same index under another generation."""
+        return Index(generation, self.served, self._tree)
+
     def callbacks(self) -> Iterator[Callback]:
         """All callbacks, in order."""
         for served in self.served:

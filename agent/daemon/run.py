@@ -7,12 +7,10 @@ import contextlib
 import gc
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -20,23 +18,16 @@ import anyio
 import uvloop
 
 from agent import settings
-from agent.core.diagnostic import Diagnostic, printable
-from agent.core.index import Served
-from agent.core.unit import Reading, evaluate
+from agent.core.diagnostic import printable
 from agent.daemon import process
+from agent.daemon.descriptors import raise_fd_limit
 from agent.daemon.messages import MessageHandler
 from agent.daemon.signals import Signals
 from agent.daemon.systemd import Notify
-from agent.disk import being_written, directory
-from agent.disk.being_written import WRITING
-from agent.disk.mounts import Mounts
-from agent.disk.permissions import IGNORE, Trust
-from agent.disk.stalls import Patience
-from agent.reload import checks
-from agent.reload.last_good import Kept
+from agent.disk.permissions import Trust
+from agent.reload.last_good import LastGood
 from agent.reload.log import Log
 from agent.reload.reloader import Reloader
-from agent.reload.syntax_check import Checker
 from agent.server.access import Door
 from agent.server.handlers import Service
 from agent.server.listener import LOOK, MAX_CONNECTIONS, Held, Pipe
@@ -48,9 +39,6 @@ SWITCH_INTERVAL = 0.00005
 #: uvloop answers twice as many lookups as asyncio's own loop.
 LOOP = {"loop_factory": uvloop.new_event_loop}
 
-#: Descriptors without which the agent does not start: its own take about 25, half of the limit is
-#: left free for reloads, and some clients must be able to connect.
-MIN_DESCRIPTORS = 96
 #: Seconds that the end of the agent waits for the reload log.
 LOG_DRAIN = 1.5
 STOPPED = 0
@@ -62,7 +50,8 @@ _logger = logging.getLogger(__name__)
 def run(flags: Mapping[str, str | None], signals: Signals) -> int:
     """Serve until SIGTERM or SIGINT; the exit status. Raises SettingsError, and OSError or
     RuntimeError where the system lacks what the agent needs, such as descriptors or threads."""
-    _raise_descriptor_limit()
+    # One for each client, and some more.
+    raise_fd_limit(MAX_CONNECTIONS + 200)
     host = Host.here()
     now = settings.read(flags, host=host)
     process.leave_working_directory()
@@ -84,17 +73,17 @@ def run(flags: Mapping[str, str | None], signals: Signals) -> int:
     signals.at_forced_end += [pipe.remove, messages.report_forced_end]
     if now.log == STANDARD_OUTPUT and 1 in process.closed_at_start:
         _logger.warning("standard output is closed: the reload log (--log -) is not written")
-    kept = Kept(now.state, now.pipe, trust)
-    kept.open()
-    if now.bad and kept.settings is None:
+    last_good = LastGood(now.state, now.pipe, trust)
+    last_good.open()
+    if now.bad and last_good.settings is None:
         raise SettingsError("\n".join(str(f) for f in now.findings))
-    if kept.settings is not None:
-        now = _with_kept(now, kept)
+    if last_good.settings is not None:
+        now = _with_stored(now, last_good)
     who = f"{socket.gethostname()}[{os.getpid()}]"
     log = Log(now.log, now.log_format, who)
     log.start()
     read_settings = partial(settings.read, flags, host=host)
-    reloader = Reloader(read_settings, now, kept, log, trust)
+    reloader = Reloader(read_settings, now, last_good, log, trust)
     door = Door(os.geteuid(), group, now.reload_for)
     # A hundred thousand callbacks in the making are no garbage: looking for some takes as long as
     # the rest of the start.
@@ -117,13 +106,13 @@ def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     return first
 
 
-def _with_kept(now: Settings, kept: Kept) -> Settings:
+def _with_stored(now: Settings, last_good: LastGood) -> Settings:
     """What to serve by where qb.conf is lost or wrong: the last valid settings."""
-    assert kept.settings is not None
-    directories = tuple(kept.settings.directories)
+    assert last_good.settings is not None
+    directories = tuple(last_good.settings.directories)
     if now.sources["directories"].startswith(("--", "CALLBACK_AGENT")):
         directories = now.directories
-    return replace(now, directories=directories, languages=frozenset(kept.settings.languages))
+    return replace(now, directories=directories, languages=frozenset(last_good.settings.languages))
 
 
 async def _serve(
@@ -131,7 +120,7 @@ async def _serve(
 ) -> None:
     service = Service(reloader, pipe, door, messages)
     notify = Notify(os.environ)
-    reloader.listeners.append(lambda _: notify.send(_status_line(reloader)))
+    reloader.records.listeners.append(lambda _: notify.send(_status_line(reloader)))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(reloader.run)
         tasks.start_soon(_listen, reloader, pipe, door, service, notify)
@@ -210,110 +199,3 @@ async def _keep_pipe(reloader: Reloader, pipe: Pipe, door: Door, service: Servic
 def _status_line(reloader: Reloader) -> str:
     index = reloader.index
     return f"STATUS={reloader.state}: generation {index.generation}, {index.count} callbacks served"
-
-
-def _raise_descriptor_limit() -> None:
-    """Let the process have as many files open as it may: one for each client, and some more.
-
-    Raises SettingsError where it cannot have MIN_DESCRIPTORS.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + 200
-    if soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
-    opened: list[int] = []
-    try:
-        while len(opened) < MIN_DESCRIPTORS:
-            opened.append(os.dup(0))
-    except OSError as error:
-        raise SettingsError(
-            f"only {len(opened)} more files can be opened ({error.strerror}), and the agent needs"
-            f" {MIN_DESCRIPTORS}: raise the limit (ulimit -n; LimitNOFILE of systemd)"
-        ) from None
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
-
-
-def check(
-    directories: tuple[str, ...],
-    languages: frozenset[str],
-    unsafe_permissions: str = IGNORE,
-    trusted_group: int | None = None,
-) -> list[Diagnostic]:
-    """Every finding of these directories, read as `serve` reads them the first time.
-
-    Raises SettingsError, and OSError or RuntimeError where the system lacks what it needs."""
-    _raise_descriptor_limit()
-    groups = frozenset() if trusted_group is None else frozenset({trusted_group})
-    trust = Trust(unsafe_permissions, groups=groups)
-    return anyio.run(_check, directories, languages, trust, backend_options=LOOP)
-
-
-async def _check(
-    directories: tuple[str, ...], languages: frozenset[str], trust: Trust
-) -> list[Diagnostic]:
-    mounts = Mounts()
-    patience = Patience(lambda: None, mounts.mount)
-    findings: list[Diagnostic] = []
-
-    def read(path: str, before: directory.Snapshot | None) -> directory.Snapshot:
-        with patience.asking(path):
-            return directory.read(path, before, kind=mounts.kind(path), trust=trust)
-
-    def unchanged(snapshot: directory.Snapshot) -> bool:
-        with patience.asking(snapshot.reading.directory):
-            return directory.unchanged(snapshot)
-
-    checker = Checker(lambda _: None)
-    checker.begin()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(patience.run)
-        tasks.start_soon(checker.run)
-        for path in directories:
-            reading = await _settled(path, patience, read, unchanged)
-            findings += await _judged(reading, languages, checker)
-        tasks.cancel_scope.cancel()
-    return findings
-
-
-async def _settled(
-    path: str,
-    patience: Patience,
-    read: Callable[[str, directory.Snapshot | None], directory.Snapshot],
-    unchanged: Callable[[directory.Snapshot], bool],
-) -> Reading:
-    """A directory as it stands, once nobody writes in it any more."""
-    began = time.monotonic()
-    before: directory.Snapshot | None = None
-    while True:
-        snapshot = await patience.wait(read, path, before)
-        if snapshot is None:
-            return directory.silent(path, None).reading
-        await anyio.sleep(directory.QUIET)
-        same = await patience.wait(unchanged, snapshot)
-        if same is None:
-            return directory.silent(path, None).reading
-        if same and not snapshot.busy and not snapshot.unstable:
-            return snapshot.reading
-        if before is not None and directory.same_content(before, snapshot):
-            return snapshot.reading
-        if time.monotonic() - began >= WRITING:
-            written = await patience.wait(being_written.held, snapshot)
-            return written or directory.silent(path, None).reading
-        before = snapshot
-
-
-async def _judged(
-    reading: Reading, languages: frozenset[str], checker: Checker
-) -> list[Diagnostic]:
-    """The findings of a directory that was never read before."""
-    python = checks.python(checker, reading, None)
-    if python is not None:
-        checker.use(reading.directory, *python)
-        await checker.wait(reading.directory)
-    judgement = evaluate(checks.reported(checker, reading, None), None)
-    served = Served.of(reading.directory, judgement.unit, languages)
-    return [*judgement.findings, *served.findings]

@@ -20,15 +20,15 @@ from agent.reload.syntax_check import CHECK_BUDGET, Checker
 NOT_CHECKED = "not-checked"
 #: The finding about a directory whose sources take too long to check.
 CHECK_BUDGET_USED = "check-budget"
-#: Seconds for which an edit waits for its check, until the directory counts as held.
-PATIENCE = 2.0
-#: The same for the first index, for which everybody waits.
-PATIENCE_AT_START = 0.5
+#: Seconds for which an edit waits for its check. After that, the directory is held for it.
+MAX_WAIT = 2.0
+#: The same before the first index, for which everything waits.
+MAX_WAIT_AT_START = 0.5
 
 F = TypeVar("F")
 
 
-class Python(NamedTuple):
+class PythonSources(NamedTuple):
     """The Python sources of a directory."""
 
     #: By digest, each that is to be checked.
@@ -37,7 +37,9 @@ class Python(NamedTuple):
     urgent: list[str]
 
 
-def python(checker: Checker, reading: Reading, accepted: Unit | None) -> Python | None:
+def python_sources(
+    checker: Checker, reading: Reading, accepted: Unit | None
+) -> PythonSources | None:
     """The Python of a reading, None where it is not known. From any thread.
 
     The edited sources are urgent. If one of them does not compile, so is the accepted one in whose
@@ -46,7 +48,7 @@ def python(checker: Checker, reading: Reading, accepted: Unit | None) -> Python 
     if reading.fault is not None:
         return None
     before = accepted.implementations if accepted else {}
-    found = Python({}, [])
+    found = PythonSources({}, [])
     for file, source in _python(reading.files):
         found.sources[source.digest] = source.code
         was = before.get(file)

@@ -103,7 +103,7 @@ class _KeptUnit1(msgspec.Struct):
     implementations: dict[str, _Code1]
 
 
-class KeptSettings(msgspec.Struct, frozen=True):
+class StoredSettings(msgspec.Struct, frozen=True):
     """The last settings that were valid, and whether there was a qb.conf that said so."""
 
     qb_conf: str
@@ -114,14 +114,14 @@ class KeptSettings(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class StoredUnit:
     """What was kept of one directory."""
 
     unit: Unit
     device: int | None
 
 
-class Kept:
+class LastGood:
     """One agent's folder in the state directory. Where it cannot be used, that is logged
     once, and what is to be kept waits for the next `flush`."""
 
@@ -145,7 +145,7 @@ class Kept:
         #: The only files that may stay in the folder, until the others are removed.
         self._keep: set[str] | None = None
         #: The last settings that were valid, None where there were none yet.
-        self.settings: KeptSettings | None = None
+        self.settings: StoredSettings | None = None
 
     def open(self) -> None:
         """Read the last settings. Blocks; never raises."""
@@ -175,7 +175,7 @@ class Kept:
         if wrong is not None:
             raise OSError(0, f"{wrong.message}; {wrong.hint}")
 
-    def load(self, directory: str) -> tuple[Known | None, list[Diagnostic]]:
+    def load(self, directory: str) -> tuple[StoredUnit | None, list[Diagnostic]]:
         """What was kept of a directory, and a warning if it was damaged. Blocks; never raises."""
         findings: list[Diagnostic] = []
         path = self._path(directory)
@@ -203,7 +203,7 @@ class Kept:
                 return known, findings
         return None, findings
 
-    def _known(self, data: bytes, directory: str) -> Known:
+    def _known(self, data: bytes, directory: str) -> StoredUnit:
         """The unit that a file holds. Raises ValueError or MsgspecError where it is damaged, and
         OSError."""
         body = _checked(data)
@@ -240,14 +240,14 @@ class Kept:
         code = {i.digest: i.code for i in unit.implementations.values()}
         return self._write(self._path(directory), kept.encode(), code)
 
-    def _load_settings(self) -> KeptSettings | None:
+    def _load_settings(self) -> StoredSettings | None:
         path = self._path(None)
         for candidate in (f"{path}{_NEW}", path):
             try:
                 data = self._read(candidate)
                 if data is None:
                     continue
-                settings = msgspec.json.decode(_checked(data), type=KeptSettings)
+                settings = msgspec.json.decode(_checked(data), type=StoredSettings)
             except OSError as error:
                 self._give_up(error)
                 continue
@@ -257,7 +257,7 @@ class Kept:
                 return settings
         return None
 
-    def save_settings(self, settings: KeptSettings) -> None:
+    def save_settings(self, settings: StoredSettings) -> None:
         """Keep the settings, and forget the directories that they do not list: old code must not
         come back to life when a path is listed again. Blocks; never raises."""
         self.settings = settings
@@ -410,7 +410,7 @@ def _unit(
     emptied: bool,
     lines: Sequence[tuple[str, str, int, int] | tuple[str, str, int]],
     code: dict[str, tuple[str, bool | None, bytes]],
-) -> Known:
+) -> StoredUnit:
     """What was kept, from the parts of a file. `code` has digest, whether it compiles, and bytes.
     Raises Damaged."""
     if directory != expected:
@@ -428,7 +428,7 @@ def _unit(
             raise Damaged(f"the digest of {file} is wrong")
         verdict = None if compiles is None else Verdict(None if compiles else _OLD)
         implementations[file] = Implementation(found.code, found.digest, verdict)
-    return Known(Unit(tuple(registrations), implementations, emptied), device)
+    return StoredUnit(Unit(tuple(registrations), implementations, emptied), device)
 
 
 _OLD = Problem(Severity.WARNING, "does-not-compile", None, None, "this did not compile before")

@@ -70,10 +70,10 @@ class Plans:
             raise parse.result
         return parse.result
 
-    def keep(self, directories: Collection[str]) -> None:
-        """Forget the plans of all other directories."""
+    def forget(self, directories: Collection[str]) -> None:
+        """These directories are not listed any more."""
         with self._lock:
-            self._newest = {d: p for d, p in self._newest.items() if d in directories}
+            self._newest = {d: p for d, p in self._newest.items() if d not in directories}
 
     def _start(self) -> None:
         """Have a thread at work, with the lock held. Raises RuntimeError where none can start."""

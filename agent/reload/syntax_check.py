@@ -160,7 +160,7 @@ class Checker:
         checks = map(self._checks.get, self._sources.get(directory, ()))
         return [c.digest for c in checks if c and c.verdict is None and c.slow and c.waiting]
 
-    def settled(self, directory: str) -> bool:
+    def checks_done(self, directory: str) -> bool:
         """Whether all is known of a directory that can be known now."""
         left = set(self.over_budget(directory))
         return all(
@@ -169,8 +169,8 @@ class Checker:
         )
 
     async def wait(self, directory: str) -> None:
-        """Wait until `settled`. `run` must be running."""
-        while not self.settled(directory):
+        """Wait until `checks_done`. `run` must be running."""
+        while not self.checks_done(directory):
             await self._changed.wait()
 
     def use(

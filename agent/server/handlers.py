@@ -68,7 +68,7 @@ class Service:
         self._forgetting: asyncio.TimerHandle | None = None
         self._reported: dict[str, float] = {}
         reloader.swapped.append(self._swap)
-        reloader.listeners.append(self._tell)
+        reloader.records.listeners.append(self._tell)
 
     def prepare(self) -> Awaitable[None]:
         """Load in a thread what is needed late: for refused requests, and for `rpc.discover`."""
@@ -232,7 +232,7 @@ class Service:
             case protocol.StatusRequest():
                 return self._status()
             case protocol.HistoryRequest(params=wanted):
-                records = self._reloader.history.newest(wanted.limit)
+                records = self._reloader.records.history.newest(wanted.limit)
                 return b'{"records":[' + b",".join(records) + b"]}"
             case protocol.SubscribeRequest():
                 self._subscribers.add(connection)
@@ -263,7 +263,7 @@ class Service:
                 "callbacks": reloader.index.count,
                 "directories": reloader.directories(),
                 "settings": reloader.settings.as_json(),
-                "last_reload": msgspec.Raw(reloader.last_record()),
+                "last_reload": msgspec.Raw(reloader.records.newest(reloader.index)),
                 "clients": len(self._pipe.clients),
                 "notes": self._notes.last,
             }

@@ -94,7 +94,7 @@ def test_not_ready_before_the_first_index(agent: Agent, manager: Manager) -> Non
     conf = agent.directories[0] / "callbacks.conf"
     text = conf.read_text()
     # It waits for the writer for as long as he takes, however slow this machine is.
-    patience = "import agent.reload.reloader as r, agent.cli as c; r.WRITING = 300; c.main()"
+    patience = "import agent.disk.being_written as w, agent.cli as c; w.WRITING = 300; c.main()"
     agent.program = ["-c", patience]
     with conf.open("w") as writer:
         process = agent.launch()

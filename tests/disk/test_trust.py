@@ -20,7 +20,7 @@ from agent.core.diagnostic import Diagnostic, Severity
 from agent.core.unit import FAULT, UNSAFE, Evaluation, Unit, evaluate
 from agent.disk.directory import read
 from agent.disk.permissions import IGNORE, REFUSE, WARN, Trust
-from agent.reload.last_good import Kept
+from agent.reload.last_good import LastGood
 from support import strangers
 from support.agents import Agent, running, wait_for, write
 from support.strangers import Strangers
@@ -452,13 +452,13 @@ def test_a_state_folder_that_others_may_write_to_is_not_used(
     above = place / "above"
     state = above / "state"
     state.mkdir(parents=True)
-    kept = Kept(str(state), "/pipe", REFUSING)
+    kept = LastGood(str(state), "/pipe", REFUSING)
     kept.open()
     assert kept.save("/cb", Unit(), None)
     assert messages == []
     assert stat.S_IMODE(os.stat(kept.folder).st_mode) == 0o700
     {"state": state, "above": above, "own": Path(kept.folder)}[bad].chmod(0o777)
-    again = Kept(str(state), "/pipe", REFUSING)
+    again = LastGood(str(state), "/pipe", REFUSING)
     again.open()
     assert again.load("/cb") == (None, [])
     assert not again.save("/other", Unit(), None)
@@ -479,7 +479,7 @@ def test_a_strangers_state_folder_is_not_used(
     state = place / "state"
     state.mkdir(0o700)
     os.chown(state, users.other.uid, -1)
-    kept = Kept(str(state), "/pipe", REFUSING)
+    kept = LastGood(str(state), "/pipe", REFUSING)
     kept.open()
     assert not kept.save("/cb", Unit(), None)
     assert list(state.iterdir()) == []

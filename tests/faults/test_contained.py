@@ -21,7 +21,7 @@ ONE = "a.qcb = done-job-self\n"
 FAILING = """
 import os, sys, threading
 from agent.disk import directory
-from agent.reload import reloader as reload
+from agent.reload import directory_state
 from agent.core import unit as callback
 from agent.core import index
 from agent import __main__
@@ -43,7 +43,7 @@ def raising(name, work):
     return replaced
 directory.read = raising('read', directory.read)
 directory.unchanged = raising('unchanged', directory.unchanged)
-reload.evaluate = raising('evaluate', reload.evaluate)
+directory_state.evaluate = raising('evaluate', directory_state.evaluate)
 index.Index.replace = raising('replace', index.Index.replace)
 threading.Thread.start = raising('thread', threading.Thread.start)
 sys.argv[0] = 'callback-agent'

@@ -19,7 +19,7 @@ from agent.core.languages import Verdict
 from agent.core.unit import Implementation, Registration, Unit
 from agent.disk.permissions import IGNORE, Trust
 from agent.reload import state_files
-from agent.reload.last_good import Kept, KeptSettings
+from agent.reload.last_good import LastGood, StoredSettings
 from support.agents import Agent, running, wait_for, write
 
 DIRECTORY = "/cb"
@@ -45,8 +45,8 @@ class Keeper:
         self.messages = messages
         self.kept = self.open()
 
-    def open(self) -> Kept:
-        self.kept = Kept(str(self.state), "/pipe", Trust(IGNORE))
+    def open(self) -> LastGood:
+        self.kept = LastGood(str(self.state), "/pipe", Trust(IGNORE))
         self.kept.open()
         return self.kept
 
@@ -54,7 +54,7 @@ class Keeper:
         assert self.kept.save(directory, one, 7)
 
     def list(self, *directories: str) -> None:
-        self.kept.save_settings(KeptSettings("/etc/qb.conf", True, [*directories], []))
+        self.kept.save_settings(StoredSettings("/etc/qb.conf", True, [*directories], []))
 
     def load(self, directory: str = DIRECTORY) -> Unit | None:
         known, self.findings = self.open().load(directory)

@@ -102,8 +102,8 @@ def mask(pid: int, which: str) -> int:
 #: A thread that must be waited for and does not return.
 HUNG_THREAD = """
 import threading
-from agent.reload import reloader as reload
-reload._encode = lambda record, encode=reload._encode: (
+from agent.rpc import results
+results.encode = lambda record, encode=results.encode: (
     threading.Event().wait() if b'stopped' in encode(record) else encode(record)
 )
 """

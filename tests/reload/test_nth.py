@@ -34,8 +34,7 @@ from agent.disk import directory
 from agent.disk.permissions import IGNORE, Trust
 from agent.reload import last_good as kept
 from agent.reload import log, state_files
-from agent.reload import reloader as reload
-from agent.reload.last_good import Kept
+from agent.reload.last_good import LastGood
 from agent.reload.log import Log
 from agent.reload.reloader import Reloader
 from support.messages import logged
@@ -151,7 +150,7 @@ def operations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Operations]:
         monkeypatch.setattr(module, "os", CountedOs(operations))
         monkeypatch.setattr(module, "open", operations.open, raising=False)
     # Nobody edits while an edit is read here: a shorter wait is enough, and saves minutes.
-    monkeypatch.setattr(reload, "QUIET", 0.0005)
+    monkeypatch.setattr(directory, "QUIET", 0.0005)
     # As the agent has it, so that leases are asked for.
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)
     yield operations
@@ -192,7 +191,7 @@ class Site:
 
     def reloader(self) -> Reloader:
         """Put together as `serve` does."""
-        keeper = Kept(str(self.state), str(self.pipe), TRUST)
+        keeper = LastGood(str(self.state), str(self.pipe), TRUST)
         keeper.open()
         first = settings.read(self.flags)
         written = Log(str(self.log), "json", "")
@@ -200,7 +199,7 @@ class Site:
         reloader = Reloader(read, first, keeper, written, TRUST)
         self.log.write_text("before\n")
         self.records.clear()
-        reloader.listeners.append(self.records.append)
+        reloader.records.listeners.append(self.records.append)
         return reloader
 
     def shown(self, index: Index) -> int | None:
@@ -215,7 +214,7 @@ class Site:
     def kept(self) -> int | None:
         """The version that is kept."""
         with logged() as messages:
-            opened = Kept(str(self.state), str(self.pipe), TRUST)
+            opened = LastGood(str(self.state), str(self.pipe), TRUST)
             opened.open()
             known, findings = opened.load(str(self.callback))
         assert not findings
@@ -251,7 +250,7 @@ async def with_agent(site: Site, use: Callable[[Reloader], Any]) -> None:
 
 async def to_the_disk(reloader: Reloader) -> None:
     """What the agent does behind its reloads, done now, so that it too may fail."""
-    await anyio.to_thread.run_sync(reloader._kept.sync)
+    await anyio.to_thread.run_sync(reloader._last_good.sync)
 
 
 async def well(site: Site, operations: Operations, reloader: Reloader) -> None:
@@ -263,7 +262,7 @@ async def well(site: Site, operations: Operations, reloader: Reloader) -> None:
     assert reloader.state == "ok"
     assert not [d for d in reloader.directories() if d["held"]]
     # What could not be kept is written behind the reload: now.
-    await anyio.to_thread.run_sync(reloader._kept.flush)
+    await anyio.to_thread.run_sync(reloader._last_good.flush)
     assert site.kept() == site.version
     # The next edit brings the log up to date.
     site.write(site.version + 1)

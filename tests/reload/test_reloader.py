@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from agent import schemas
+from agent.disk import being_written
 from agent.reload import helper
-from agent.reload import reloader as reload
 from support.agents import ALL_LANGUAGES, Agent, running, summary, wait_for, write
 from support.sites import Site, replace, start
 
@@ -672,7 +672,7 @@ def test_a_qb_conf_that_is_being_written_is_not_read_by_half(site: Site) -> None
     site.reload()
     assert site.agent.call("list", {"code": True}) == before
     # On a machine that stood still it may have been told of that somebody writes.
-    assert site.records() == [] or took >= reload.WRITING
+    assert site.records() == [] or took >= being_written.WRITING
 
 
 # The record --------------------------------------------------------------------------------------
@@ -856,7 +856,7 @@ def test_removal_does_not_wait_for_who_writes_another_file(tmp_path: Path) -> No
     one = write(tmp_path / "one", conf, a_pl="1\n", b_pl="2\n")
     agent = Agent(tmp_path, one)
     # So long is a writer waited for that a removal which waits for him too cannot be missed.
-    patience = "import agent.reload.reloader as r, agent.cli as c; r.WRITING = 300; c.main()"
+    patience = "import agent.disk.being_written as w, agent.cli as c; w.WRITING = 300; c.main()"
     agent.program = ["-c", patience]
     agent.start()
     try:

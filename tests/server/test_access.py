@@ -378,7 +378,10 @@ def test_a_pipe_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     agent = Agent(tmp_path, directory)
     agent.pipe = folder / "pipe"
     # A writer who does not close keeps the first index from being made: here, until he does.
-    patience = "import sys, agent.reload as r, agent.cli as c; r.WRITING = 300; sys.exit(c.main())"
+    patience = (
+        "import sys, agent.disk.being_written as w, agent.cli as c; w.WRITING = 300;"
+        " sys.exit(c.main())"
+    )
     agent.program = ["-c", patience]
     try:
         with (directory / "a.pl").open("ab"):

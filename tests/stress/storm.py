@@ -46,9 +46,10 @@ from agent.core.unit import CONF, evaluate
 from agent.disk import directory
 from agent.disk.permissions import IGNORE, Trust
 from agent.reload import checks
-from agent.reload.last_good import Kept
+from agent.reload.directory_state import DirectoryState
+from agent.reload.last_good import LastGood
 from agent.reload.log import Log
-from agent.reload.reloader import Reloader, _Directory
+from agent.reload.reloader import Reloader
 from support.messages import logged
 
 TRUST = Trust(IGNORE)
@@ -328,7 +329,7 @@ class Site:
             "pipe": str(state / "pipe"),
             "state": str(state / "state"),
         }
-        kept = Kept(flags["state"], flags["pipe"], TRUST)
+        kept = LastGood(flags["state"], flags["pipe"], TRUST)
         kept.open()
         log = Log(flags["log"], "json", "")
         read = partial(settings.read, flags)
@@ -360,7 +361,7 @@ class Storms:
     async def run(self) -> None:
         async with anyio.create_task_group() as tasks:
             reloader = self.site.reloader()
-            reloader.listeners.append(self.site.records.append)
+            reloader.records.listeners.append(self.site.records.append)
             tasks.start_soon(reloader.run)
             with anyio.fail_after(NEVER):
                 await reloader.ready.wait()
@@ -407,13 +408,13 @@ class Storms:
             also = d.unit.files() if d.unit else frozenset()
             device = before.device if before else None
             reading = directory.read(d.path, None, also, device=device).reading
-            reading = checks.reported(reloader._checker, reading, d.unit)
+            reading = checks.reported(reloader._settler.checker, reading, d.unit)
             again = evaluate(reading, d.unit)
             fresh = Served.of(d.path, evaluate(reading, None).unit, flags)
             after = Served.of(d.path, again.unit, flags)
             if (after.digest, again.held) != (d.served.digest, d.held):
                 wrong.append(f"{d.path} would be judged otherwise: {d.held}, {again.held}")
-            if d.judgement is None or settled(again.findings) != settled(d.judgement.findings):
+            if d.evaluation is None or settled(again.findings) != settled(d.evaluation.findings):
                 wrong.append(f"{d.path} has other findings: {list(map(str, again.findings))}")
             if d.held is not None:
                 self.held += 1
@@ -433,9 +434,7 @@ class Storms:
     def told(self, reloader: Reloader) -> list[str]:
         """What is wrong with the records and the state."""
         wrong = []
-        errors = any(
-            f.severity is Severity.ERROR for d in units(reloader) for f in d.all_findings()
-        )
+        errors = any(f.severity is Severity.ERROR for d in units(reloader) for f in d.findings)
         held = any(d.held for d in units(reloader))
         if (reloader.state == "degraded") != (errors or held):
             wrong.append(f"state is {reloader.state}, errors {errors}, held {held}")
@@ -448,8 +447,8 @@ class Storms:
         return wrong
 
 
-def units(reloader: Reloader) -> list[_Directory]:
-    return list(reloader._directories.values())
+def units(reloader: Reloader) -> list[DirectoryState]:
+    return list(reloader.listing)
 
 
 def names(served: Served) -> list[str]:

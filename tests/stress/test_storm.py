@@ -37,8 +37,8 @@ def test_what_is_served_after_a_storm_is_what_a_fresh_start_serves(in_memory: Pa
 def test_a_reloader_that_judges_only_once_is_found(in_memory: Path) -> None:
     broken = (
         "import sys; sys.path.insert(0, sys.argv.pop(1));"
-        "from agent.reload import reloader as reload;"
-        "reload._is_judged = lambda d, inputs: d.judgement is not None;"
+        "from agent.reload import directory_state as state;"
+        "state._is_evaluated = lambda d, inputs: d.evaluation is not None;"
         "from stress import storm; sys.exit(storm.main())"
     )
     command = [sys.executable, "-c", broken, str(TESTS), "--folder", str(in_memory)]

@@ -1,0 +1,75 @@
+"""What `callback-agent check` does: reads directories as `serve` reads them the first time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import anyio
+
+from agent.core.diagnostic import Diagnostic
+from agent.core.index import Served
+from agent.disk.directory import QUIET
+from agent.disk.mounts import Mounts
+from agent.disk.permissions import IGNORE, Trust
+from agent.disk.stalls import Patience
+from agent.disk.watch import Watch
+from agent.reload.directory_state import DirectoryState
+from agent.reload.looker import Looker
+from agent.reload.settle import Settled, Settler
+from agent.reload.syntax_check import Checker
+
+
+def check(
+    directories: Iterable[str],
+    languages: frozenset[str],
+    unsafe_permissions: str = IGNORE,
+    trusted_group: int | None = None,
+) -> list[Diagnostic]:
+    """All diagnostics of these directories, in order.
+
+    `languages` are the language flags of the supervisor, `unsafe_permissions` is the setting of
+    that name, `trusted_group` the id of a group whose members may write. Raises OSError or
+    RuntimeError where the system lacks what this needs.
+    """
+    groups = frozenset() if trusted_group is None else frozenset({trusted_group})
+    trust = Trust(unsafe_permissions, groups=groups)
+    return anyio.run(_check, [DirectoryState(path) for path in directories], languages, trust)
+
+
+async def _check(
+    directories: list[DirectoryState], languages: frozenset[str], trust: Trust
+) -> list[Diagnostic]:
+    mounts = Mounts()
+    monitor = Patience(_ignore, mounts.mount)
+    watch = Watch(_ignore, monitor, mounts)
+    checker = Checker(_ignore)
+    looker = Looker(mounts.kind, monitor, checker, trust)
+    settler = Settler(looker, watch, monitor, checker, _ignore)
+    settler.start()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(monitor.run)
+        tasks.start_soon(checker.run)
+        for directory, snapshot in await _settled(directories, settler):
+            await checker.wait(directory.path)
+            directory.evaluate(snapshot, checker)
+            served = Served.of(directory.path, directory.unit, languages)
+            directory.serve(served, languages)
+        tasks.cancel_scope.cancel()
+    return [diagnostic for directory in directories for diagnostic in directory.findings]
+
+
+async def _settled(directories: list[DirectoryState], settler: Settler) -> list[Settled]:
+    """Read directories until each is settled."""
+    settled: list[Settled] = []
+    left = directories
+    while left:
+        settled += await settler.read_until_quiet(left)
+        done = {directory.path for directory, _ in settled}
+        left = [directory for directory in directories if directory.path not in done]
+        if left:
+            await anyio.sleep(QUIET)
+    return settled
+
+
+def _ignore(_: Iterable[str] | None = None) -> None:
+    """Everything is read until it is settled: no notice is needed."""

@@ -1,0 +1,75 @@
+"""Hands each record to who wants it: subscribers, the history, `status`, and the reload log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from anyio import to_thread
+
+from agent.core.diagnostic import Diagnostic
+from agent.core.index import Index
+from agent.core.unit import Unit
+from agent.reload.log import History, Log
+from agent.reload.record import RELOADED, STARTED, STOPPED, Recorder
+from agent.rpc import results
+
+
+class Publisher:
+    """Makes records, and hands them on. For the event loop."""
+
+    def __init__(self, log: Log) -> None:
+        self.recorder = Recorder()
+        self.history = History()
+        #: Called with each record, encoded, as soon as it is made.
+        self.listeners: list[Callable[[bytes], None]] = []
+        self._log = log
+        #: The newest record as `status` has it.
+        self._summary: bytes | None = None
+
+    async def emit_record(
+        self,
+        index: Index,
+        findings: tuple[Diagnostic, ...],
+        held: dict[str, str],
+        units: Mapping[str, Unit | None],
+        qb_conf: str,
+        began: float,
+    ) -> None:
+        """Make a record if there is something to record.
+
+        Given are the index that is served now, all diagnostics, why which directory is held, the
+        accepted units of all listed directories, the path of qb.conf, and the monotonic time in
+        seconds when the reload began.
+        """
+        recorder = self.recorder
+        if not recorder.is_due(index, findings, held, units):
+            return
+        record, summary = await to_thread.run_sync(recorder.encoded, index, units, qb_conf, began)
+        recorder.done(index)
+        await self._publish(record, summary)
+
+    async def emit_stopped(self, index: Index) -> None:
+        """Make the last record."""
+        record = self.recorder.other(STOPPED, index, time.monotonic())
+        await self._publish(results.encode(record), results.summary(record))
+
+    def unchanged(self, index: Index) -> bytes:
+        """A record without changes, which is not published."""
+        return results.encode(self.recorder.other(RELOADED, index, time.monotonic()))
+
+    def newest(self, index: Index) -> bytes:
+        """The newest record, as `status` has it.
+
+        Where the first one is still being made, this makes one for this call.
+        """
+        if self._summary is not None:
+            return self._summary
+        return results.summary(self.recorder.other(STARTED, index, time.monotonic()))
+
+    async def _publish(self, record: bytes, summary: bytes) -> None:
+        self.history.add(record)
+        self._summary = summary
+        for listener in list(self.listeners):
+            listener(record)
+        await to_thread.run_sync(self._log.write, record)

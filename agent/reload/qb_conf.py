@@ -1,0 +1,131 @@
+"""The settings, followed while the agent runs: qb.conf is read again whenever it changes.
+
+Half a qb.conf is never used: it would serve the default directories for an instant, and forget the
+stored units of the others. Where qb.conf is lost or wrong, the last valid settings stay.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import anyio
+
+from agent import settings
+from agent.core.diagnostic import Diagnostic, Severity
+from agent.core.unit import BEING_WRITTEN
+from agent.disk import being_written, directory
+from agent.disk.directory import Mark
+from agent.disk.stalls import Patience
+from agent.disk.watch import Target, Watch
+from agent.reload.last_good import StoredSettings
+from agent.settings import Settings
+
+#: The name of qb.conf among the targets that are watched.
+QB_CONF = "qb.conf"
+
+
+class QbConf:
+    """The settings in use, and what is wrong with qb.conf now.
+
+    `read` reads the settings, as `agent.settings.read` does. `stored` returns the last valid
+    settings, None if there never were any. `notice` is called where qb.conf is to be read again.
+    """
+
+    def __init__(
+        self,
+        first: Settings,
+        read: Callable[[], Settings],
+        stored: Callable[[], StoredSettings | None],
+        watch: Watch,
+        monitor: Patience,
+        notice: Callable[[Iterable[str]], None],
+    ) -> None:
+        self.settings = first
+        self.findings: tuple[Diagnostic, ...] = first.findings
+        #: Monotonic seconds when it was first found being written; None while it is not.
+        self.unsettled_since: float | None = None
+        self._read = read
+        self._stored = stored
+        self._watch = watch
+        self._monitor = monitor
+        self._notice = notice
+
+    @property
+    def awaited(self) -> bool:
+        """Whether it is being written, but not for so long yet that this was reported."""
+        return self.unsettled_since is not None and not any(
+            f.code == BEING_WRITTEN for f in self.findings
+        )
+
+    async def read_until_quiet(self) -> Settings | None:
+        """The settings to use from now on; `findings` say why if they are those of before.
+
+        None where qb.conf is being written, or its file system does not respond. Takes one quiet
+        period.
+        """
+        began = time.monotonic()
+        old = self.settings
+        if self._watch.is_silent(old.qb_conf):
+            # It is read again when its file system responds.
+            self.unsettled_since = None
+            return None
+        mark = await self._monitor.wait(self._mark)
+        read = await self._monitor.wait(self._settings_now)
+        if read is None:
+            self._notice({QB_CONF})
+            return None
+        new, findings = read
+        await anyio.sleep(directory.QUIET)
+        if mark is None or mark != await self._monitor.wait(self._mark):
+            self.unsettled_since = self.unsettled_since or began
+            if time.monotonic() - self.unsettled_since < being_written.WRITING:
+                return None
+            new, findings = old, (being_written.finding(old.qb_conf),)
+        else:
+            self.unsettled_since = None
+        self.findings = findings
+        return new
+
+    def target(self) -> Target:
+        """What to watch."""
+        # That it can be read again causes no event.
+        unread = any(f.code == "qb-conf-unreadable" for f in self.findings)
+        return Target((self.settings.qb_conf,), self._is_unchanged, unread)
+
+    def _is_unchanged(self) -> bool:
+        try:
+            new, findings = self._settings_now()
+        except OSError:
+            return False
+        return new is self.settings and findings == self.findings
+
+    def _mark(self) -> Mark | None:
+        """What tells whether qb.conf changed, None while somebody writes it. Blocks."""
+        path = self.settings.qb_conf
+        with self._monitor.asking(path):
+            return directory.still(path, self._watch.mounts.kind(path))
+
+    def _settings_now(self) -> tuple[Settings, tuple[Diagnostic, ...]]:
+        """The settings to use, those of before where qb.conf is lost or wrong. Blocks."""
+        old = self.settings
+        try:
+            with self._monitor.asking(old.qb_conf):
+                new = self._read()
+        except settings.SettingsError as error:
+            hint = "the last valid settings stay until then"
+            return old, (_error("bad-settings", old.qb_conf, str(error), hint),)
+        if new.bad:
+            return old, new.findings
+        last = self._stored()
+        if not new.found and last is not None and last.found and last.qb_conf == new.qb_conf:
+            message = "the file does not exist any more, so the last valid settings stay"
+            hint = "put it back; an empty file means the defaults"
+            return old, (_error("qb-conf-lost", new.qb_conf, message, hint),)
+        same = new == replace(old, findings=new.findings)
+        return (old if same else new), new.findings
+
+
+def _error(code: str, path: str, message: str, hint: str) -> Diagnostic:
+    return Diagnostic(Severity.ERROR, code, path, None, None, message, hint)
