@@ -19,7 +19,7 @@ from agent.disk import being_written, directory
 from agent.disk.directory import Mark
 from agent.disk.stalls import Patience
 from agent.disk.watch import Target, Watch
-from agent.reload.last_good import StoredSettings
+from agent.reload.stored import StoredSettings
 from agent.settings import Settings
 
 #: The name of qb.conf among the targets that are watched.

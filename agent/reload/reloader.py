@@ -28,7 +28,7 @@ from agent.disk.permissions import Trust
 from agent.disk.stalls import Patience
 from agent.disk.watch import Watch
 from agent.reload import causes
-from agent.reload.last_good import LastGood, StoredSettings
+from agent.reload.last_good import LastGood
 from agent.reload.listing import Listing
 from agent.reload.log import Log
 from agent.reload.looker import Looker
@@ -37,6 +37,7 @@ from agent.reload.plans import Plans
 from agent.reload.publisher import Publisher
 from agent.reload.qb_conf import QB_CONF, QbConf
 from agent.reload.settle import Settler
+from agent.reload.stored import StoredSettings
 from agent.reload.syntax_check import Checker
 from agent.reload.write_behind import WriteBehind
 from agent.settings import Settings

@@ -6,41 +6,65 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import TypeVar
 
 from agent.core.unit import MAX_CODE_BYTES
+from agent.disk import acl
+from agent.disk.permissions import IGNORE, REFUSE, Trust, Way
 
-#: How often a file that cannot be read is tried.
+#: How often something is tried until its error counts.
 READS = 3
-#: The end of the name of a file with code. Before it stands the hex digest of its content.
+#: The end of the name of a file with code. It follows the hex digest of the content.
 _CODE = ".code"
 #: The end of the name of a file that is being written.
 _BEGUN = ".begun"
 
 
+T = TypeVar("T")
+
+
 class Damaged(ValueError):
-    """A state file does not hold what it must."""
+    """A file of the state directory does not have the content that it must have."""
+
+
+def retried(work: Callable[[], T]) -> T:
+    """What `work` returns. An OSError counts only if READS attempts raise one: a shortage of an
+    instant must not cost what is stored. FileNotFoundError counts at once."""
+    for _ in range(READS - 1):
+        try:
+            return work()
+        except FileNotFoundError:
+            raise
+        except OSError:
+            continue
+    return work()
 
 
 def read(path: str, most: int) -> bytes:
     """The bytes of a regular file. Never waits for another process.
 
-    Raises OSError where READS attempts failed, FileNotFoundError where there is none, and Damaged
-    where it is of another kind or has more than `most` bytes.
+    Raises OSError if READS attempts failed, FileNotFoundError if there is no such file, and Damaged
+    if it is of another kind or has more than `most` bytes.
     """
-    for _ in range(READS - 1):
-        try:
-            return _read(path, most)
-        except FileNotFoundError:
-            raise
-        except OSError:
-            # What is wrong for a moment must not cost what was kept.
-            continue
-    return _read(path, most)
+    return retried(lambda: _read(path, most))
+
+
+def check_folder(folder: str, trust: Trust) -> None:
+    """Raise OSError where others may write to a folder, or to one above it and that counts."""
+    status = os.stat(folder)
+    wrong = trust.judge(folder, status, acl.read(folder, status))
+    if wrong is None and trust.mode != IGNORE:
+        with Way(trust) as way:
+            os.close(way.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        if way.unsafe and trust.mode == REFUSE:
+            wrong = way.unsafe[0]
+    if wrong is not None:
+        raise OSError(0, f"{wrong.message}; {wrong.hint}")
 
 
 def _read(path: str, most: int) -> bytes:
-    # O_NONBLOCK: to open a FIFO would wait for a writer. O_NOFOLLOW: nothing here is a link.
+    # O_NONBLOCK: opening a FIFO would wait for a writer. O_NOFOLLOW: nothing here is a link.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
     with os.fdopen(os.open(path, flags), "rb") as file:
         status = os.fstat(file.fileno())
@@ -52,10 +76,10 @@ def _read(path: str, most: int) -> bytes:
 
 
 def replace(path: str, data: bytes) -> None:
-    """Write a file whole or not at all. It is not on the disk yet. Raises OSError."""
+    """Write a file, whole or not at all. It has not reached the disk yet. Raises OSError."""
     begun = f"{path}{_BEGUN}"
     try:
-        # Whatever is there is no file of ours that is still wanted. A FIFO would make us wait.
+        # Left by a crash, or not a file of the agent. Opening a FIFO would wait.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(begun)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -69,7 +93,7 @@ def replace(path: str, data: bytes) -> None:
 
 
 def sync_folder(folder: str) -> None:
-    """Bring the names in a folder to the disk. Raises OSError."""
+    """Bring the names in a folder to the disk. Blocks. Raises OSError."""
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(opened)
@@ -85,16 +109,16 @@ class CodeFiles:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        #: Digests whose files were read or written by this process, so their content is right.
+        #: Digests whose files this process has read or written, so their content is right.
         self._stored: set[str] = set()
         #: Those of them that a power failure may still lose.
         self._unsynced: set[str] = set()
 
     def store(self, digest: str, code: bytes) -> None:
-        """Have the code in a file. Raises OSError."""
+        """Write the code to a file, if it is not there yet. Raises OSError."""
         path = self._path(digest)
         if digest in self._stored:
-            # Somebody may have removed or cut it.
+            # The file may have been removed or truncated since.
             with contextlib.suppress(OSError):
                 if os.lstat(path).st_size == len(code):
                     return
@@ -103,7 +127,7 @@ class CodeFiles:
         self._unsynced.add(digest)
 
     def load(self, digest: str) -> bytes:
-        """The code. Raises OSError, and Damaged where the file is missing or is another's."""
+        """The code. Raises OSError, and Damaged if the file is missing or has other content."""
         algorithm, _, name = digest.partition(":")
         if algorithm != "sha256" or not name.isalnum():
             raise Damaged(f"{digest!r} is not a digest")
@@ -142,12 +166,12 @@ class CodeFiles:
         self._unsynced.intersection_update(digests)
 
     def forget_stored(self) -> None:
-        """Rely on no file any more: somebody may have removed the folder."""
+        """Write every file again when it is stored: the folder may have been removed."""
         self._stored.clear()
 
     @staticmethod
     def is_code(name: str) -> bool:
-        """Whether a file of this name is one of these."""
+        """Whether this is the name of a file with code."""
         return name.removesuffix(_BEGUN).endswith(_CODE)
 
     @staticmethod

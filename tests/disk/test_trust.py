@@ -500,7 +500,7 @@ def test_what_was_planted_in_an_unsafe_state_folder_does_not_come_to_life(
     agent.start()
     try:
         assert agent.served() == []
-        assert any("cannot be kept" in note for note in agent.status()["notes"])
+        assert any("cannot be stored" in note for note in agent.status()["notes"])
     finally:
         agent.stop()
 

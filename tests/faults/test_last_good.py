@@ -19,7 +19,8 @@ from agent.core.languages import Verdict
 from agent.core.unit import Implementation, Registration, Unit
 from agent.disk.permissions import IGNORE, Trust
 from agent.reload import state_files
-from agent.reload.last_good import LastGood, StoredSettings
+from agent.reload.last_good import LastGood
+from agent.reload.stored import StoredSettings
 from support.agents import Agent, running, wait_for, write
 
 DIRECTORY = "/cb"
@@ -259,7 +260,7 @@ def test_whatever_stands_there_the_start_goes_on(
     if make is not folder:
         assert keeper.load() == whole
     elif where in ("", "code"):
-        assert "cannot be kept" in keeper.messages[-1]
+        assert "cannot be stored" in keeper.messages[-1]
 
 
 def test_a_fifo_does_not_hang_the_start_of_an_agent(tmp_path: Path) -> None:
