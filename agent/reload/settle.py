@@ -121,7 +121,8 @@ class Settler:
         the first index they count as silent at once, so that everything else is served, and what
         was stored of them.
         """
-        silent, asked = [], []
+        silent: list[DirectoryState] = []
+        asked: list[DirectoryState] = []
         for d in directories:
             (silent if self._watch.is_silent(d.path) else asked).append(d)
         # By file system, the directories on it. A directory that was never read may be on any.

@@ -99,7 +99,7 @@ def test_a_directory_that_is_listed_no_more_is_forgotten(parser: Parser) -> None
     found = Plans(parser.told.append)
     parser.may.set()
     wait_for(lambda: found.plan("/cb", "/cb/callbacks.conf", LARGE, None) == Plan(), "the plan")
-    found.keep(["/other"])
+    found.forget(["/cb"])
     wait_for(lambda: found.plan("/cb", "/cb/callbacks.conf", LARGE, None) == Plan(), "the plan")
     assert parser.parsed.count(LARGE) == 2
 
