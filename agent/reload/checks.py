@@ -14,7 +14,8 @@ from typing import NamedTuple, TypeVar
 from agent.core import languages as language
 from agent.core.diagnostic import Diagnostic, Severity, shown
 from agent.core.unit import Implementation, Reading, Unit
-from agent.reload.syntax_check import CHECK_BUDGET, Checker
+from agent.reload.check_sources import CHECK_BUDGET
+from agent.reload.syntax_check import Checker
 
 #: The finding about a source that could not be checked, and why its directory is then held.
 NOT_CHECKED = "not-checked"

@@ -166,7 +166,7 @@ LIMITS = {
     "directories": "settings.MAX_DIRECTORIES",
     "check of one Python file, processor time": "reload.helper.MAX_CPU",
     "check of one Python file, memory": "reload.helper.MAX_MEMORY",
-    "checks of one directory, processor time": "reload.syntax_check.CHECK_BUDGET",
+    "checks of one directory, processor time": "reload.check_sources.CHECK_BUDGET",
     "qb.conf": "settings.MOST_QB_CONF_BYTES",
     "one request": "rpc.jsonrpc.MAX_LINE",
     "nesting of a request": "rpc.jsonrpc.MAX_DEPTH",

@@ -15,7 +15,7 @@ SLOW = "def f():0\n" * 6000
 ENDLESS = "def f():0\n" * 80_000
 #: What a test's program begins with, to change constants before the agent starts.
 BEGIN = (
-    "import agent.reload.checks as checks, agent.reload.syntax_check as compiler,"
+    "import agent.reload.check_sources as check_sources, agent.reload.syntax_check as compiler,"
     " agent.reload.helper as helper\n"
 )
 

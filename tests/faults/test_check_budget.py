@@ -11,8 +11,7 @@ import pytest
 from agent.core.languages import Verdict
 from agent.core.python_source import MAX_CALLS
 from agent.core.unit import Implementation
-from agent.reload import helper
-from agent.reload import syntax_check as compiler
+from agent.reload import check_sources, helper
 from agent.reload.helper import Helper
 from agent.reload.syntax_check import Checker
 from faults.helpers import ENDLESS, SLOW, changed, findings
@@ -74,7 +73,7 @@ def code(agent: Agent) -> str:
 
 def test_a_directory_over_its_budget_is_held(tmp_path: Path, directory: Path) -> None:
     write(directory, CONF, **{name.replace(".", "_"): "1\n" for name in NAMES})
-    agent = changed(Agent(tmp_path, directory), "compiler.CHECK_BUDGET = 0.5")
+    agent = changed(Agent(tmp_path, directory), "check_sources.CHECK_BUDGET = 0.5")
     agent.start()
     try:
         slow_files(directory, SLOW)
@@ -96,7 +95,7 @@ def test_at_a_first_reading_what_is_over_the_budget_is_served(
     tmp_path: Path, directory: Path
 ) -> None:
     slow_files(directory, SLOW)
-    agent = changed(Agent(tmp_path, directory), "compiler.CHECK_BUDGET = 0.5")
+    agent = changed(Agent(tmp_path, directory), "check_sources.CHECK_BUDGET = 0.5")
     agent.start()
     try:
         assert len(agent.served()) == len(NAMES)
@@ -119,16 +118,16 @@ def test_only_the_newest_version_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waiting(checker) == [other.code, one.code]
     checker.use("/cb", {})
     assert waiting(checker) == []
-    assert not checker._checks
+    assert not checker._sources._checks
 
 
 def waiting(checker: Checker) -> list[bytes]:
     """The sources that the quick lane would check now, in turn."""
     found = []
-    while (check := checker._next(checker._quick)) is not None:
+    while (check := checker._sources.next(slow=False)) is not None:
         found.append(check.source)
-    for check in checker._checks.values():
-        checker._requeue(check)
+    for check in checker._sources._checks.values():
+        checker._sources.requeue(check)
     return found
 
 
@@ -157,7 +156,7 @@ def test_a_running_check_that_nobody_needs_is_abandoned(monkeypatch: pytest.Monk
 
 def test_verdicts_of_sources_in_use_are_never_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of others are, by their bytes."""
-    monkeypatch.setattr(compiler, "MAX_UNUSED_BYTES", 100_000)
+    monkeypatch.setattr(check_sources, "MAX_UNUSED_BYTES", 100_000)
     sent: list[bytes] = []
     monkeypatch.setattr(Helper, "send", counted(Helper.send, sent))
     checking = Checking()
@@ -169,8 +168,8 @@ def test_verdicts_of_sources_in_use_are_never_forgotten(monkeypatch: pytest.Monk
     assert checking.verdicts("/used", files) == before
     assert len(sent) == 90, "none of them was checked twice"
     checker = checking.checker
-    assert 0 < checker._unused_bytes <= 100_000
-    assert len(checker._checks) < 60 + 30
+    assert 0 < checker._sources._unused_bytes <= 100_000
+    assert len(checker._sources._checks) < 60 + 30
     # What is taken back soon is known as well.
     checking.verdicts("/edited", [b"exit()\n" * 100 + b"%d\n" % 28])
     assert len(sent) == 90
