@@ -3,13 +3,13 @@
 A removal is an administrator's emergency stop, so it must take effect at once. But some programs
 remove a file in the middle of an edit: `git checkout` with a smudge filter unlinks each file, runs
 the filter for it (git-crypt, git-lfs: 20 to 100 ms) and only then writes it again. So an absence is
-awaited for at most MAX_WAIT while an edit goes on in the same directory. Two things show that:
+waited for at most MAX_WAIT while an edit goes on in the same directory. Two things show that:
 
 - another of its files changed less than MAX_WAIT ago;
 - git holds the index lock of a work tree that contains the directory. Only this shows the first
   file of a checkout. A repository that is kept elsewhere (`git --work-tree`) is not seen.
 
-A lone removal is believed after one quiet period. Files that are removed together count as such.
+A lone removal counts after one quiet period. Files that are removed together count as one removal.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from agent.disk.directory import Mark
 
 #: The longest time in seconds for which a missing file is awaited while an edit goes on. The
-#: filters of git take 20 to 100 ms a file; nobody should run removed code for longer than this.
+#: filters of git take 20 to 100 ms a file; removed code must not be served for longer than this.
 MAX_WAIT = 0.5
 
 
@@ -38,10 +38,10 @@ class Absences:
 
     def look(self, marks: Mapping[str, Mark], served: Collection[str], now: float) -> None:
         """Note a reading made at `now` (monotonic seconds): the marks of its files, and the names
-        of those that are served and must not go without need."""
+        of those that are served, which must not be dropped without need."""
         before, self._marks = self._marks, marks
         if before.get(".") != marks.get("."):
-            # Another directory, as when a link is switched: it is taken as it is.
+            # Another directory, for example because a link was switched: nothing is awaited.
             self._since.clear()
             self._changed = None
         elif any(

@@ -1,8 +1,8 @@
 """What changed on disk, as the causes of a record.
 
-Causes come from two readings that differ. Where a change of what is served has none of these, as
-when a file was gone only while others were written, the cause is derived from what was served
-before and is now. So a record that changes what is served always has its cause.
+Causes come from two readings that differ. A change of what is served may have no such cause, for
+example if a file was missing only while others were written. Then the cause is derived from what
+was served before and what is served now. So a record of a change always has a cause.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def of_readings(before: Snapshot | None, now: Snapshot) -> list[Cause]:
 
 
 def of_served(before: Served, now: Served, unit: Unit | None) -> list[Cause]:
-    """What must have changed on disk, judged by what a directory served before and serves now.
+    """What must have changed on disk, given what a directory served before and serves now.
     `unit` is what is accepted of it now, with the lines whose files are missing."""
     old = {c.registration.file: c.implementation.digest for c in before.callbacks}
     new = {c.registration.file: c.implementation.digest for c in now.callbacks}

@@ -1,7 +1,7 @@
 """What the checks of its Python sources mean for a directory.
 
-An edited source is checked before it is accepted. While that is not possible, or takes long, the
-directory is held and serves what it served. A source that nobody edited since it was accepted, or
+An edited source is checked before it is accepted. If that is not possible, or takes long, the
+directory is held and serves what it served. A source that was not edited since it was accepted, or
 that is read for the first time, is served before it is checked.
 """
 
@@ -32,7 +32,7 @@ F = TypeVar("F")
 class PythonSources(NamedTuple):
     """The Python sources of a directory."""
 
-    #: By digest, each that is to be checked.
+    #: By digest, all that are to be checked.
     sources: dict[str, bytes]
     #: The digests of those that must be checked before an edit is accepted, and are not yet.
     urgent: list[str]
@@ -41,10 +41,10 @@ class PythonSources(NamedTuple):
 def python_sources(
     checker: Checker, reading: Reading, accepted: Unit | None
 ) -> PythonSources | None:
-    """The Python of a reading, None where it is not known. From any thread.
+    """The Python sources of a reading, None if they are not known. From any thread.
 
-    The edited sources are urgent. If one of them does not compile, so is the accepted one in whose
-    place it comes.
+    The edited sources are urgent. If one of them does not compile, the accepted source that it
+    replaces is urgent too.
     """
     if reading.fault is not None:
         return None
@@ -66,7 +66,7 @@ def python_sources(
 
 
 def with_verdicts(checker: Checker, files: Mapping[str, F]) -> dict[str, F]:
-    """The files of a reading or a unit, with the verdicts that are known now."""
+    """The files of a reading or a unit, with all verdicts that are known now."""
     found = dict(files)
     for file, source in _python(files):
         if source.verdict is None:
@@ -77,9 +77,9 @@ def with_verdicts(checker: Checker, files: Mapping[str, F]) -> dict[str, F]:
 
 
 def reported(checker: Checker, reading: Reading, accepted: Unit | None) -> Reading:
-    """The reading with all verdicts, and with findings about the checks that are missing.
+    """The reading with all verdicts, and with diagnostics about missing verdicts.
 
-    It is held where one of them is of an edited source.
+    It is held if the verdict on an edited source is missing.
     """
     reading = replace(reading, files=with_verdicts(checker, reading.files))
     if reading.fault is not None:
@@ -129,10 +129,10 @@ def _missing(checker: Checker, source: Implementation, was: Implementation | Non
 
 
 def _not_checked(path: str, why: str | None, edited: bool) -> Diagnostic:
-    message = f"this is not checked yet: {why or 'the check takes long'}"
-    hint = "it is tried again; nothing to do"
+    message = f"not checked yet: {why or 'the check takes long'}"
+    hint = "nothing to do: the check is tried again"
     if edited:
-        hint = "it is tried again; until then the version before the edit is served"
+        hint = "the check is tried again; until then the version before the edit is served"
     return Diagnostic(Severity.WARNING, NOT_CHECKED, path, None, None, message, hint)
 
 
@@ -140,7 +140,7 @@ def _over_budget(directory: str, files: list[str]) -> Diagnostic:
     named = ", ".join(map(shown, files[:3])) + (", ..." if len(files) > 3 else "")
     message = (
         f"the Python files of this directory take more than {CHECK_BUDGET:.0f} s of processor time"
-        f" to compile; {len(files)} of them not checked: {named}"
+        f" to compile; {len(files)} are not checked: {named}"
     )
     hint = "make the largest files simpler, or move some to another directory"
     return Diagnostic(Severity.ERROR, CHECK_BUDGET_USED, directory, None, None, message, hint)

@@ -1,13 +1,13 @@
-"""A helper process that checks Python sources, seen from the agent.
+"""The agent's side of a helper process that checks Python sources.
 
-The helper inherits nothing from whoever launched the agent: `python -I -S` takes no module from the
-working directory, from PYTHONPATH or from the user's site-packages; the environment is empty, the
-working directory `/`, the umask 077, standard error /dev/null; `worker.py` sets the signals. Its
-program is the text that was on disk when the agent started, so that an upgrade of the package does
-not mix two versions.
+The helper inherits nothing from the launcher of the agent: `python -I -S` imports no module from
+the working directory, from PYTHONPATH or from the user's site-packages; the environment is empty,
+the working directory is `/`, the umask is 077, standard error is /dev/null; `worker.py` sets the
+signals. Its program is the text that was on disk when the agent started, so an upgrade of the
+package does not mix two versions.
 
-All that is known of a helper comes through its pipes. SIGCHLD is not needed: the launcher may have
-blocked or ignored it. `worker.py` says what goes over the pipes.
+The agent learns about a helper through its pipes only (the protocol is in `worker.py`). It does not
+need SIGCHLD, which the launcher may have blocked or ignored.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ SLICE = 0.05
 MAX_CPU = 10.0
 #: Bytes of address space of a helper. Real callbacks need a hundredth of it. On Linux.
 MAX_MEMORY = 1 << 30
-#: Seconds without a word of a helper after which it is given up. It reports each SLICE of processor
-#: time, so it was stopped, or got no processor.
+#: Seconds without output of a helper after which it is given up. It reports each SLICE of processor
+#: time, so it was stopped, or got no processor time.
 MAX_SILENCE = 30
 #: The nice value of a helper whose source takes long.
 SLOW_NICE = 10
 #: Seconds after which the exit status of a killed helper is collected.
 REAP_AFTER = 0.2
-#: The most bytes of a report: MAX_CALLS calls, and a message in which each character is escaped.
+#: The most bytes of a report: MAX_CALLS calls, and a message in which every character is escaped.
 MAX_REPORT = 1 << 20
 
-#: Executes the modules that it is sent, and calls `main` of the last one.
+#: Executes the modules that it receives, and calls `main` of the last one.
 _BOOT = """\
 import json, sys, types
 modules, arguments = json.loads(sys.stdin.buffer.readline())
@@ -58,12 +58,12 @@ for name, text in modules:
 module.main(*arguments)
 """
 _MODULES = [(module.__name__, inspect.getsource(module)) for module in (python_source, worker)]
-#: What the dynamic loader needs to start this Python again where it lies in an unusual place.
+#: What the dynamic loader needs to start this Python again if it is installed in an unusual place.
 _LOADER_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
 class HelperError(Exception):
-    """The helper could not be started, ended, or made no sense. Says nothing of the source."""
+    """The helper could not be started, ended, or sent nonsense. Says nothing about the source."""
 
 
 class SliceUsed(NamedTuple):
@@ -71,7 +71,7 @@ class SliceUsed(NamedTuple):
 
 
 class LimitReached(NamedTuple):
-    """A limit of the helper's own that the source has reached."""
+    """A limit of the helper that the source has reached."""
 
     limit: str
 
@@ -94,11 +94,11 @@ class Helper:
 
     @classmethod
     async def start(cls) -> Helper:
-        """A new helper. Raises HelperError where no process can be started."""
+        """A new helper. Raises HelperError if no process can be started."""
         try:
             process = await to_thread.run_sync(_start, abandon_on_cancel=True)
             helper = cls(process)
-        except Exception as error:  # can't start new thread; and what else exec may raise
+        except Exception as error:  # no thread, no process, or another error of exec
             why = (error.strerror if isinstance(error, OSError) else None) or str(error)
             raise HelperError(f"no helper process could be started: {why}") from error
         program = json.dumps([_MODULES, [SLICE, MAX_CPU, MAX_MEMORY]])
@@ -115,7 +115,7 @@ class Helper:
         await self._send(bytes([second_try]) + len(source).to_bytes(4, "big") + source)
 
     async def result(self) -> Report | SliceUsed | LimitReached:
-        """What comes next of the source that was sent. Raises HelperError."""
+        """The next result for the source that was sent. Raises HelperError."""
         kind = bytes(await self._receive(1))
         if kind == bytes([signal.SIGPROF]):
             self._slices += 1
@@ -137,7 +137,7 @@ class Helper:
             raise HelperError("the helper process sent something that is not a report") from error
 
     def yield_to_others(self) -> None:
-        """Let every other process go first from now on."""
+        """Run with low priority from now on."""
         pid = self._process.pid
         with contextlib.suppress(OSError):
             os.setpriority(
@@ -145,14 +145,14 @@ class Helper:
             )
 
     def kill(self) -> None:
-        """End the process and close the pipes. Nobody may be waiting for its result."""
+        """End the process and close the pipes. Nothing may be waiting for its result."""
         with contextlib.suppress(OSError):
             self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
                 assert pipe is not None
                 pipe.close()
-        # Not waited for: it may hang in the kernel.
+        # Not waited for here: it may hang in the kernel.
         _killed.append(self._process)
         asyncio.get_running_loop().call_later(REAP_AFTER, _reap)
 
@@ -184,7 +184,7 @@ class Helper:
     async def _ready(self, fd: int, write: bool) -> None:
         """Wait until the pipe can be used. Raises HelperError after MAX_SILENCE.
 
-        Counted in waits of a second: where all processes were paused, one of them was too long.
+        Counts waits of one second: if all processes were suspended, only one of them was too long.
         """
         loop = asyncio.get_running_loop()
         add = loop.add_writer if write else loop.add_reader
@@ -198,7 +198,7 @@ class Helper:
                     return
         finally:
             remove(fd)
-        raise HelperError(f"the helper process gave no sign of life for {MAX_SILENCE} s")
+        raise HelperError(f"the helper process sent nothing for {MAX_SILENCE} s")
 
 
 #: Processes that were killed and may not have ended yet.
@@ -206,14 +206,14 @@ _killed: list[subprocess.Popen[bytes]] = []
 
 
 def _reap() -> None:
-    """Collect the exit statuses of killed processes, so that none stays a zombie."""
+    """Collect the exit statuses of killed processes, so that none remains a zombie."""
     _killed[:] = [process for process in _killed if process.poll() is None]
 
 
 def _start() -> subprocess.Popen[bytes]:
-    """Start the interpreter. Blocks. Raises OSError and what else fork and exec may raise."""
+    """Start the interpreter. Blocks. Raises what fork and exec may raise."""
     environ = {name: os.environ[name] for name in _LOADER_VARIABLES if name in os.environ}
-    # The last argument is for those who look at `ps`.
+    # The last argument is shown by `ps`.
     return subprocess.Popen(
         [sys.executable, "-I", "-S", "-B", "-c", _BOOT, "callback-agent: checks Python"],
         stdin=subprocess.PIPE,

@@ -1,9 +1,9 @@
 """The reload log: one record for everything that changes, or refuses to change, what is served.
 
-The log is opened again for each record, so that it survives logrotate in both of its styles and the
-deletion of its directory. A record is written whole or not at all: where the disk is full, what
-was begun is taken back, and the record waits until there is room again. A thread writes, so a log
-that does not take anything (`-` into a pipe that nobody reads) stops no reload.
+The log is opened again for each record, so it survives logrotate in both of its styles and the
+deletion of its directory. A record is written whole or not at all: if the disk is full, the partial
+record is removed, and the record waits until there is space. A thread writes, so a log that blocks
+(`-` into a pipe that nobody reads) does not stop a reload.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import msgspec
 from agent.core.diagnostic import printable
 from agent.reload.writer import Writer, write_all
 
-#: How many records wait for a log that cannot be written; older ones are dropped, and counted.
+#: The most records, and bytes of records, that wait for a log that cannot be written. Older ones
+#: are dropped and counted.
 MAX_WAITING = 1000
-#: And how many bytes of them.
 MAX_WAITING_BYTES = 32 << 20
-#: Seconds that a reload waits until its record is in the log. Who reads the log when `reload` has
-#: returned finds the record there, unless the log is that slow.
+#: Seconds that a reload waits until its record is in the log: when `reload` has returned, the
+#: record is in the log, unless the log is slower than that.
 WRITE_WAIT = 0.2
 
-#: How many records `history` has, and how many bytes of them.
+#: The most records, and bytes of records, that `history` has.
 MAX_HISTORY = 1000
 MAX_HISTORY_BYTES = 16 << 20
 
@@ -37,7 +37,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Record(TypedDict):
-    """One change, or refused change, of what is served. The schema is in `schemas/record.json`."""
+    """One change, or refused change, of what is served. `rpc.messages` has its type."""
 
     time: str
     event: str
@@ -60,8 +60,8 @@ def level(record: Record) -> str:
 
 
 def text(record: Record, who: str = "") -> str:
-    """A record for a person: a line as the supervisor's own log has it, in local time, then an
-    indented line for each change, each held directory and each finding. `who` is `HOST[PID]`.
+    """A record as text for a person: a line in the form of the supervisor's own log, in local time,
+    then an indented line for each change, held directory and diagnostic. `who` is `HOST[PID]`.
     """
     when = datetime.fromisoformat(record["time"]).astimezone()
     head = f"[{when:%b %d, %Y %H:%M:%S}] {who}{': ' if who else ''}{level(record)}"
@@ -91,16 +91,16 @@ def text(record: Record, who: str = "") -> str:
 
 
 class History:
-    """The last records, as JSON. The very last is always there, however long it is."""
+    """The newest records, as JSON. The very newest is always there, however long it is."""
 
     def __init__(self) -> None:
         self._records: deque[bytes] = deque()
         self._bytes = 0
-        #: How many there were in all.
+        #: How many were added in all.
         self.count = 0
 
     def add(self, record: bytes) -> None:
-        """Add the newest record; the oldest go."""
+        """Add a record, and drop the oldest ones beyond the limits."""
         self.count += 1
         self._records.append(record)
         self._bytes += len(record)
@@ -111,24 +111,24 @@ class History:
 
     @property
     def last(self) -> bytes:
-        """The newest record. There must have been one."""
+        """The newest record. At least one must have been added."""
         return self._records[-1]
 
     def newest(self, limit: int | None) -> list[bytes]:
-        """At most so many records (None: all that are kept), newest last."""
+        """The newest `limit` records (None: all that there are), newest last."""
         records = list(self._records)
         return records if limit is None else records[max(0, len(records) - limit) :]
 
 
 class Log:
-    """Appends records to a file, or to standard output. That it fails is logged once."""
+    """Appends records to a file, or to standard output. A failure is logged once."""
 
     def __init__(self, path: str, form: str, who: str) -> None:
         self._path = path
         self._form = form
         self._who = who
         self._failed = False
-        #: Whether the last record was not written in WRITE_WAIT: the next does not wait then.
+        #: Whether the last record was not written within WRITE_WAIT. Then the next does not wait.
         self._stalled = False
         self._writer = Writer(
             "reload log",
@@ -189,7 +189,7 @@ class Log:
         try:
             size = os.fstat(fd).st_size
             if size and os.pread(fd, 1, size - 1) not in (b"\n", b""):
-                # A crash left half a line.
+                # The last line is incomplete, after a crash.
                 entry = b"\n" + entry
             try:
                 _write_all(fd, entry)

@@ -1,9 +1,9 @@
 """Parses callbacks.conf files, each content once.
 
-A small file is parsed at once. A large one is parsed in a thread of its own, because it may take
-seconds: a reading waits shortly for it, then goes on without it and is repeated when the plan is
-there. So the edits of other directories do not wait, and a plan is kept also when the reading that
-asked for it was given up.
+A small file is parsed at once. A large one may take seconds, so it is parsed in a thread of its
+own: a reading waits a short time for it, then goes on without the plan, and is repeated when the
+plan is ready. So edits of other directories do not wait, and a plan is kept even if the reading
+that asked for it was given up.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from agent.core import unit as callback
+from agent.core import unit
 from agent.core.unit import Plan
 
 #: The most bytes that are parsed at once, which takes about 10 ms.
@@ -24,7 +24,7 @@ WAIT = 0.25
 
 @dataclass(slots=True)
 class _Parse:
-    """One content to parse, and what came of it."""
+    """One content to parse, and the result."""
 
     directory: str
     digest: bytes
@@ -37,7 +37,7 @@ class _Parse:
 
 class Plans:
     """The plans of large callbacks.conf files: the newest of each directory. `parsed` is called in
-    the parser's thread, with a directory whose plan is there. Safe between threads."""
+    the parser's thread, with a directory whose plan is ready. Safe between threads."""
 
     def __init__(self, parsed: Callable[[str], None]) -> None:
         self._parsed = parsed
@@ -46,11 +46,11 @@ class Plans:
         self._running = False
 
     def plan(self, directory: str, path: str, data: bytes, before: Plan | None) -> Plan | None:
-        """What a callbacks.conf says; None while it is parsed. `before` is an older plan of it,
-        whose triggers are not parsed again. Blocks for at most WAIT; raises what the parser
+        """What a callbacks.conf says; None while it is being parsed. `before` is an older plan of
+        it, whose triggers are not parsed again. Blocks for at most WAIT; raises what the parser
         raised."""
         if len(data) <= MAX_INLINE:
-            return callback.plan(data, path, before)
+            return unit.plan(data, path, before)
         digest = hashlib.sha256(data).digest()
         with self._lock:
             parse = self._newest.get(directory)
@@ -76,7 +76,7 @@ class Plans:
             self._newest = {d: p for d, p in self._newest.items() if d not in directories}
 
     def _start(self) -> None:
-        """Have a thread at work, with the lock held. Raises RuntimeError where none can start."""
+        """Start the thread, unless it runs. The lock must be held. Raises RuntimeError."""
         if not self._running:
             threading.Thread(target=self._work, name="parses", daemon=True).start()
             self._running = True
@@ -90,8 +90,10 @@ class Plans:
                     return
             parse = todo[0]
             try:
-                parse.result = callback.plan(parse.data, parse.path, parse.before)
-            except Exception as error:  # MemoryError, or a defect: of this directory alone
+                parse.result = unit.plan(parse.data, parse.path, parse.before)
+            except (
+                Exception
+            ) as error:  # MemoryError, or a defect. It concerns this directory alone.
                 parse.result = error
             parse.data, parse.before = b"", None
             parse.done.set()

@@ -1,8 +1,8 @@
 """Makes the records: one for everything that changes, or refuses to change, what is served.
 
-`Recorder` remembers what the last record said. What differs from that is the next record. So where
-a record could not be made, for want of a thread or of memory, nothing of it is lost: it is made
-with the next attempt.
+`Recorder` remembers what the last record said. The difference to that is the next record. So if a
+record could not be made, because a thread or memory was missing, nothing of it is lost: the next
+attempt makes it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from agent.core.unit import Unit
 from agent.reload import causes
 from agent.reload.causes import Cause
 from agent.reload.log import Record
-from agent.rpc import results as answer
+from agent.rpc import results
 
-#: The events of records; the first that applies names a record.
+#: The events of records. The first in _ORDER that applies names a record.
 STARTED = "started"
 HELD = "held"
 RESTORED = "restored"
@@ -30,8 +30,8 @@ _ORDER = (STARTED, HELD, RESTORED, RELOADED)
 
 
 class Recorder:
-    """What was recorded, and what is to be. `findings` and `held` are those of the newest record,
-    also while it is being made."""
+    """What was recorded, and what is to be recorded. `findings` and `held` are those of the newest
+    record, also while it is being made."""
 
     def __init__(self) -> None:
         self.findings: tuple[Diagnostic, ...] = ()
@@ -58,9 +58,11 @@ class Recorder:
         held: dict[str, str],
         listed: Iterable[str],
     ) -> bool:
-        """Whether there is something to record: given the index that is served now, all findings,
-        why which directory is held, and all listed directories. If not, the causes had no effect
-        and are dropped."""
+        """Whether there is something to record.
+
+        Given are the index that is served now, all diagnostics, why which directory is held, and
+        all listed directories. If there is nothing, the causes had no effect and are dropped.
+        """
         changed = self._index is None or index.digest != self._index.digest
         if changed or findings != self.findings or held != self.held:
             if self._index is None:
@@ -82,8 +84,8 @@ class Recorder:
         self, index: Index, units: Mapping[str, Unit | None], qb_conf: str, began: float
     ) -> tuple[bytes, bytes]:
         """The record that is due and its summary, as JSON. `index` is served now, `units` are
-        accepted, `began` is the monotonic time in seconds when the reload began. Takes long for
-        many changes."""
+        accepted, `began` is the monotonic time in seconds when the reload began. Takes long if
+        there are many changes."""
         found, changed = list(self._causes), list[Change]()
         if self._index is None or index.digest != self._index.digest:
             old = {s.directory: s for s in self._index.served} if self._index else {}
@@ -95,7 +97,7 @@ class Recorder:
             )
         assert self._event is not None
         record = self.other(self._event, index, began, found, [c.as_json() for c in changed])
-        return answer.encode(record), answer.summary(record)
+        return results.encode(record), results.summary(record)
 
     def done(self, index: Index) -> None:
         """The record of this index was made."""
@@ -111,7 +113,7 @@ class Recorder:
         found: list[Cause] | None = None,
         changed: list[dict[str, Any]] | None = None,
     ) -> Record:
-        """A record of what holds now, with these causes and changes or without any."""
+        """A record of the state now, with these causes and changes or without any."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return {
             "time": now,
@@ -144,6 +146,6 @@ def _missing_causes(
         if was is not None:
             missing += causes.of_served(was, served, units.get(path))
         elif served.callbacks and qb_conf not in known:
-            # At the start. Later, qb.conf lists a directory and is the cause.
+            # At the start. Later, the cause is qb.conf, which lists the directory.
             missing.append(causes.cause(path, "added"))
     return missing

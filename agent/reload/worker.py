@@ -1,17 +1,17 @@
-"""The program of the helper process that checks Python sources. Runs isolated, not in the agent.
+"""The program of the helper process that checks Python sources. It runs isolated from the agent.
 
-The agent sends the text of this module and of `python_source` to a fresh interpreter (`helper.py`).
+The agent sends the text of this module and of `python_source` to a new interpreter (`helper.py`).
 Then it sends one request at a time on standard input: a byte that is 1 for a second try, the length
-of the source in 4 bytes, the source. On standard output go single bytes:
+of the source in 4 bytes, the source. Responses on standard output begin with one byte:
 
-- the number of SIGPROF each time the source has used another slice of processor time. Python's C
-  signal handler writes it (`set_wakeup_fd`), so it comes also in the middle of a `compile`, which
-  lets no Python code run;
-- REPORT, the length in 4 bytes, and the report as JSON;
+- the number of SIGPROF, each time the source has used another slice of processor time. Python's C
+  signal handler writes it (`set_wakeup_fd`), so it is written even during a `compile`, which lets
+  no Python code run;
+- REPORT, then the length in 4 bytes, and the report as JSON;
 - MEMORY for a source that needs more memory than it may use;
-- NO_MEMORY where the machine cannot give what the source may use, so nothing can be said of it.
+- NO_MEMORY if the machine cannot provide what the source may use, so there is no result.
 
-It ends at the end of standard input, in the middle of a check too (SIGIO).
+The process ends at the end of standard input, even during a check (SIGIO).
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ REPORT = b"R"
 MEMORY = b"M"
 NO_MEMORY = b"N"
 
-#: Bytes of address space that are left for the interpreter when the machine's memory is tried.
+#: Bytes of address space that are left for the interpreter when the machine's memory is tested.
 _INTERPRETER = 128 << 20
 
 
 def main(slice_seconds: float, max_cpu: float, max_memory: int) -> None:
-    """Check what comes on standard input until its end.
+    """Check the sources on standard input until its end.
 
-    `slice_seconds` and `max_cpu` are seconds of processor time, `max_memory` bytes. The agent ends
-    this process when a source has used `max_cpu`; the limit of the process is for when it cannot.
+    `slice_seconds` and `max_cpu` are seconds of processor time, `max_memory` is bytes. The agent
+    ends this process when a source has used `max_cpu`. The limit of the process is a second guard.
     """
     _default_signals()
     memory = _limit_memory(max_memory)
     signal.signal(signal.SIGPROF, lambda *_: None)
-    # The tree of a large source is made of millions of objects, none of them garbage.
+    # The tree of a large source has millions of objects, none of them garbage.
     gc.disable()
     read = sys.stdin.buffer.read
     while len(head := read(5)) == 5:
@@ -83,7 +83,7 @@ def _checked(source: bytes, slice_seconds: float) -> bytes:
 
 @contextlib.contextmanager
 def _ended_with_the_agent() -> Iterator[None]:
-    """Meanwhile the end of standard input ends this process: the kernel then sends SIGIO."""
+    """Let the end of standard input end this process: the kernel then sends SIGIO."""
     flags = fcntl.fcntl(0, fcntl.F_GETFL)
     fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(0, fcntl.F_SETFL, flags | os.O_ASYNC)
@@ -94,7 +94,7 @@ def _ended_with_the_agent() -> Iterator[None]:
 
 
 def _default_signals() -> None:
-    """Undo what the launcher of the agent has blocked or ignored."""
+    """Reset the signals that the launcher of the agent has blocked or ignored."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, signal.SIG_DFL)
@@ -102,9 +102,9 @@ def _default_signals() -> None:
 
 
 def _limit_memory(wanted: int) -> int:
-    """Limit the address space and allow no core file; the bytes that this process may use."""
+    """Limit the address space, and allow no core file. Returns the bytes that may be used."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # The first to be killed where the machine runs out of memory.
+    # The first to be killed if the machine runs out of memory.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
     if sys.platform != "linux":
@@ -116,7 +116,7 @@ def _limit_memory(wanted: int) -> int:
 
 
 def _limit_cpu(seconds: float) -> None:
-    """Let this process use so much more processor time, and some to report that it did."""
+    """Let this process use so much more processor time, and some more to report it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     limit = int(used.ru_utime + used.ru_stime + seconds) + 2
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
@@ -125,7 +125,7 @@ def _limit_cpu(seconds: float) -> None:
 
 
 def _available(size: int) -> bool:
-    """Whether the machine can give this process so many bytes."""
+    """Whether the machine can provide so many bytes."""
     try:
         if size > 0:
             mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()

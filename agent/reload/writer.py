@@ -1,8 +1,8 @@
-"""Writes to a file, a terminal or a pipe from a thread, so that nobody else waits for it.
+"""Writes to a file, a terminal or a pipe from a thread, so that nothing else waits for it.
 
-A write to a pipe whose reader has stopped, or to a file on a server that is gone, may never return.
-Whoever has something to write puts it into a bounded queue instead. What does not fit is dropped,
-oldest first, and the number of dropped entries is reported with the next one that is written.
+A write to a pipe whose reader has stopped, or to a file on a server that is down, may never return.
+So entries are put into a bounded queue. What does not fit is dropped, oldest first, and the number
+of dropped entries is reported with the next one that is written.
 
 An inherited descriptor is never made non-blocking: it is shared with the launcher.
 """
@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 #: Seconds between two attempts to write what could not be written.
 RETRY_INTERVAL = 2.0
-#: Seconds between two attempts on a descriptor that somebody else made non-blocking.
+#: Seconds between two attempts on a descriptor that another process made non-blocking.
 _POLL_INTERVAL = 0.1
 
 
@@ -27,9 +27,9 @@ class Writer:
     """A queue of entries, and the thread that writes them in order.
 
     `write` writes one entry whole, or raises OSError. It runs in the thread and may block. After an
-    error the entry stays first in the queue and is tried again: `failed` is called with each error,
-    `recovered` with the number of dropped entries after the first success that follows an error or
-    a drop. Both run in the thread.
+    error the entry stays first in the queue and is tried again. `failed` is called with each error;
+    `recovered` is called with the number of dropped entries, after the first success that follows
+    an error or a drop. Both run in the thread.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class Writer:
         self._changed = threading.Condition()  # of an RLock: it may be entered again
         self._queue: deque[bytes] = deque()
         self._bytes = 0
-        #: Whether the first entry is being written: then it is not dropped.
+        #: Whether the first entry is being written. Then it is not dropped.
         self._writing = False
-        #: Whether the last attempt failed, and whether one did since the queue was empty.
+        #: Whether the last attempt failed, and whether one failed since the queue was empty.
         self._paused = False
         self._failing = False
         self._dropped = 0
@@ -80,8 +80,8 @@ class Writer:
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until everything is written or an attempt has failed; False where neither happened
-        in time."""
+        """Wait until everything is written or an attempt has failed. False if neither happened in
+        time."""
         with self._changed:
             asked = self._asked
             return self._changed.wait_for(
@@ -110,7 +110,7 @@ class Writer:
             self._dropped += 1
 
     def _try_to_start(self) -> None:
-        """Start the thread, unless it runs. Where none can be started, the next entry tries."""
+        """Start the thread, unless it runs. If none can be started, the next entry tries again."""
         with contextlib.suppress(RuntimeError):
             self.start()
 
@@ -131,7 +131,7 @@ class Writer:
             self._finish(entry, asked, error)
 
     def _finish(self, entry: bytes, asked: int, error: OSError | None) -> None:
-        # Reported before `wait` returns: the report belongs to what was waited for.
+        # Before `wait` returns: the report belongs to what was waited for.
         if error is not None:
             self._failing = True
             self._on_failure(error)
@@ -149,7 +149,7 @@ class Writer:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of it. Raises OSError. Blocks, also where somebody made the descriptor
+    """Write all of it. Raises OSError. Blocks, even if another process made the descriptor
     non-blocking."""
     rest = memoryview(data)
     while rest:

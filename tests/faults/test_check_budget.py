@@ -81,7 +81,7 @@ def test_a_directory_over_its_budget_is_held(tmp_path: Path, directory: Path) ->
         assert held(agent) == {str(directory): "error"}
         (finding,) = agent.history()[-1]["diagnostics"]
         assert finding["path"] == str(directory)
-        assert "of them not checked: s" in finding["message"]
+        assert "are not checked: s" in finding["message"]
         assert {code for _, _, code in agent.served()} == {"1\n"}
         slow_files(directory, "")
         agent.reload()
