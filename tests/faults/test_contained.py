@@ -37,7 +37,8 @@ def raising(name, work):
             kind = open(os.path.join(FLAGS, name)).read()
         except FileNotFoundError:
             return work(*arguments, **options)
-        if not any('bad' in str(a) for a in arguments) and name in ('read', 'evaluate', 'unchanged'):
+        of_one = name in ('read', 'evaluate', 'unchanged')
+        if of_one and not any('bad' in str(a) for a in arguments):
             return work(*arguments, **options)
         raise ERRORS[kind]()
     return replaced
