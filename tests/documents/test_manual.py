@@ -185,7 +185,7 @@ LIMITS = {
     "free file descriptors needed at the start": "daemon.run.MIN_DESCRIPTORS",
     "waiting records of a log that cannot be written": "reload.log.MAX_WAITING",
     "their size": "reload.log.MAX_WAITING_BYTES",
-    "waiting messages for standard error": "daemon.run.Notes.MAX_WAITING",
+    "waiting messages for standard error": "daemon.messages.MAX_WAITING",
 }
 
 
