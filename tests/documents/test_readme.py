@@ -5,8 +5,11 @@ How it is written for this is described in `documents`.
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +21,8 @@ from support.documents import (
     carry_out,
     hold,
     programs_not_run,
+    rows,
+    section,
 )
 
 README = ROOT / "README.md"
@@ -85,16 +90,37 @@ def test_links_lead_somewhere(name: str) -> None:
     assert bad_links(ROOT / name) == []
 
 
-def test_the_architecture_has_one_line_for_each_module() -> None:
-    """A line begins with the name in code: of a module, or of a folder and all that is in it."""
+def first_sentence(path: Path) -> str:
+    """The first sentence of a module's docstring, as the cell of a table."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    sentence = re.split(r"(?<=[.?])\s|\n\n", docstring, maxsplit=1)[0]
+    return " ".join(sentence.split()).removesuffix(".").replace("|", "\\|")
+
+
+def modules(layers: list[str]) -> list[str]:
+    """A row for each module: the layers in this order, in each the files in alphabetical order."""
     agent = ROOT / "agent"
-    described = re.findall(r"^\| `([\w./]+)` \|", (agent / "README.md").read_text("utf-8"), re.M)
-    assert len(set(described)) == len(described)
-    folders = tuple(name for name in described if name.endswith("/"))
-    files = {str(path.relative_to(agent)) for path in agent.rglob("*.py")}
-    left = {name for name in files if name not in described and not name.startswith(folders)}
-    assert {name for name in left if not name.endswith("__init__.py")} == set()
-    assert [name for name in described if not (agent / name).exists()] == []
+    files = [path.relative_to(agent) for path in agent.rglob("*.py")]
+    with_code = [
+        f
+        for f in files
+        if f.name != "__init__.py" or len(ast.parse((agent / f).read_text()).body) > 1
+    ]
+    with_code.sort(key=lambda f: (layers.index(f.parts[0].removesuffix(".py")), f))
+    return [f"| `{file}` | {first_sentence(agent / file)} |" for file in with_code]
+
+
+def test_the_architecture_lists_all_modules() -> None:
+    """Each with the first sentence of its docstring. UPDATE_DOCUMENTS=1 writes the list."""
+    page = ROOT / "agent" / "README.md"
+    text = page.read_text(encoding="utf-8")
+    layers = [row[0].strip("`/") for row in rows(section(text, "Layers"))[2:]]
+    listed = section(text, "Modules")
+    expected = "\n".join(["", "| module | |", "|---|---|", *modules(layers), "", ""])
+    if listed != expected and os.environ.get("UPDATE_DOCUMENTS") == "1":
+        head = "## Modules\n"
+        page.write_text(text.replace(head + listed, head + expected), encoding="utf-8")
+    assert listed == expected
 
 
 def test_every_long_run_is_described() -> None:
