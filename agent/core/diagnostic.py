@@ -1,36 +1,191 @@
-"""What the agent reports: one form for everything that a person should know of."""
+"""What the agent reports to people, in one form, and the registry of all diagnostic codes.
+
+A `Problem` says what is wrong in one text. A `Diagnostic` is a problem of a named file, directory
+or setting; it is what records, `check` and the pipe carry. The severity of a problem comes from
+the registry `CODES`, except where a rule gives the code's other severity.
+"""
 
 from __future__ import annotations
 
 import enum
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-#: The longest name or quoted text in a message, in characters. Longer ones are cut in the middle.
-MAX_QUOTED = 200
-#: The most findings that are reported of one file. A person reads the first few; a broken file of
-#: 16 MiB can have millions.
+from agent.core.quoting import encodable, printable
+
+#: The most diagnostics that are reported of one file. A person reads the first few; a broken file
+#: of 16 MiB can have millions.
 MAX_FINDINGS = 100
-#: The code of the finding that counts those that are not reported.
+#: A growing list is capped whenever it has more diagnostics than this.
+MAX_UNCAPPED = 10 * MAX_FINDINGS
+#: The code of the diagnostic that counts those that are not reported.
 MORE_FINDINGS = "more-findings"
 
 
 class Severity(enum.StrEnum):
-    """How bad a finding is. Only an error degrades the agent."""
+    """How bad a diagnostic is. Only an error degrades the agent."""
 
     ERROR = "error"
     WARNING = "warning"
     NOTE = "note"
 
 
+class Effect(enum.StrEnum):
+    """What a diagnostic means for what is served."""
+
+    #: The directory is held: what it served before stays served.
+    HELD = "held"
+    #: The edit takes effect.
+    SERVED = "served"
+    #: The edit takes effect and removes callbacks: those of one file, or all of the directory.
+    REMOVED = "removed"
+    #: The settings that were in use before stay in use.
+    SETTINGS = "settings"
+
+
+class Code(NamedTuple):
+    """One row of the registry.
+
+    `effect` belongs to `severity`. A code with an `other` severity has the effect `held` as an
+    error and `served` as a warning.
+    """
+
+    severity: Severity
+    effect: Effect
+    explanation: str
+    other: Severity | None = None
+
+
+ERROR, WARNING = Severity.ERROR, Severity.WARNING
+HELD, SERVED, REMOVED, SETTINGS = Effect.HELD, Effect.SERVED, Effect.REMOVED, Effect.SETTINGS
+
+#: Every code, in the order of the manual's list. Three codes have two severities:
+#: `does-not-compile` is an error if the accepted version compiled; `unsafe` is a warning if the
+#: setting unsafe_permissions is `warn`; `more-findings` has the worst severity that it counts.
+CODES: Mapping[str, Code] = {
+    # Lines of callbacks.conf.
+    "no-equals": Code(ERROR, HELD, "A line of callbacks.conf has text and no `=`"),
+    "no-name": Code(ERROR, HELD, "A line of callbacks.conf begins with `=`: no file is named"),
+    "bad-name": Code(ERROR, HELD, "The name before the `=` is not a plain file name"),
+    "quoted-name": Code(ERROR, HELD, "The file name is in double quotes"),
+    "other-extension": Code(ERROR, HELD, "The file's extension names no callback language"),
+    "not-utf-8": Code(ERROR, HELD, "A name or a trigger holds a byte that is not UTF-8"),
+    "unclosed-quote": Code(ERROR, HELD, "The double quote that opens the value is never closed"),
+    "after-quote": Code(ERROR, HELD, "Text that is not a comment follows the closing quote"),
+    "brace-value": Code(ERROR, HELD, "The value is in braces"),
+    "single-quote": Code(WARNING, SERVED, "The value holds a single quote"),
+    "duplicate-line": Code(WARNING, SERVED, "An earlier line has the same file and trigger"),
+    # Triggers.
+    "empty-trigger": Code(ERROR, HELD, "Nothing follows the `=`, so there is no trigger"),
+    "trigger-syntax": Code(ERROR, HELD, "An event, an operator or a parenthesis is missing"),
+    "not-an-event": Code(ERROR, HELD, "A term has no hyphen, so it cannot be an event"),
+    "empty-field": Code(ERROR, HELD, "A field of an event is empty"),
+    "unknown-type": Code(ERROR, HELD, "The second field of an event is not a type of Qube"),
+    "dependency-syntax": Code(ERROR, HELD, "`link-...` belongs in a job's `dependency`"),
+    "too-long": Code(ERROR, HELD, "The trigger is longer than the agent reads"),
+    "too-deep": Code(ERROR, HELD, "Parentheses are nested deeper than the agent reads"),
+    "never-fires": Code(WARNING, SERVED, "Events of this type have an extra, the term has none"),
+    "name-case": Code(WARNING, SERVED, "The event name is one of Qube's in another case"),
+    "context-case": Code(WARNING, SERVED, "The context is `self` or `parent` in another case"),
+    "unknown-name": Code(WARNING, SERVED, "The event name is one letter away from one of Qube's"),
+    "not-a-number": Code(WARNING, SERVED, "The extra of this type of event is a number"),
+    "odd-hyphen": Code(WARNING, SERVED, "The label begins or ends with a hyphen"),
+    "single-operator": Code(WARNING, SERVED, "A single `&` or `|` is between two words"),
+    "escaped-star": Code(WARNING, SERVED, "The trigger holds `\\*`"),
+    # Files and directories.
+    "missing-file": Code(ERROR, HELD, "A file that callbacks.conf names was never there"),
+    "removed": Code(ERROR, REMOVED, "A file whose callbacks were served was removed"),
+    "no-conf": Code(ERROR, REMOVED, "The directory is healthy and has no callbacks.conf"),
+    "empty-conf": Code(WARNING, REMOVED, "callbacks.conf served callbacks and now has 0 bytes"),
+    "not-a-regular-file": Code(ERROR, HELD, "A directory, device, socket or pipe has the name"),
+    "unreadable": Code(ERROR, HELD, "A file or a directory cannot be read"),
+    "too-big": Code(ERROR, HELD, "A file is larger than the agent reads"),
+    "line-too-long": Code(ERROR, HELD, "A line of callbacks.conf is longer than the agent reads"),
+    "unit-too-big": Code(ERROR, HELD, "The files have more bytes together than the agent keeps"),
+    "too-many-lines": Code(ERROR, HELD, "callbacks.conf has more lines than the agent reads"),
+    "too-many-callbacks": Code(ERROR, HELD, "One directory has more callbacks than are served"),
+    "being-written": Code(ERROR, HELD, "A process keeps a file open for writing"),
+    "unsafe": Code(ERROR, HELD, "Other users may change a file or directory", WARNING),
+    "missing": Code(ERROR, HELD, "A listed callback directory does not exist"),
+    "not-a-directory": Code(ERROR, HELD, "A listed path, or a part of it, is a file"),
+    "dangling-link": Code(ERROR, HELD, "The target of a symbolic link is missing"),
+    "unmounted": Code(ERROR, HELD, "The directory's file system is not mounted"),
+    "no-answer": Code(ERROR, HELD, "The directory's file system does not answer"),
+    "out-of-resources": Code(ERROR, HELD, "No file descriptor or no memory was left"),
+    "check-budget": Code(ERROR, HELD, "The Python files take too long to compile"),
+    "internal-error": Code(ERROR, HELD, "The agent failed while it read or checked the directory"),
+    # Code.
+    "language-off": Code(WARNING, SERVED, "The supervisor does not run this language"),
+    "does-not-compile": Code(WARNING, SERVED, "Python cannot compile the file", ERROR),
+    "not-checked": Code(WARNING, SERVED, "A Python file is not checked yet"),
+    "exits": Code(WARNING, SERVED, "The code ends the process that runs it"),
+    "blocks": Code(WARNING, SERVED, "The code waits for a process, the network, or time"),
+    "unknown-code": Code(WARNING, SERVED, "The text is not one of Qube's code strings"),
+    # Settings and state.
+    "qb-conf-unreadable": Code(ERROR, SETTINGS, "qb.conf exists and cannot be read"),
+    "qb-conf-lost": Code(ERROR, SETTINGS, "qb.conf was there and is gone"),
+    "bad-settings": Code(ERROR, SETTINGS, "The settings, read again, cannot be used"),
+    "bad-flags": Code(ERROR, SETTINGS, "`supervisor_language_flags` is not a number"),
+    "bad-path": Code(ERROR, SETTINGS, "A path in qb.conf cannot be the path of a directory"),
+    "too-many-directories": Code(ERROR, SETTINGS, "The callback path lists too many directories"),
+    "unknown-flag": Code(WARNING, SERVED, "A language flag is unknown"),
+    "duplicate-directory": Code(WARNING, SERVED, "The callback path lists a directory twice"),
+    "duplicate-setting": Code(WARNING, SERVED, "qb.conf sets a parameter twice"),
+    "unclosed-brace": Code(WARNING, SERVED, "A brace in qb.conf is never closed"),
+    "kept-damaged": Code(WARNING, SERVED, "The stored version of a directory cannot be used"),
+    "more-findings": Code(WARNING, SERVED, "One file has more findings than are shown", ERROR),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong in one text: a trigger, a line, a source, a value.
+
+    `message` says what was found and what was expected, `hint` what to do. `line` and `column`
+    count from 1, columns in code points; None where the problem has no place in the text, or the
+    caller knows it. `override` is given only where a rule gives the code's other severity.
+    """
+
+    code: str
+    message: str
+    hint: str | None = None
+    line: int | None = None
+    column: int | None = None
+    override: Severity | None = None
+
+    @property
+    def severity(self) -> Severity:
+        return self.override or CODES[self.code].severity
+
+    def at(self, path: str, line: int | None = None, column: int | None = None) -> Diagnostic:
+        """The problem as one of a file, directory or setting; without a `line` at its own place."""
+        if line is None:
+            line, column = self.line, self.column
+        return Diagnostic(self.severity, self.code, path, line, column, self.message, self.hint)
+
+
+class ProblemError(Exception):
+    """Ends the reading of a text because of one problem. Takes the fields of a `Problem`."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        hint: str | None = None,
+        line: int | None = None,
+        column: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.problem = Problem(code, message, hint, line, column)
+
+
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One thing found in a file, a directory or a setting.
+    """A problem of a file, a directory or a setting. Made by `Problem.at`.
 
-    `code` is a stable kebab-case name that scripts may match. `line` and `column` count from 1,
-    columns in code points; both are None when the finding is about the whole file. `message` says
-    what was found and what was expected, `hint` what to do.
+    `code` is a stable kebab-case name that scripts may match. `line` and `column` are as in
+    `Problem`; both are None for a diagnostic about a whole file.
     """
 
     severity: Severity
@@ -40,18 +195,15 @@ class Diagnostic:
     column: int | None
     message: str
     hint: str | None = None
-    #: How many findings this one counts: more than one only for `more-findings`.
+    #: How many diagnostics this one counts: more than one only for `more-findings`.
     count: int = 1
 
     def __str__(self) -> str:
-        """`path:line:column: severity: message [code]`, as editors and compilers have it."""
-        place = f"{self.path}:{self.line or 1}:{self.column or 1}"
-        hint = f"; {self.hint}" if self.hint else ""
-        return printable(f"{place}: {self.severity}: {self.message}{hint} [{self.code}]")
+        return format_line(self.as_json())
 
     def as_json(self) -> dict[str, str | int | None]:
-        """The finding as the records and `check --json` carry it."""
-        found: dict[str, str | int | None] = {
+        """The diagnostic as records and `check --json` carry it."""
+        fields: dict[str, str | int | None] = {
             "severity": self.severity.value,
             "code": self.code,
             "path": encodable(self.path),
@@ -60,21 +212,32 @@ class Diagnostic:
             "message": encodable(self.message),
         }
         if self.hint:
-            found["hint"] = encodable(self.hint)
-        return found
+            fields["hint"] = encodable(self.hint)
+        return fields
+
+
+def format_line(found: Mapping[str, Any], paint: Callable[[str], str] = str) -> str:
+    """`path:line:column: severity: message; hint [code]`, the form of editors and compilers.
+
+    Takes the JSON form of a diagnostic. `paint` colours the severity.
+    """
+    place = f"{found['path']}:{found['line'] or 1}:{found['column'] or 1}: "
+    hint = f"; {found['hint']}" if found.get("hint") else ""
+    text = f": {found['message']}{hint} [{found['code']}]"
+    return printable(place) + paint(found["severity"]) + printable(text)
 
 
 def capped(
     findings: Iterable[Diagnostic], limit: int = MAX_FINDINGS, under: str | None = None
 ) -> list[Diagnostic]:
-    """At most `limit` findings of each path, and one more of code `more-findings` for the rest.
+    """At most `limit` diagnostics of each path, and one of code `more-findings` for the rest.
 
     The worst are kept, among equals the first, all in the order given. The one that counts the
     rest follows at the end and has the worst severity among them, so no error is lost. With
-    `under`, the path of a directory, all count as findings of that one path.
+    `under`, the path of a directory, all count as diagnostics of that one path.
 
-    The result may be given again, alone or with more findings: the counts add up, and nothing
-    else changes. So a long list can be capped while it grows.
+    The result may be passed in again, alone or with more diagnostics: the counts add up, and
+    nothing else changes. So a long list can be capped while it grows.
     """
     by_path: dict[str, list[tuple[int, Diagnostic]]] = {}
     rest: dict[str, list[Diagnostic]] = {}
@@ -96,83 +259,17 @@ def capped(
 
 
 def _more(path: str, left: list[Diagnostic]) -> Diagnostic:
-    """The finding that counts those that are left out."""
+    """The diagnostic that counts those that are left out."""
     count = sum(finding.count for finding in left)
     severity = min((finding.severity for finding in left), key=_RANK.__getitem__)
+    return more_findings(path, count, severity)
+
+
+def more_findings(path: str, count: int, severity: Severity = WARNING) -> Diagnostic:
+    """The diagnostic that stands for `count` more of a path, the worst of this severity."""
     message = f"there are {count} more findings like these" if count > 1 else "there is one more"
     hint = "correct those that are reported, then look again"
     return Diagnostic(severity, MORE_FINDINGS, path, None, None, message, hint, count)
 
 
 _RANK = {severity: rank for rank, severity in enumerate(Severity)}
-
-
-def shorten(text: str, limit: int = MAX_QUOTED) -> str:
-    """`text` with its middle replaced by `...` where it has more than `limit` characters."""
-    if len(text) <= limit:
-        return text
-    tail = (limit - 3) // 3
-    return f"{text[: limit - 3 - tail]}...{text[len(text) - tail :]}"
-
-
-def shown(text: str) -> str:
-    """A name or a text that was read as a message quotes it: one line, MAX_QUOTED characters."""
-    return shorten(printable(shorten(text)))
-
-
-def encodable(text: str) -> str:
-    r"""`text` with bytes that were not UTF-8 (lone surrogates, in Python) written as `\xNN`.
-
-    File names and lines of a file may hold any bytes; JSON and terminals take only Unicode.
-    """
-    if text.isascii():
-        return text
-    try:
-        raw = text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # Surrogates that stand for no byte.
-        text = _SURROGATE.sub(lambda m: f"\\u{ord(m[0]):04x}", text)
-        raw = text.encode("utf-8", "surrogateescape")
-    return raw.decode("utf-8", "backslashreplace")
-
-
-_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
-
-
-def printable(text: str) -> str:
-    r"""`text` on one line, all that does not print written as `\xNN`, `\uNNNN` or `\UNNNNNNNN`.
-
-    That is: control characters (C1 too), format characters such as those that turn the direction
-    of writing, separators other than the space, and code points without a character. A file name
-    or a trigger must not be able to write lines of its own into the log, nor to drive the
-    terminal that shows it, nor to look like another.
-    """
-    text = encodable(text)
-    if text.isprintable():
-        return text
-    unseen = {c for c in set(text) if not c.isprintable()}
-    return text.translate({ord(c): c.encode("unicode_escape").decode() for c in unseen})
-
-
-# DEL, C1 and all that Unicode 16 calls a format character or a separator of lines or paragraphs.
-# Written out: a walk over all code points would take 100 ms of each start.
-_UNSEEN = re.compile(
-    "[\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f"
-    "\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f"
-    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001\U000e0020-\U000e007f]"
-)
-
-
-def escape_json(data: bytes) -> bytes:
-    r"""Encoded JSON with `\uNNNN` for characters that could drive a terminal that shows it.
-
-    Takes and gives UTF-8; what it decodes to stays the same. Encoders escape C0 only. This adds
-    DEL, C1, and format characters such as those that turn the direction of writing.
-    """
-    if data.isascii() and b"\x7f" not in data:
-        return data
-    return _UNSEEN.sub(_as_json_escape, data.decode()).encode()
-
-
-def _as_json_escape(match: re.Match[str]) -> str:
-    units = match[0].encode("utf-16-be")
-    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))

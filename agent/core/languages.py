@@ -1,11 +1,11 @@
-"""The three languages of callbacks: which one a file is in, whether it runs, and what goes wrong.
+"""The three languages of callbacks: which one a file is in, whether it runs, and what is wrong.
 
-What a supervisor runs is set by `supervisor_language_flags` of qb.conf. A language that is off
-there does not fail: its callbacks silently do not run. So it is told of, always.
+`supervisor_language_flags` in qb.conf sets what a supervisor runs. Callbacks in a language that is
+off do not fail; they silently do not run. So that is always reported.
 
-Perl cannot be checked without running it (`BEGIN` blocks run under `perl -c`), so it is not. Python
-is parsed and compiled, never imported or run. That may take minutes or all memory, so the agent has
-it done by a helper process with limits (`compiler.py`).
+Perl is not checked, because it cannot be checked without running it (`BEGIN` blocks run under
+`perl -c`). Python is parsed and compiled, never imported or run. This may take minutes or all
+memory, so a helper process with limits does it (`agent.reload.syntax_check`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from functools import cache
 
 from agent.core import python_source
-from agent.core.diagnostic import Severity, shown
+from agent.core.diagnostic import Problem
 from agent.core.python_source import Report
-from agent.core.trigger import one_letter_away
+from agent.core.quoting import shown
+from agent.core.spelling import nearest
 
 #: The language of a callback by the extension of its file. Case counts.
 EXTENSIONS = {".py": "python", ".pl": "perl", ".qcb": "qube"}
@@ -34,7 +35,7 @@ FLAGS = {
     "auto_wrangling": 64,
 }
 
-#: What a supervisor runs where its qb.conf does not say: neither Perl nor Python.
+#: What a supervisor runs if its qb.conf does not say: neither Perl nor Python.
 DEFAULT_FLAGS = frozenset({"qube", "post", "mail", "dependency", "auto_wrangling"})
 
 #: Code strings that send mail, which the flag `mail` allows.
@@ -42,7 +43,7 @@ MAIL_CODES = frozenset(
     {"mail-status", "mail-license-status", "mail-report-status", "mail-subjob-status"}
 )
 
-#: All that a .qcb file may hold.
+#: Every code string that a .qcb file may hold.
 CODES = MAIL_CODES | {
     *(f"{verb}-self" for verb in ("unblock", "block", "fail", "kill", "migrate", "preempt")),
     *(f"{verb}-self" for verb in ("interrupt", "suspend", "resume")),
@@ -53,33 +54,20 @@ CODES = MAIL_CODES | {
     *(f"{verb}-subjob-self" for verb in ("preempt", "interrupt", "suspend", "resume")),
 }
 
-#: The Python that checks Python.
-HERE = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+#: The Python that checks Python sources.
+THIS_PYTHON = f"Python {sys.version_info.major}.{sys.version_info.minor}"
 
 _EXPECTED_FLAGS = "expected names of " + ", ".join(FLAGS) + ", or the sum of their bits"
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong with an implementation; lines and columns from 1, columns in code points."""
-
-    severity: Severity
-    code: str
-    line: int | None
-    column: int | None
-    message: str
-    hint: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check of Python source found. `error` says why it does not compile.
+    """What a check of a Python source found."""
 
-    `more` is the number of warnings beyond those in `warnings`.
-    """
-
+    #: Why it does not compile; None if it does.
     error: Problem | None = None
     warnings: tuple[Problem, ...] = ()
+    #: How many warnings there are besides `warnings`.
     more: int = 0
 
 
@@ -89,36 +77,34 @@ def language_of(file: str) -> str | None:
     return EXTENSIONS.get(file[dot:]) if dot >= 0 else None
 
 
-def read_flags(text: str) -> tuple[frozenset[str], list[tuple[Severity, str, str, str | None]]]:
+def read_flags(text: str) -> tuple[frozenset[str], list[Problem]]:
     """The flags that a value of `supervisor_language_flags` sets, and what is wrong with it.
 
-    Takes a list of names with commas, or the sum of their bits, decimal or `0x` hex. Findings are
-    (severity, code, message, hint). A name or bit that is unknown is a warning, since a newer
-    supervisor may know more; a number that cannot be read is an error.
+    Takes a list of names with commas, or the sum of their bits, decimal or `0x` hex. A name or bit
+    that is unknown is a warning, since a newer supervisor may know more; a number that cannot be
+    read is an error, and gives the default.
     """
     text = text.strip()
     if re.fullmatch(r"[0-9]+|0[xX][0-9a-fA-F]+", text) and len(text) < 20:
         number = int(text, 16 if text[:2] in ("0x", "0X") else 10)
-        known = frozenset(name for name, bit in FLAGS.items() if number & bit)
+        flags = frozenset(name for name, bit in FLAGS.items() if number & bit)
         unknown = number & ~sum(FLAGS.values())
         if not unknown:
-            return known, []
-        message = f"the bits {unknown:#x} of {text} are unknown and not looked at"
-        return known, [(Severity.WARNING, "unknown-flag", message, _EXPECTED_FLAGS)]
+            return flags, []
+        message = f"the bits {unknown:#x} of {text} are unknown and ignored"
+        return flags, [Problem("unknown-flag", message, _EXPECTED_FLAGS)]
     if text[:1].isdigit():
         message = f"{shown(text)} is not a number"
-        return DEFAULT_FLAGS, [(Severity.ERROR, "bad-flags", message, _EXPECTED_FLAGS)]
-    flags = set()
-    problems: list[tuple[Severity, str, str, str | None]] = []
-    for name in filter(None, (part.strip() for part in text.split(","))):
-        if name in FLAGS:
-            flags.add(name)
-            continue
-        near = [k for k in FLAGS if k == name.lower() or one_letter_away(name, k)]
-        message = f"the language flag {shown(name)} is unknown and not looked at"
-        hint = f"did you mean {near[0]}?" if near else _EXPECTED_FLAGS
-        problems.append((Severity.WARNING, "unknown-flag", message, hint))
-    return frozenset(flags), problems
+        return DEFAULT_FLAGS, [Problem("bad-flags", message, _EXPECTED_FLAGS)]
+    names = [name for name in (part.strip() for part in text.split(",")) if name]
+    problems = [_unknown_flag(name) for name in names if name not in FLAGS]
+    return frozenset(name for name in names if name in FLAGS), problems
+
+
+def _unknown_flag(name: str) -> Problem:
+    near = name.lower() if name.lower() in FLAGS else nearest(name, FLAGS)
+    message = f"the language flag {shown(name)} is unknown and ignored"
+    return Problem("unknown-flag", message, f"did you mean {near}?" if near else _EXPECTED_FLAGS)
 
 
 def code_string(code: bytes) -> str:
@@ -138,17 +124,16 @@ def check_qube(code: bytes) -> list[Problem]:
     text = code_string(code)
     if text in CODES:
         return []
-    near = [known for known in sorted(CODES) if one_letter_away(text, known)]
-    hint = f"did you mean {near[0]}?" if near else "write one of Qube's, such as mail-status"
+    near = nearest(text, CODES)
+    hint = f"did you mean {near}?" if near else "write one of Qube's, such as mail-status"
     found = f"{text[:60]!r} is" if text else "an empty file is"
-    message = f"{found} none of Qube's code strings"
-    return [Problem(Severity.WARNING, "unknown-code", 1, 1, message, hint)]
+    return [Problem("unknown-code", f"{found} not one of Qube's code strings", hint, 1, 1)]
 
 
 def check_python(source: bytes) -> Verdict:
-    """Whether the source compiles under this Python, and what it does that hurts a supervisor.
+    """Whether a source compiles under this Python, and which of its calls harm a supervisor.
 
-    Never runs it. Takes any bytes. Here, in this process: no limit holds.
+    Takes any bytes. Does not run the source. Compiles it in this process, without limits.
     """
     try:
         return verdict(python_source.examine(source))
@@ -161,11 +146,11 @@ def verdict(report: Report) -> Verdict:
     if report.error is not None:
         error = report.error
         return does_not_compile(error.why, error.line, error.column)
-    found = (
-        Problem(Severity.WARNING, call.code, call.line, call.column, *_risk(call.code, call.name))
+    warnings = (
+        Problem(call.code, *_risk(call.code, call.name), call.line, call.column)
         for call in report.calls
     )
-    return Verdict(None, tuple(found), report.more)
+    return Verdict(None, tuple(warnings), report.more)
 
 
 def does_not_compile(
@@ -175,19 +160,19 @@ def does_not_compile(
     hint: str = "correct it, unless it is meant for another Python",
 ) -> Verdict:
     """The verdict on a source that does not compile under this Python."""
-    message = f"this does not compile under {HERE}: {why}"
-    return Verdict(Problem(Severity.WARNING, "does-not-compile", line, column, message, hint))
+    message = f"this does not compile under {THIS_PYTHON}: {why}"
+    return Verdict(Problem("does-not-compile", message, hint, line, column))
 
 
 @cache
 def _risk(code: str, name: str) -> tuple[str, str]:
-    """Message and hint for a risky call. Shared, as many sources call the same."""
+    """Message and hint for a risky call. Cached, because many sources make the same calls."""
     if code == "exits":
         return (
             f"{name} ends the supervisor process that runs this callback",
             "return from the code instead",
         )
     return (
-        f"{name} ties up the supervisor process that runs this callback until it returns",
-        "hand the work to another process and do not wait for it",
+        f"{name} blocks the supervisor process that runs this callback until it returns",
+        "start another process for the work and do not wait for it",
     )

@@ -1,8 +1,8 @@
-"""Finds the name that was meant where a file is missing: one that looks alike and is there.
+"""Finds an existing file whose name looks like that of a missing one.
 
-Names can be equal to the eye and differ in bytes: `ü` is one code point or two (macOS and some
-archives write two). Others differ in case or in one letter. The finding about a missing file gets a
-hint that names such a file.
+Names can look the same and differ in bytes: `ü` is one code point or two (macOS and some archives
+write two). Others differ in case or in one letter. The diagnostic about a missing file gets a hint
+that names such a file.
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ import unicodedata
 from collections.abc import Iterable
 from itertools import islice
 
-from agent.core.diagnostic import shorten, shown
 from agent.core.languages import EXTENSIONS
-from agent.core.trigger import one_letter_away
+from agent.core.quoting import shorten, shown
+from agent.core.spelling import one_letter_away
 
-#: The most missing files of one directory for which a name is sought.
+#: The most missing files of one directory for which a similar name is looked for.
 MAX_SOUGHT = 20
 
-#: What people append to the name of a configuration file, or an editor on another system does.
+#: Suffixes that people, or editors on other systems, append to the name of a configuration file.
 _SUFFIXES = ("txt", "text", "bak", "old", "orig", "new", "off", "disabled", "save")
 
 
 def hints(missing: Iterable[str], conf: str | None, names: Iterable[str]) -> dict[str, str]:
-    """Hints by missing name, for those that have one. `names` is what stands in the directory;
-    `conf` is the name of the configuration file where that is missing, None where it is there.
-    At most MAX_SOUGHT missing files are looked for."""
+    """Hints by missing name, for those of the first MAX_SOUGHT that have one.
+
+    `names` are the names in the directory. `conf` is the name of the configuration file if it is
+    missing, else None.
+    """
     listed = [name for name in names if not name.startswith((".", "#")) and not name.endswith("~")]
     found: dict[str, str] = {}
     code = [name for name in listed if name.lower().endswith(tuple(EXTENSIONS))]
@@ -42,8 +44,8 @@ def hints(missing: Iterable[str], conf: str | None, names: Iterable[str]) -> dic
 
 
 def _nearest(wanted: str, names: list[str]) -> str | None:
-    """The name that is most like the wanted one: in another normal form, in other case, or one
-    letter away. The first of several."""
+    """The name most like the wanted one: in another normal form, in another case, or one letter
+    away. The first of several."""
     folded = _folded(wanted)
     best: tuple[int, str] | None = None
     for name in names:

@@ -1,7 +1,8 @@
-"""What can be said of Python source without running it: whether it compiles, and risky calls.
+"""Examines Python source without running it: whether it compiles, and which calls are risky.
 
-A source may need minutes or all memory to compile, so the agent does not do this itself: the text
-of this module is sent to a helper process (`worker.py`). So it imports the standard library only.
+Compiling a source may take minutes or all memory, so the agent does not do it itself. The text of
+this module is sent to a helper process (`agent.reload.worker`), so it imports the standard library
+only.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Iterator
 from importlib.util import decode_source
 from typing import NamedTuple
 
-#: The most calls that are reported of one source; the rest is counted.
+#: The most calls that are reported of one source; the others are counted.
 MAX_CALLS = 100
-#: The most characters of the compiler's message. It may quote a name of any length.
+#: The longest message of the compiler, in characters. It may quote a name of any length.
 MAX_WHY = 200
 
 _EXITS = frozenset({"sys.exit", "os._exit", "os.abort", "exit", "quit", "SystemExit"})
@@ -32,7 +33,7 @@ _BLOCKS = frozenset(
 
 
 class CompileError(NamedTuple):
-    """Why a source does not compile. Line and column count from 1, or both are None."""
+    """Why a source does not compile. Line and column count from 1; both may be None."""
 
     line: int | None
     column: int | None
@@ -40,7 +41,7 @@ class CompileError(NamedTuple):
 
 
 class RiskyCall(NamedTuple):
-    """A call that ends (`exits`) or ties up (`blocks`) the process that runs it.
+    """A call that ends the process that runs it (code `exits`) or makes it wait (`blocks`).
 
     `line` and `column` count from 1, columns in code points.
     """
@@ -52,7 +53,7 @@ class RiskyCall(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What was found in one source: with an error there are no calls.
+    """What was found in one source. If it has an error, it has no calls.
 
     `calls` are the first MAX_CALLS in the order of the text, `more` is the number of the others.
     """
@@ -63,10 +64,10 @@ class Report(NamedTuple):
 
 
 def examine(source: bytes) -> Report:
-    """Compile a source without running it, and look for risky calls in its tree.
+    """Compile a source without running it, and look for risky calls in its syntax tree.
 
-    Takes any bytes. Raises MemoryError where the source needs more memory than there is, or is
-    nested deeper than the parser can follow.
+    Takes any bytes. Raises MemoryError if the source needs more memory than there is, or is nested
+    deeper than the parser can follow.
     """
     try:
         text = decode_source(source)
@@ -86,7 +87,7 @@ def examine(source: bytes) -> Report:
 
 
 def too_complex(error: Exception) -> str:
-    """The reason for a source on which the compiler gave up with this error."""
+    """The reason to report if the compiler gave up with this error."""
     return f"too complex to compile ({type(error).__name__})"
 
 
@@ -97,8 +98,10 @@ def _shortened(text: str) -> str:
 
 
 def _with_columns(calls: list[tuple[int, int, str, str]], text: str) -> Iterator[RiskyCall]:
-    """The calls, their byte offsets converted to columns. A line may have megabytes and many
-    calls, so it is encoded once."""
+    """The calls, with byte offsets converted to columns.
+
+    A line may have megabytes and many calls, so each line is encoded once.
+    """
     lines = text.split("\n")
     number, encoded = 0, b""
     for line, offset, code, name in calls:
@@ -128,7 +131,7 @@ def _risky_calls(tree: ast.Module) -> Iterator[tuple[int, int, str, str]]:
 
 
 def _imported(tree: ast.Module) -> dict[str, str]:
-    """What each imported name stands for: `o` for `import os as o` is `os`."""
+    """The full name of each imported name: `os` for the `o` of `import os as o`."""
     names: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -142,7 +145,7 @@ def _imported(tree: ast.Module) -> dict[str, str]:
 
 
 def _full_name(node: ast.expr, imported: dict[str, str]) -> str | None:
-    """`os.system` for the expression that names it, None for anything but a dotted name."""
+    """The dotted name that an expression is, such as `os.system`; None if it is not one."""
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)

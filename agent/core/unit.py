@@ -1,21 +1,21 @@
-"""A directory's callbacks as one unit, and the judgement whether an edit of it is accepted.
+"""A directory's callbacks as one unit, and the rules that decide whether an edit is accepted.
 
-*An edit takes effect whole, or not at all; a fault of the system is not an edit.* One directory's
-callbacks.conf with the files that it names is one unit: read as a whole, judged as a whole, served
-as a whole. `judge` holds all of the rules:
+*An edit takes effect completely or not at all. A system fault is not an edit.* The callbacks.conf
+of a directory and the files that it names are one unit: it is read, evaluated and served as a
+whole. `evaluate` holds all of the rules:
 
 - A unit with an error is *held*: what was accepted before stays served.
-- Deleting is an edit, and an administrator's emergency stop. An implementation that was served and
-  is gone takes its callbacks along at once, even while the unit is held. A callbacks.conf that is
-  gone from a healthy directory is an error, and leaves nothing to serve.
+- A deletion is an edit, and an administrator's emergency stop. If an implementation that was served
+  is removed, its callbacks are removed at once, even while the unit is held. If callbacks.conf is
+  removed from a healthy directory, that is an error, and nothing is served from there.
 - A directory that cannot be read is a fault: it is held, and what was served stays.
-- At the first reading there is no `before`: the lines without an error are served, and the
+- At the first reading there is no accepted unit: the lines without an error are served, and the
   directory counts as held if there are others.
-- Python that compiled in the accepted unit and does not now is an error. Python that never compiled
-  may be meant for another Python: a warning.
+- Python that compiled in the accepted unit and does not compile now is an error. Python that never
+  compiled may be meant for another Python: a warning.
 
 A file counts as served before as long as the accepted unit has a line that names it, whether the
-file was there or not.
+file existed or not.
 """
 
 from __future__ import annotations
@@ -25,23 +25,30 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from agent.core import conf, trigger
-from agent.core import languages as language
-from agent.core.diagnostic import MORE_FINDINGS, Diagnostic, Severity, capped, shown
+from agent.core import conf, languages, trigger
+from agent.core.diagnostic import (
+    MAX_UNCAPPED,
+    Diagnostic,
+    Problem,
+    Severity,
+    capped,
+    more_findings,
+)
+from agent.core.quoting import shown
 
-#: The most findings that are reported of one directory: a person corrects a few and looks again.
+#: The most diagnostics that are reported of one directory. A person corrects a few at a time.
 MAX_DIRECTORY_FINDINGS = 500
 
 #: The file that makes a directory a callback directory.
 CONF = "callbacks.conf"
 
-#: The most bytes of a callbacks.conf: more than 100,000 lines of ordinary length.
+#: The most bytes of a callbacks.conf: more than 100,000 lines of usual length.
 MAX_CONF_BYTES = 16 << 20
 #: The most lines of a callbacks.conf, comments included.
 MAX_CONF_LINES = 200_000
-#: The most callbacks in one directory; it bounds the time of one reload.
+#: The most callbacks in one directory. It limits the time of one reload.
 MAX_CALLBACKS = 100_000
-#: The most bytes of one implementation. Callbacks are scripts; real ones have some kilobytes.
+#: The most bytes of one implementation. Callbacks are scripts of a few kilobytes.
 MAX_CODE_BYTES = 4 << 20
 
 #: Why a directory is held.
@@ -52,14 +59,14 @@ UNSAFE = "unsafe"
 
 
 class Registration(NamedTuple):
-    """One line of a callbacks.conf: this file on this trigger."""
+    """One line of a callbacks.conf: which file runs on which trigger."""
 
     file: str
     trigger: trigger.Trigger
     #: The trigger's canonical text. With the file's path it is the callback's identity.
     text: str
     line: int
-    #: Of the file's name, in code points from 1.
+    #: The column of the file's name, in code points from 1.
     column: int = 1
 
 
@@ -70,8 +77,8 @@ class Implementation:
     code: bytes
     #: `sha256:` and the hex digest of `code`.
     digest: str
-    #: What a check of Python said; None where there was none yet.
-    verdict: language.Verdict | None = None
+    #: The result of a check of Python; None if it was not checked.
+    verdict: languages.Verdict | None = None
 
     @classmethod
     def of(cls, code: bytes) -> Implementation:
@@ -80,15 +87,13 @@ class Implementation:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a callbacks.conf says, before its files are looked at.
-
-    `warned` has the canonical triggers that there is a finding about. `empty` says that the file
-    has 0 bytes.
-    """
+    """What a callbacks.conf says, before its files are read."""
 
     registrations: tuple[Registration, ...] = ()
+    #: The canonical texts of the triggers that have a problem.
     warned: frozenset[str] = frozenset()
     findings: tuple[Diagnostic, ...] = ()
+    #: Whether the file has 0 bytes.
     empty: bool = False
 
     def files(self) -> list[str]:
@@ -98,36 +103,34 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """There is no such file."""
+    """A file that does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """A file that is there and cannot be served: the finding's code, message and hint, and why
-    its directory is then held."""
+    """A file that exists and cannot be served."""
 
-    code: str
-    message: str
-    hint: str | None = None
+    problem: Problem
+    #: Why its directory is then held.
     held: str = ERROR
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What stood in one directory at one instant.
-
-    With a `fault` the rest means nothing. Without a `plan` there is no callbacks.conf, or, when
-    `held` says why, none that can be read now. `files` has an entry for each file that the plan or
-    the accepted unit names. `findings` are of the reading itself. `hints` name, by a file that is
-    missing, one that is there and looks alike.
-    """
+    """What was in one directory at one instant."""
 
     directory: str
+    #: Why the directory could not be read. The fields below then mean nothing.
     fault: Diagnostic | None = None
+    #: None if there is no callbacks.conf or, if `held` is set, none that can be read now.
     plan: Plan | None = None
+    #: By name, each file that the plan or the accepted unit names.
     files: Mapping[str, Implementation | Absent | Unusable] = field(default_factory=dict)
+    #: Why the directory is held, whatever its files are; None if nothing in the reading says so.
     held: str | None = None
+    #: About the reading itself.
     findings: tuple[Diagnostic, ...] = ()
+    #: By the name of a missing file, a hint that names a similar one.
     hints: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -135,12 +138,12 @@ class Reading:
 class Unit:
     """What was accepted of one directory, and is served.
 
-    A registration whose file is not among the `implementations` is remembered and not served.
-    `emptied` says that a callbacks.conf that served callbacks was replaced by one of 0 bytes.
+    A registration whose file is not among the `implementations` is kept and not served.
     """
 
     registrations: tuple[Registration, ...] = ()
     implementations: Mapping[str, Implementation] = field(default_factory=dict)
+    #: Whether a callbacks.conf that served callbacks was replaced by one of 0 bytes.
     emptied: bool = False
 
     def served(self) -> tuple[Registration, ...]:
@@ -148,96 +151,103 @@ class Unit:
         return tuple(r for r in self.registrations if r.file in self.implementations)
 
     def files(self) -> frozenset[str]:
-        """The files that its registrations name, be they there or not."""
+        """The files that its registrations name, whether they exist or not."""
         return frozenset(r.file for r in self.registrations)
 
-    def without(self, gone: Iterable[str]) -> Unit:
-        """The unit after these files were removed: their lines stay, their code goes."""
-        gone = set(gone) & self.implementations.keys()
-        if not gone:
+    def without(self, removed: Iterable[str]) -> Unit:
+        """The unit after these files were removed: it keeps their lines and drops their code."""
+        removed = set(removed) & self.implementations.keys()
+        if not removed:
             return self
-        kept = {f: i for f, i in self.implementations.items() if f not in gone}
-        return replace(self, implementations=kept)
+        left = {f: i for f, i in self.implementations.items() if f not in removed}
+        return replace(self, implementations=left)
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The unit that is served from now on, None if there never was one; why the directory is held,
-    None if it is not; and every finding."""
+    """What a reading means for a directory."""
 
+    #: What is served from now on; None if nothing was ever accepted.
     unit: Unit | None
+    #: Why the directory is held; None if it is not.
     held: str | None
     findings: tuple[Diagnostic, ...]
 
 
 def plan(data: bytes, path: str, before: Plan | None = None) -> Plan:
-    """What the bytes of a callbacks.conf say. Triggers that `before` has are not parsed again."""
+    """What the bytes of a callbacks.conf say.
+
+    Takes any bytes; raises nothing. `before` is an older plan of the file: its triggers are not
+    parsed again.
+    """
     settings, findings = conf.read_callbacks(data, path, MAX_CONF_LINES)
-    known: dict[str, Registration] = {}
+    parsed: dict[str, Registration] = {}
     if before is not None:
-        known = {r.text: r for r in before.registrations if r.text not in before.warned}
+        parsed = {r.text: r for r in before.registrations if r.text not in before.warned}
     registrations: list[Registration] = []
     warned: set[str] = set()
     first: dict[tuple[str, str], int] = {}
     names = {name: _name_problem(name) for name in {s.name for s in settings}}
     for setting in settings:
-        if len(findings) > conf.GATHERED:
+        if len(findings) > MAX_UNCAPPED:
             findings = capped(findings)
-        wrong = names[setting.name]
-        if wrong:
-            where = (path, setting.line, setting.column)
-            findings.append(Diagnostic(Severity.ERROR, wrong[0], *where, wrong[1], wrong[2]))
-        same = known.get(setting.value)
+        line, column = setting.line, setting.column
+        bad_name = names[setting.name]
+        if bad_name:
+            findings.append(bad_name.at(path, line, column))
+        same = parsed.get(setting.value)
         if same is not None:
             tree, text = same.trigger, same.text
         else:
-            parsed, problems = trigger.parse(setting.value)
-            for p in problems:
-                column = setting.column_of(p.offset)
-                findings.append(
-                    Diagnostic(p.severity, p.code, path, setting.line, column, p.message, p.hint)
-                )
-            if parsed is None:
+            new, problems = trigger.parse(setting.value)
+            for problem in problems:
+                assert problem.column is not None
+                findings.append(problem.at(path, line, setting.column_of(problem.column - 1)))
+            if new is None:
                 continue
-            tree, text = parsed, str(parsed)
+            tree, text = new, str(new)
             if problems:
                 warned.add(text)
-        if wrong:
+        if bad_name:
             continue
-        earlier = first.setdefault((setting.name, text), setting.line)
-        if earlier != setting.line:
-            findings.append(
-                Diagnostic(
-                    Severity.WARNING,
-                    "duplicate-line",
-                    path,
-                    setting.line,
-                    setting.column,
-                    f"{shown(setting.name)} has this trigger on line {earlier} already;"
-                    " this line is not looked at",
-                    "remove it",
-                )
-            )
+        earlier = first.setdefault((setting.name, text), line)
+        if earlier != line:
+            findings.append(_duplicate_line(setting.name, earlier).at(path, line, column))
             continue
-        place = (setting.line, setting.column)
-        registrations.append(Registration(setting.name, tree, text, *place))
+        registrations.append(Registration(setting.name, tree, text, line, column))
     if len(registrations) > MAX_CALLBACKS:
         message = f"this file has {len(registrations)} callbacks; at most {MAX_CALLBACKS} are read"
         hint = "split them over several directories"
-        return unreadable(path, "too-many-callbacks", message, hint)
+        return unreadable(path, Problem("too-many-callbacks", message, hint))
     findings.sort(key=lambda f: (f.line or 0, f.column or 0))
     return Plan(tuple(registrations), frozenset(warned), tuple(capped(findings)), not data)
 
 
-def unreadable(path: str, code: str, message: str, hint: str) -> Plan:
-    """The plan of a callbacks.conf that is not looked into, for the reason given."""
-    return Plan(findings=(Diagnostic(Severity.ERROR, code, path, None, None, message, hint),))
+def unreadable(path: str, problem: Problem) -> Plan:
+    """The plan of a callbacks.conf that is not read, because of this problem."""
+    return Plan(findings=(problem.at(path),))
+
+
+def _name_problem(name: str) -> Problem | None:
+    """Why a name cannot be that of a callback's file; None if it can."""
+    if "/" in name or "\\" in name or name in (".", "..") or "\0" in name:
+        hint = f"write the plain name of a file in the same directory as {CONF}"
+        return Problem("bad-name", f"{shown(name)} is not a plain file name", hint)
+    if languages.language_of(name) is None:
+        hint = "a callback's file ends in .py, .pl or .qcb, in lower case"
+        return Problem("other-extension", f"{shown(name)} is not in a callback language", hint)
+    return None
+
+
+def _duplicate_line(file: str, earlier: int) -> Problem:
+    message = f"line {earlier} has {shown(file)} with this trigger too; this line is ignored"
+    return Problem("duplicate-line", message, "remove it")
 
 
 def evaluate(reading: Reading, accepted: Unit | None) -> Evaluation:
-    """Whether what stands in a directory is accepted, given what was accepted before.
+    """Whether what is in a directory is accepted, given the unit that was accepted before.
 
-    Judged again with the unit that it gives, a reading gives the same.
+    The same reading evaluated with the resulting unit gives the same unit and state.
     """
     evaluation = _evaluate(reading, accepted)
     findings = capped(evaluation.findings)
@@ -256,116 +266,111 @@ def _evaluate(reading: Reading, accepted: Unit | None) -> Evaluation:
     emptied = _is_emptied(plan, accepted)
     if emptied:
         findings.append(_empty_conf(reading.directory))
-    held = reading.held or (ERROR if any(map(_is_error, findings)) else None)
-    served_before = accepted.files() if accepted else frozenset()
-    usable: dict[str, Implementation] = {}
-    for registration in plan.registrations if plan else ():
-        file = registration.file
-        found = reading.files[file]
-        if isinstance(found, Implementation):
-            usable[file] = found
-            continue
-        hint: str | None
-        if isinstance(found, Unusable):
-            code, message, hint = found.code, found.message, found.hint
-            held = FAULT if found.held == FAULT else held or found.held
-        elif file in served_before:
-            code, message, hint = _removed(file)
-        else:
-            code, message = "missing-file", f"there is no file {shown(file)} beside {CONF}"
-            hint = "add the file, or correct the name"
-            held = held or ERROR
-        where = (f"{reading.directory}/{CONF}", registration.line, registration.column)
-        hint = reading.hints.get(file, hint)
-        findings.append(Diagnostic(Severity.ERROR, code, *where, message, hint))
+    held = reading.held or _error_among(findings)
+    lines = plan.registrations if plan else ()
+    usable, unusable, held = _files(reading, lines, accepted, held)
+    findings += unusable
     for file, implementation in usable.items():
-        for finding in _check(reading.directory, file, implementation, accepted):
-            held = held or (ERROR if _is_error(finding) else None)
-            findings.append(finding)
+        found = _check(reading.directory, file, implementation, accepted)
+        held = held or _error_among(found)
+        findings += found
     if held is not None and accepted is not None:
-        gone = [f for f, found in reading.files.items() if isinstance(found, Absent)]
-        told = set(plan.files()) if plan else set()
-        for file in sorted((accepted.files() & set(gone)) - told):
-            code, message, hint = _removed(file)
-            path = f"{reading.directory}/{file}"
-            findings.append(Diagnostic(Severity.ERROR, code, path, None, None, message, hint))
-        return Evaluation(accepted.without(gone), held, tuple(findings))
+        removed = {f for f, found in reading.files.items() if isinstance(found, Absent)}
+        # The plan's own files are reported at their lines.
+        unlisted = (accepted.files() & removed) - {r.file for r in lines}
+        findings += [_removed(file).at(f"{reading.directory}/{file}") for file in sorted(unlisted)]
+        return Evaluation(accepted.without(removed), held, tuple(findings))
     if plan is None:
         return Evaluation(None, held, tuple(findings))
-    lines = plan.registrations
     if held is not None:
         lines = tuple(r for r in lines if r.file in usable)
     return Evaluation(Unit(lines, usable, emptied), held, tuple(findings))
 
 
+def _files(
+    reading: Reading, lines: Iterable[Registration], accepted: Unit | None, held: str | None
+) -> tuple[dict[str, Implementation], list[Diagnostic], str | None]:
+    """The usable files that the lines name, diagnostics of the others, and why it is held.
+
+    `held` is the reason that is known before the files are looked at.
+    """
+    served_before = accepted.files() if accepted else frozenset()
+    usable: dict[str, Implementation] = {}
+    findings: list[Diagnostic] = []
+    for registration in lines:
+        file = registration.file
+        found = reading.files[file]
+        if isinstance(found, Implementation):
+            usable[file] = found
+            continue
+        if isinstance(found, Unusable):
+            problem = found.problem
+            held = FAULT if found.held == FAULT else held or found.held
+        elif file in served_before:
+            problem = _removed(file)
+        else:
+            problem = _missing(file)
+            held = held or ERROR
+        if file in reading.hints:
+            problem = replace(problem, hint=reading.hints[file])
+        where = f"{reading.directory}/{CONF}"
+        findings.append(problem.at(where, registration.line, registration.column))
+    return usable, findings, held
+
+
 def _is_emptied(plan: Plan | None, accepted: Unit | None) -> bool:
-    """Whether a callbacks.conf has 0 bytes that served callbacks before."""
+    """Whether callbacks.conf has 0 bytes and served callbacks before."""
     if plan is None or not plan.empty or accepted is None:
         return False
     return accepted.emptied or bool(accepted.implementations)
 
 
-def _removed(file: str) -> tuple[str, str, str]:
+def _error_among(findings: Iterable[Diagnostic]) -> str | None:
+    """The reason ERROR if one of these is an error, else None."""
+    return ERROR if any(f.severity is Severity.ERROR for f in findings) else None
+
+
+def _missing(file: str) -> Problem:
+    message = f"there is no file {shown(file)} beside {CONF}"
+    return Problem("missing-file", message, "add the file, or correct the name")
+
+
+def _removed(file: str) -> Problem:
     message = f"{shown(file)} was removed, so its callbacks are off"
-    return "removed", message, "put the file back, or remove its lines"
+    return Problem("removed", message, "put the file back, or remove its lines")
 
 
 def _no_conf(reading: Reading) -> Diagnostic:
-    directory = reading.directory
-    message = f"there is no {CONF}, so nothing is served from {shown(directory)}"
+    message = f"there is no {CONF}, so nothing is served from {shown(reading.directory)}"
     hint = "put it back; an empty one says that nothing is to be served"
-    hint = reading.hints.get(CONF, hint)
-    return Diagnostic(Severity.ERROR, "no-conf", f"{directory}/{CONF}", None, None, message, hint)
+    problem = Problem("no-conf", message, reading.hints.get(CONF, hint))
+    return problem.at(f"{reading.directory}/{CONF}")
 
 
 def _empty_conf(directory: str) -> Diagnostic:
     message = f"{CONF} has 0 bytes, so nothing is served from {shown(directory)} any more"
     hint = "write its lines again; if nothing is to be served, write a comment that says so"
-    return Diagnostic(
-        Severity.WARNING, "empty-conf", f"{directory}/{CONF}", None, None, message, hint
-    )
-
-
-def _is_error(finding: Diagnostic) -> bool:
-    return finding.severity is Severity.ERROR
-
-
-def _name_problem(name: str) -> tuple[str, str, str] | None:
-    """Why a name is no callback's file: code, message, hint."""
-    quoted = shown(name)
-    if "/" in name or "\\" in name or name in (".", "..") or "\0" in name:
-        hint = f"write the plain name of a file in the same directory as {CONF}"
-        return "bad-name", f"{quoted} is no plain file name", hint
-    if language.language_of(name) is None:
-        hint = "a callback's file ends in .py, .pl or .qcb, in lower case"
-        return "other-extension", f"{quoted} is in no language of callbacks", hint
-    return None
+    return Problem("empty-conf", message, hint).at(f"{directory}/{CONF}")
 
 
 def _check(
     directory: str, file: str, implementation: Implementation, accepted: Unit | None
 ) -> list[Diagnostic]:
     """What is wrong with the code of one file."""
-    problems: list[language.Problem] = []
-    kind = language.language_of(file)
-    if kind == "qube":
-        problems += language.check_qube(implementation.code)
-    elif kind == "python" and implementation.verdict is not None:
-        verdict = implementation.verdict
-        problems += verdict.warnings
-        if verdict.error is not None:
-            before = accepted.implementations.get(file) if accepted else None
-            if before is not None and before.verdict is not None and before.verdict.error is None:
-                hint = "mend it; until then the last version that compiled is served"
-                problems.append(replace(verdict.error, severity=Severity.ERROR, hint=hint))
-            else:
-                problems.append(verdict.error)
     path = f"{directory}/{file}"
-    findings = [
-        Diagnostic(p.severity, p.code, path, p.line, p.column, p.message, p.hint) for p in problems
-    ]
-    if implementation.verdict is not None and implementation.verdict.more:
-        more = implementation.verdict.more
-        rest = Diagnostic(Severity.WARNING, MORE_FINDINGS, path, None, None, "", None, more)
-        findings.append(rest)
+    if languages.language_of(file) == "qube":
+        return [problem.at(path) for problem in languages.check_qube(implementation.code)]
+    verdict = implementation.verdict
+    if verdict is None:
+        return []
+    findings = [problem.at(path) for problem in verdict.warnings]
+    if verdict.error is not None:
+        error = verdict.error
+        before = accepted.implementations.get(file) if accepted else None
+        if before is not None and before.verdict is not None and before.verdict.error is None:
+            hint = "correct it; until then the last version that compiled is served"
+            error = replace(error, hint=hint, override=Severity.ERROR)
+        findings.append(error.at(path))
+    if verdict.more:
+        findings.append(more_findings(path, verdict.more))
     return capped(findings)

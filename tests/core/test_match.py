@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent.core import match
 from agent.core.index import Index, Served
-from agent.core.match import Patterns
+from agent.core.patterns import Patterns
 from agent.core.trigger import CHECKPOINT_STEPS, Event, Steps, Trigger, glob, missing, parse, terms
 from agent.core.unit import Implementation, Registration, Unit
 from support.cases import Case, cases

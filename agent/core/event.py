@@ -1,0 +1,216 @@
+"""Events: the table of their types, an event as its owner sees it, and patterns with `*`.
+
+An event is `name-type-context-extra`. It is seen from its *owner*, the job that the callbacks hang
+on. An event that is given as text states its context itself; for one that is given as an object
+the contexts are derived from the job ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from agent.core.quoting import shorten, shown
+
+
+class EventType(NamedTuple):
+    """One type of event."""
+
+    name: str
+    #: What the extra of such an event is; None if the type needs no extra.
+    extra: str | None = None
+    #: How many numbers, with hyphens between them, the extra consists of; 0 if it may be any text.
+    numbers: int = 0
+    #: An extra, for hints.
+    example: str = ""
+    #: Whether `type-extra` alone is a trigger: any name in any context.
+    short: bool = False
+
+
+#: Every type of event, by name.
+TYPES: Mapping[str, EventType] = {
+    row.name: row
+    for row in (
+        EventType("job"),
+        EventType("subjob", "instance id", 1, "2"),
+        EventType("work", "work id or name"),
+        EventType("host", "host name"),
+        EventType("time", "time of day", 1, "834567890"),
+        EventType("repeat", "time of day and interval", 2, "834567890-3600"),
+        EventType("global"),
+        EventType("globaltime", "time of day", 1, "834567890", short=True),
+        EventType("globalrepeat", "time of day and interval", 2, "834567890-3600", short=True),
+    )
+}
+
+#: The event names that Qube defines, and two that its examples use. Sites may define more.
+NAMES = frozenset(
+    {
+        *("complete", "done", "submit", "killed", "blocked", "failed", "running", "waiting"),
+        *("assigned", "removed", "modified", "dummy", "timeout", "unblock"),
+    }
+)
+
+#: What the name `done` in a trigger matches besides itself.
+DONE = frozenset({"complete", "killed", "failed"})
+
+
+class Job(Protocol):
+    """A job as an event or an owner gives it. None means not given, and equals nothing."""
+
+    @property
+    def id(self) -> int | None: ...
+    @property
+    def label(self) -> str | None: ...
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def pgrp(self) -> int | None: ...
+
+
+class EventError(ValueError):
+    """The text or object is not an event.
+
+    `message` says what was found, `expected` what was expected; `column` counts from 1 in an event
+    that is text, and is None for an object.
+    """
+
+    def __init__(self, message: str, expected: str, column: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.expected = expected
+        self.column = column
+
+
+class Event(NamedTuple):
+    """One event as its owner sees it."""
+
+    name: str
+    type: str
+    extra: str | None
+    #: The names of its context: `self`, `parent`, job ids in decimal.
+    contexts: frozenset[str]
+    #: What terms with a label are compared with; None if the event has no label that counts.
+    text: str | None = None
+    #: Whether `text` is the label without an extra.
+    alone: bool = False
+    #: `text` of an event that was given as text: nobody knows where its label ends.
+    unsplit: str | None = None
+
+    @classmethod
+    def from_text(cls, text: str, owner: Job | None = None) -> Event:
+        """The event that a text in the syntax of a trigger's term names, from end to end.
+
+        Raises EventError. In an event `*`, operators and white space are ordinary characters.
+        """
+        name, _, rest = text.partition("-")
+        if not name:
+            raise EventError("an event without a name", "name-type-context-extra", 1)
+        kind, _, rest = rest.partition("-")
+        column = min(len(name) + 2, len(text) + 1)
+        needs = _type(kind, column).extra
+        end = len(text) + 1
+        if not rest:
+            expected = "self, parent, a job id or a label after the type"
+            raise EventError("an event without a context", expected, end)
+        context, hyphen, extra = rest.partition("-")
+        own = context in ("self", "parent") or is_id(context)
+        if own and hyphen and not extra:
+            raise EventError("an empty extra", "an extra after the hyphen, or no hyphen", end)
+        if needs is not None and not hyphen:
+            expected = f"{shown(text)}-EXTRA, where EXTRA is the {needs}"
+            raise EventError(f"an event of type {kind} without extra", expected, end)
+        if own:
+            return cls(name, kind, extra or None, _contexts_of_text(context, owner))
+        return cls(name, kind, None, frozenset(), rest, needs is None, rest)
+
+    @classmethod
+    def from_job(
+        cls, name: str, kind: str, extra: str | None, job: Job, owner: Job | None = None
+    ) -> Event:
+        """The event `name` of `job`, with the contexts that it has for `owner`.
+
+        Without an owner, the owner is the event's own job, which then is `self` even without an
+        id. Raises EventError.
+        """
+        if not name or "-" in name:
+            expected = "a name without a hyphen, not empty"
+            raise EventError(f"the event name {shorten(repr(name))}", expected)
+        needs = _type(kind).extra
+        if needs is not None and not extra:
+            raise EventError(f"an event of type {kind} without extra", f"the {needs}")
+        contexts = set()
+        if owner is None:
+            contexts.add("self")
+            owner = job
+        if job.id is not None:
+            contexts.add(str(job.id))
+            if job.id == owner.id:
+                contexts.add("self")
+            if job.id == owner.pid:
+                contexts.add("parent")
+        text = None
+        # A job whose label is `self` or `1234` must not pass for another job.
+        poses = job.label in ("self", "parent") or (job.label and is_id(job.label))
+        if job.label and not poses and job.pgrp is not None and job.pgrp == owner.pgrp:
+            text = f"{job.label}-{extra}" if extra else job.label
+        return cls(name, kind, extra or None, frozenset(contexts), text, not extra)
+
+
+def _type(kind: str, column: int | None = None) -> EventType:
+    """The row of a type. Raises EventError."""
+    if (row := TYPES.get(kind)) is not None:
+        return row
+    found = f"the unknown type {shorten(repr(kind))}"
+    if not kind and column is not None:
+        found = "an event without a type"
+    raise EventError(found, "one of the types " + ", ".join(TYPES), column)
+
+
+def _contexts_of_text(context: str, owner: Job | None) -> frozenset[str]:
+    """All names of a context: `self` is the owner's id too, `parent` the owner's pid."""
+    own = canonical_id(context) if is_id(context) else context
+    contexts = {own}
+    if owner is not None:
+        ids = {"self": owner.id, "parent": owner.pid}
+        number = str(ids[own]) if ids.get(own) is not None else own
+        contexts.add(number)
+        contexts |= {word for word, i in ids.items() if i is not None and str(i) == number}
+    return frozenset(contexts)
+
+
+def is_id(text: str) -> bool:
+    """Whether a text is a job id: ASCII digits, at least one."""
+    return text.isascii() and text.isdigit()
+
+
+def canonical_id(digits: str) -> str:
+    """A job id without leading zeros: ids compare as numbers, of any length."""
+    return digits.lstrip("0") or "0"
+
+
+def matches_name(pattern: str, name: str) -> bool:
+    """Whether a term's name matches an event's name; `done` also matches the names in DONE."""
+    return glob(pattern, name) or (pattern == "done" and name in DONE)
+
+
+def glob(pattern: str, text: str) -> bool:
+    """Whether `text` matches `pattern`, in which `*` matches any characters, or none."""
+    first, *others = pattern.split("*")
+    if not others:
+        return first == text
+    last = others.pop()
+    if len(text) < len(first) + len(last) or not (text.startswith(first) and text.endswith(last)):
+        return False
+    at, end = len(first), len(text) - len(last)
+    for part in others:
+        at = text.find(part, at, end)
+        if at < 0:
+            return False
+        at += len(part)
+    return True
+
+
+def glob_steps(pattern: str, text: str) -> int:
+    """The steps of one `glob`, as `Steps` counts them: more than one only if both are long."""
+    return 1 + (len(pattern) * len(text) >> 14)
