@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import anyio
 
 from agent.core.diagnostic import Diagnostic
-from agent.core.index import Served
+from agent.core.index import ServedDirectory
 from agent.disk.directory import QUIET
 from agent.disk.mounts import Mounts
 from agent.disk.permissions import IGNORE, Trust
@@ -52,7 +52,7 @@ async def _check(
         for directory, snapshot in await _settled(directories, settler):
             await checker.wait(directory.path)
             directory.evaluate(snapshot, checker)
-            served = Served.of(directory.path, directory.unit, languages)
+            served = ServedDirectory.of(directory.path, directory.unit, languages)
             directory.serve(served, languages)
         tasks.cancel_scope.cancel()
     return [diagnostic for directory in directories for diagnostic in directory.findings]

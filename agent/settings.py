@@ -16,9 +16,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from agent.core.conf import GATHERED, Setting, closing_quote, read_qb, unescaped
-from agent.core.diagnostic import Diagnostic, Severity, capped, encodable, printable, shown
+from agent.core.conf import Setting, closing_quote, read_qb, unescaped
+from agent.core.diagnostic import MAX_UNCAPPED, Diagnostic, Severity, capped
 from agent.core.languages import DEFAULT_FLAGS, read_flags
+from agent.core.quoting import encodable, printable, shown
 
 #: Where each setting may be given, by the name of its field in Settings (and in `flags`).
 _FLAG_AND_VARIABLE = {
@@ -383,7 +384,7 @@ class _QbConf:
 
     def _add(self, finding: Diagnostic) -> None:
         self._findings.append(finding)
-        if len(self._findings) > GATHERED:
+        if len(self._findings) > MAX_UNCAPPED:
             self._findings[:] = capped(self._findings)
 
 
@@ -503,16 +504,16 @@ def _languages(conf: _QbConf) -> tuple[frozenset[str], str]:
     start = len(setting.value) - len(setting.value.lstrip())
     if setting.value[start].isdigit():
         flags, problems = read_flags(setting.value)
-        for severity, code, message, hint in problems:
-            conf.note(severity, code, setting, start, message, hint)
+        for p in problems:
+            conf.note(p.severity, p.code, setting, start, p.message, p.hint)
         return flags, source
     flags = frozenset()
     for entry, offset in _split(setting.value):
         # The comma makes it an entry of a list; alone, `4` would be the bits of all flags.
         more, problems = read_flags("," + entry)
         flags |= more
-        for severity, code, message, hint in problems:
-            conf.note(severity, code, setting, offset, message, hint)
+        for p in problems:
+            conf.note(p.severity, p.code, setting, offset, p.message, p.hint)
     return flags, source
 
 

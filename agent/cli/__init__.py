@@ -20,7 +20,8 @@ import click
 
 from agent import client
 from agent.cli import rendering as show
-from agent.core.diagnostic import Severity, printable
+from agent.core.diagnostic import Severity
+from agent.core.quoting import printable
 
 USAGE = 2
 NO_AGENT = 3

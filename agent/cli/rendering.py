@@ -11,7 +11,8 @@ import base64
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
-from agent.core.diagnostic import Diagnostic, Severity, printable
+from agent.core.diagnostic import Diagnostic, Severity, format_line
+from agent.core.quoting import printable
 
 Answer = dict[str, Any]
 Paint = Callable[[str, str], str]
@@ -101,12 +102,8 @@ def record_lines(record: Answer) -> Iterator[str]:
 
 def finding_line(finding: Diagnostic, paint: Paint) -> str:
     """The finding's one line, its severity in colour."""
-    line = str(finding)
-    before = printable(f"{finding.path}:{finding.line or 1}:{finding.column or 1}: ")
-    severity = finding.severity.value
-    if not line.startswith(before + severity):
-        return line
-    return before + paint(severity, _COLOURS[finding.severity]) + line[len(before + severity) :]
+    colour = _COLOURS[finding.severity]
+    return format_line(finding.as_json(), lambda severity: paint(severity, colour))
 
 
 def tally(findings: Sequence[Diagnostic]) -> str:

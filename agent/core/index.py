@@ -202,10 +202,6 @@ class Index:
         """The same index under another generation."""
         return replace(self, generation=generation)
 
-    def with_generation(self, generation: int) -> Index:
-        """The same index under another generation."""
-        return Index(generation, self.served, self._tree)
-
     def callbacks(self) -> Iterator[Callback]:
         """All callbacks, in order."""
         for served in self.served:

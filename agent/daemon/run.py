@@ -18,7 +18,7 @@ import anyio
 import uvloop
 
 from agent import settings
-from agent.core.diagnostic import printable
+from agent.core.quoting import printable
 from agent.daemon import process
 from agent.daemon.descriptors import raise_fd_limit
 from agent.daemon.messages import MessageHandler

@@ -7,7 +7,8 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 
-from agent.core.diagnostic import Diagnostic, Severity, shown
+from agent.core.diagnostic import Diagnostic, Severity
+from agent.core.quoting import shown
 from agent.core.unit import BEING_WRITTEN, Reading
 from agent.disk import directory
 from agent.disk.directory import Snapshot

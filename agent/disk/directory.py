@@ -38,12 +38,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from agent.core import look_alikes as alike
 from agent.core import unit as callback
-from agent.core.diagnostic import Diagnostic, Severity, shown
+from agent.core.diagnostic import Diagnostic, Problem, Severity
+from agent.core.quoting import shown
 from agent.core.unit import CONF, Absent, Implementation, Plan, Reading, Unusable
 from agent.disk import acl
 from agent.disk import filesystems as filesystem
@@ -608,12 +609,9 @@ class _Reader:
         if isinstance(found, Absent):
             return None
         if isinstance(found, Unusable):
-            if found.code == "too-big":
-                return callback.unreadable(path, found.code, found.message, found.hint or "")
-            hint = found.hint or _RETRIED
-            self.lost = Diagnostic(
-                Severity.ERROR, found.code, path, None, None, found.message, hint
-            )
+            if found.problem.code == "too-big":
+                return callback.unreadable(path, found.problem)
+            self.lost = replace(found.problem, hint=found.problem.hint or _RETRIED).at(path)
             self.gathered.retry = True
             return None
         self.gathered.conf = found
@@ -634,7 +632,7 @@ class _Reader:
         self.gathered.implementations[name] = implementation
         if self._refused(name):
             wrong = self.gathered.unsafe[name][0]
-            return Unusable("unsafe", wrong.message, wrong.hint, callback.UNSAFE)
+            return Unusable(Problem("unsafe", wrong.message, wrong.hint), callback.UNSAFE)
         return implementation
 
     def _bytes(self, directory: int, name: str, most: int) -> bytes | Absent | Unusable:
@@ -766,13 +764,14 @@ class _Reader:
             # Another process holds a write lease; or a link took the file's place just now.
             gathered.busy.add(name)
             message = f"{quoted} is open for writing"
-            return Unusable(callback.BEING_WRITTEN, message, _RETRIED, callback.BEING_WRITTEN)
+            problem = Problem("being-written", message, _RETRIED)
+            return Unusable(problem, callback.BEING_WRITTEN)
         if number in (errno.ENOENT, errno.ENAMETOOLONG) and not is_link:
             return Absent()
         if number in _LEADS_NOWHERE and is_link:
             message = f"{quoted} is a link that leads nowhere"
             hint = "correct the link, or what it leads to"
-            return Unusable("dangling-link", message, hint, callback.FAULT)
+            return Unusable(Problem("dangling-link", message, hint), callback.FAULT)
         gathered.retry = True
         if number == errno.EOVERFLOW:
             return _too_big(name, "is too large for this system", callback.MAX_CODE_BYTES)
@@ -781,12 +780,12 @@ class _Reader:
             return _not_regular(name)
         if number == errno.EACCES:
             message = f"the agent may not read {quoted}"
-            return Unusable("unreadable", message, "let the agent's user read it")
+            return Unusable(Problem("unreadable", message, "let the agent's user read it"))
         if number in _OUT_OF_RESOURCES:
             message = f"{os.strerror(number)} when reading {shown(self.directory)}"
             raise _Fault("out-of-resources", message, _RETRIED)
         message = f"{os.strerror(number)} when reading {quoted}"
-        return Unusable("unreadable", message, _RETRIED, callback.FAULT)
+        return Unusable(Problem("unreadable", message, _RETRIED), callback.FAULT)
 
 
 #: Where the fields of a mark are, as `_fields` has them.
@@ -803,12 +802,12 @@ def _is_regular(mark: Mark | None) -> bool:
 
 def _not_regular(name: str) -> Unusable:
     message = f"{shown(name)} is no regular file"
-    return Unusable("not-a-regular-file", message, "put a regular file there")
+    return Unusable(Problem("not-a-regular-file", message, "put a regular file there"))
 
 
 def _too_big(name: str, size: str, most: int) -> Unusable:
     message = f"{shown(name)} {size}; at most {most} are read"
-    return Unusable("too-big", message, "make it smaller")
+    return Unusable(Problem("too-big", message, "make it smaller"))
 
 
 def _not_a_directory(path: str) -> str:

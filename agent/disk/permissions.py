@@ -28,7 +28,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from agent.core.diagnostic import printable
+from agent.core.quoting import printable
 from agent.disk import acl, identity
 
 REFUSE, WARN, IGNORE = "refuse", "warn", "ignore"

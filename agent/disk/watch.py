@@ -26,7 +26,7 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 from watchfiles._rust_notify import RustNotify
 
-from agent.core.diagnostic import printable
+from agent.core.quoting import printable
 from agent.disk.containment import keep_running
 from agent.disk.filesystems import Kind
 from agent.disk.mounts import Mounts

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 
-from agent.core.diagnostic import encodable
-from agent.core.index import Callback, Served
+from agent.core.index import Callback, ServedDirectory
+from agent.core.quoting import encodable
 from agent.core.unit import CONF, Unit
 from agent.disk.directory import Mark, Snapshot
 
@@ -42,7 +42,7 @@ def of_readings(before: Snapshot | None, now: Snapshot) -> list[Cause]:
     return causes
 
 
-def of_served(before: Served, now: Served, unit: Unit | None) -> list[Cause]:
+def of_served(before: ServedDirectory, now: ServedDirectory, unit: Unit | None) -> list[Cause]:
     """What must have changed on disk, given what a directory served before and serves now.
     `unit` is what is accepted of it now, with the lines whose files are missing."""
     old = {c.registration.file: c.implementation.digest for c in before.callbacks}

@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from agent.core import languages as language
-from agent.core.diagnostic import Diagnostic, Severity, shown
+from agent.core.diagnostic import Diagnostic, Severity
+from agent.core.quoting import shown
 from agent.core.unit import Implementation, Reading, Unit
 from agent.reload.check_sources import CHECK_BUDGET
 from agent.reload.syntax_check import Checker

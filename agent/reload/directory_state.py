@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from agent.core.diagnostic import Diagnostic
-from agent.core.index import Served
+from agent.core.index import ServedDirectory
 from agent.core.unit import CONF, FAULT, Evaluation, Reading, Unit, evaluate
 from agent.disk import directory
 from agent.disk.directory import Snapshot
@@ -33,7 +33,7 @@ class DirectoryState:
     #: What `evaluation` was made of: a reading and the unit accepted before, both with the verdicts
     #: on their Python. It is made again as soon as one of the two differs.
     evaluated: tuple[Reading, Unit | None] | None = None
-    served: Served = field(default_factory=lambda: Served(""))
+    served: ServedDirectory = field(default_factory=lambda: ServedDirectory(""))
     #: What `served` was made of: the unit and the language flags.
     served_from: tuple[Unit | None, frozenset[str]] = (None, frozenset())
     #: The last call of `reload` since which it was settled or held.
@@ -63,7 +63,7 @@ class DirectoryState:
         unit, flags = self.served_from
         return unit is not self.unit or flags != languages
 
-    def serve(self, served: Served, languages: frozenset[str]) -> None:
+    def serve(self, served: ServedDirectory, languages: frozenset[str]) -> None:
         """Set what is served. It was made of the accepted unit with these language flags."""
         self.served, self.served_from = served, (self.unit, languages)
 

@@ -21,7 +21,8 @@ import logging
 import os
 import threading
 
-from agent.core.diagnostic import Diagnostic, Severity, printable
+from agent.core.diagnostic import Diagnostic, Severity
+from agent.core.quoting import printable
 from agent.core.unit import Unit
 from agent.disk.permissions import Trust
 from agent.reload import state_files, stored

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from agent.core.diagnostic import Diagnostic
-from agent.core.index import Index, Served
+from agent.core.index import Index, ServedDirectory
 from agent.core.unit import Unit
 from agent.disk.watch import Target, Watch
 from agent.reload.causes import Cause
@@ -39,7 +39,7 @@ class Listing:
         for path in paths:
             state = before.get(path)
             if state is None:
-                state = DirectoryState(path, served=Served(path))
+                state = DirectoryState(path, served=ServedDirectory(path))
                 stored, findings = self._last_good.load(path) if not before else (None, [])
                 if stored is not None:
                     state.unit, state.device = stored.unit, stored.device
@@ -71,13 +71,17 @@ class Listing:
 
     def next_index(
         self, index: Index, languages: frozenset[str], first: bool
-    ) -> tuple[Index, dict[str, Served]]:
+    ) -> tuple[Index, dict[str, ServedDirectory]]:
         """The index of what is accepted now, and what it has of the directories of which `index`
         has something else. `first` says whether nothing was served yet. Blocks."""
         if not first:
             # What is served must not be lost by a crash.
             self.save()
-        made = {d.path: Served.of(d.path, d.unit, languages) for d in self if d.is_stale(languages)}
+        made = {
+            d.path: ServedDirectory.of(d.path, d.unit, languages)
+            for d in self
+            if d.is_stale(languages)
+        }
         if first or tuple(s.directory for s in index.served) != self.paths:
             served = [made.get(d.path, d.served) for d in self]
             new = Index.of(index.generation + 1, served)
@@ -92,7 +96,7 @@ class Listing:
         # A directory's digest is a part of the index's, so the index has another digest too.
         return (index.replace(index.generation + 1, changed) if changed else index), made
 
-    def serve(self, made: dict[str, Served], languages: frozenset[str]) -> None:
+    def serve(self, made: dict[str, ServedDirectory], languages: frozenset[str]) -> None:
         """Note what the index has of some directories."""
         for path, served in made.items():
             self._states[path].serve(served, languages)

@@ -16,7 +16,8 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from agent.core.diagnostic import printable
+from agent.core.diagnostic import format_line
+from agent.core.quoting import printable
 from agent.reload.writer import Writer, write_all
 
 #: The most records, and bytes of records, that wait for a log that cannot be written. Older ones
@@ -79,14 +80,7 @@ def text(record: Record, who: str = "") -> str:
     for held in record["held"]:
         lines.append(f"    held: {printable(held['directory'])} ({held['reason']})")
     for found in record["diagnostics"]:
-        hint = f"; {found['hint']}" if found.get("hint") else ""
-        lines.append(
-            printable(
-                f"{found['path']}:{found['line'] or 1}:{found['column'] or 1}:"
-                f" {found['severity']}: {found['message']}{hint} [{found['code']}]"
-            )
-        )
-        lines[-1] = "    " + lines[-1]
+        lines.append("    " + format_line(found))
     return "\n".join(lines) + "\n"
 
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agent.core.diagnostic import Diagnostic, Severity
-from agent.core.index import Change, Index, Served, changes
+from agent.core.index import Change, Index, ServedDirectory, changes
 from agent.core.unit import Unit
 from agent.reload import causes
 from agent.reload.causes import Cause
@@ -131,8 +131,8 @@ class Recorder:
 
 def _missing_causes(
     found: list[Cause],
-    old: Mapping[str, Served],
-    new: Mapping[str, Served],
+    old: Mapping[str, ServedDirectory],
+    new: Mapping[str, ServedDirectory],
     units: Mapping[str, Unit | None],
     qb_conf: str,
 ) -> list[Cause]:

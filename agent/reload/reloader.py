@@ -18,8 +18,8 @@ from typing import Any
 import anyio
 from anyio import to_thread
 
-from agent.core.diagnostic import shown
 from agent.core.index import Index
+from agent.core.quoting import shown
 from agent.core.unit import BEING_WRITTEN
 from agent.disk import directory
 from agent.disk.containment import PAUSE, describe, keep_running

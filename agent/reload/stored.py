@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 
 from agent.core import trigger
-from agent.core.diagnostic import Severity, printable
-from agent.core.languages import Problem, Verdict
+from agent.core.diagnostic import Problem
+from agent.core.languages import Verdict
+from agent.core.quoting import printable
 from agent.core.unit import Implementation, Registration, Unit
 from agent.reload.state_files import Damaged
 
@@ -196,4 +197,4 @@ def _unit(
     return StoredUnit(Unit(tuple(registrations), implementations, emptied), device)
 
 
-_OLD = Problem(Severity.WARNING, "does-not-compile", None, None, "it did not compile before")
+_OLD = Problem("does-not-compile", "it did not compile before")

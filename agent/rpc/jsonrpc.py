@@ -54,7 +54,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from agent import schemas
-from agent.core.diagnostic import escape_json
+from agent.core.quoting import escape_json
 from agent.schemas import openrpc as openrpc  # A part of this module's face.
 
 PARSE_ERROR: Final = -32700

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Name
 from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 from msgspec.structs import fields, force_setattr
 
-from agent.core.trigger import TYPES
+from agent.core.event import TYPES
 
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
@@ -50,7 +50,7 @@ ERRORS: Final[Mapping[int, str]] = {
 MAX_INTEGER: Final = 2**63 - 1
 
 #: The types of event that need an extra.
-NEEDS_EXTRA: Final = frozenset(name for name, extra in TYPES.items() if extra is not None)
+NEEDS_EXTRA: Final = frozenset(name for name, row in TYPES.items() if row.extra is not None)
 _WITH_EXTRA = [name for name in TYPES if name in NEEDS_EXTRA]
 _WITHOUT_EXTRA = [name for name in TYPES if name not in NEEDS_EXTRA]
 

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import msgspec
 
-from agent.core.diagnostic import escape_json
-from agent.core.index import Answer, Callback, Index
-from agent.core.trigger import Event, EventError, Job
+from agent.core.event import Event, EventError, Job
+from agent.core.index import Callback, Index, Match
+from agent.core.quoting import escape_json
 from agent.rpc.jsonrpc import CommonLookup, EventObject, LookupParams, LookupRequest
 from agent.rpc.jsonrpc import result as result_line
 
@@ -198,7 +198,7 @@ class Lookups:
         return known
 
 
-def _is_quick(found: Answer, code: bool) -> bool:
+def _is_quick(found: Match, code: bool) -> bool:
     """Whether a result is encoded in no time."""
     if len(found.callbacks) + len(found.partial) > QUICK_CALLBACKS:
         return False
@@ -215,7 +215,7 @@ def lookup(index: Index, params: LookupParams, spend: Spend = freely) -> bytes:
     return _lookup(index, found, params.code, spend)
 
 
-def _lookup(index: Index, found: Answer, code: bool, spend: Spend) -> bytes:
+def _lookup(index: Index, found: Match, code: bool, spend: Spend) -> bytes:
     callbacks = (callback_json(c, code) for c in found.callbacks)
     partial = (callback_json(c, code) | {"missing": str(rest)} for c, rest in found.partial)
     return _result(index, spend, callbacks=callbacks, partial=partial)

@@ -14,7 +14,7 @@ import socket
 import stat
 from collections import deque
 
-from agent.core.diagnostic import printable
+from agent.core.quoting import printable
 from agent.rpc import jsonrpc as protocol
 from agent.server.access import Door, Peer
 from agent.server.connection import LINGER, REFUSED, Connection, Service, Shared

@@ -11,18 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.diagnostic import (
-    MAX_FINDINGS,
-    MAX_QUOTED,
-    MORE_FINDINGS,
-    Diagnostic,
-    Severity,
-    capped,
-    escape_json,
-    printable,
-    shorten,
-    shown,
-)
+from agent.core.diagnostic import MAX_FINDINGS, MORE_FINDINGS, Diagnostic, Severity, capped
+from agent.core.quoting import MAX_QUOTED, escape_json, printable, shorten, shown
 
 #: By general category: what may not reach a terminal as it is.
 HARMFUL = {"Cc", "Cf", "Cs", "Zl", "Zp"}

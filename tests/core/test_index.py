@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from agent.core.index import Index, Served
-from agent.core.trigger import Event, parse, terms
+from agent.core.event import Event
+from agent.core.index import Index, ServedDirectory
+from agent.core.trigger import parse, terms
 from support import plain
 from support.cases import Case, case, cases
 from support.indexes import events, served, unit
@@ -135,5 +136,5 @@ def test_the_digest_names_what_is_served_and_nothing_else() -> None:
     assert digest == Index.of(7, [served([], "/empty"), first, second]).digest
     assert digest != Index.of(1, [second, first]).digest
     assert digest != Index.of(1, [first]).digest
-    off = Served.of("/a", unit(["done-job-self"]), frozenset())
+    off = ServedDirectory.of("/a", unit(["done-job-self"]), frozenset())
     assert digest != Index.of(1, [off, second]).digest

@@ -66,20 +66,20 @@ def test_flags_are_names_or_the_sum_of_their_bits(text: str, flags: set[str]) ->
     ],
 )
 def test_flags_that_are_none_are_told(text: str, severity: str, code: str, hint: str) -> None:
-    _, ((found, found_code, message, found_hint),) = read_flags(text)
-    assert (found, found_code) == (severity, code)
-    assert message
-    assert found_hint is not None
-    assert hint in found_hint
+    _, (problem,) = read_flags(text)
+    assert (problem.severity, problem.code) == (severity, code)
+    assert problem.message
+    assert problem.hint is not None
+    assert hint in problem.hint
 
 
 @given(st.text())
 def test_any_text_gives_flags(text: str) -> None:
     flags, problems = read_flags(text)
     assert flags <= set(FLAGS)
-    for severity, _, message, _ in problems:
-        assert severity in (Severity.WARNING, Severity.ERROR)
-        assert message
+    for problem in problems:
+        assert problem.severity in (Severity.WARNING, Severity.ERROR)
+        assert problem.message
 
 
 def test_by_default_perl_and_python_are_off() -> None:

@@ -15,13 +15,13 @@ import pytest
 from test_match import index
 
 from agent import settings
-from agent.core import conf, trigger
-from agent.core import languages as language
-from agent.core import unit as callback
+from agent.core import conf, languages, trigger, unit
 from agent.core.conf import read_callbacks, read_qb
-from agent.core.diagnostic import capped, encodable, escape_json, printable, shorten, shown
-from agent.core.index import Index, Served
-from agent.core.trigger import Event, glob, parse
+from agent.core.diagnostic import capped
+from agent.core.event import Event, EventError, glob
+from agent.core.index import Index, ServedDirectory
+from agent.core.quoting import encodable, escape_json, printable, shorten, shown
+from agent.core.trigger import parse
 
 #: Where linear ends: half way between the factors of linear and of quadratic time.
 MAX_GROWTH = 8
@@ -46,7 +46,7 @@ def _callbacks(text: str) -> object:
 
 
 def _plan(text: str) -> object:
-    return callback.plan(text.encode("utf-8", "surrogateescape"), "f")
+    return unit.plan(text.encode("utf-8", "surrogateescape"), "f")
 
 
 def _qb(text: str) -> object:
@@ -81,7 +81,7 @@ def _event(text: str) -> object:
     for event in (f"done-job-{text}", text, f"done-{text}"):
         try:
             Event.from_text(event)
-        except trigger.EventError as wrong:
+        except EventError as wrong:
             return wrong.message + wrong.expected
     return None
 
@@ -120,8 +120,12 @@ def _glob(text: str) -> object:
 
 def _language(text: str) -> object:
     code = text.encode("utf-8", "surrogateescape")
-    flags = language.read_flags(text), language.read_flags("," + text), language.language_of(text)
-    return flags, language.check_qube(code), language.enabled("qube", code, frozenset())
+    flags = (
+        languages.read_flags(text),
+        languages.read_flags("," + text),
+        languages.language_of(text),
+    )
+    return flags, languages.check_qube(code), languages.enabled("qube", code, frozenset())
 
 
 def _findings(text: str) -> object:
@@ -303,7 +307,7 @@ def _found(read: Any) -> Any:
 
 def test_an_index_of_long_patterns_is_built_in_linear_time() -> None:
     def build(text: str) -> object:
-        return Index.of(1, [Served("/d"), *index([text]).served])
+        return Index.of(1, [ServedDirectory("/d"), *index([text]).served])
 
     for part in ("a*", "a-", "x-job-a* || "):
         text = "done-job-" + part * 200 + "a-job-b"

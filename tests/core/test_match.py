@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core import match
-from agent.core.index import Index, Served
-from agent.core.patterns import Patterns
-from agent.core.trigger import CHECKPOINT_STEPS, Event, Steps, Trigger, glob, missing, parse, terms
+from agent.core.event import Event, glob
+from agent.core.index import Index, ServedDirectory
+from agent.core.patterns import Patterns, edit_patterns
+from agent.core.steps import CHECKPOINT_STEPS, Steps
+from agent.core.trigger import Trigger, missing, parse, terms
 from agent.core.unit import Implementation, Registration, Unit
 from support.cases import Case, cases
 from support.indexes import events as seen
@@ -39,13 +41,13 @@ def texts() -> st.SearchStrategy[str]:
 
 def filed(patterns: list[str]) -> Patterns[tuple[int, ...]]:
     edits: dict[str | None, list[int]] = {p: [n] for n, p in enumerate(patterns)}
-    return match._edit_patterns(None, edits, lambda _, new: tuple(new))
+    return edit_patterns(None, edits, lambda _, new: tuple(new))
 
 
 @pytest.fixture(params=[0, 4, 10**6], ids=["always tried", "as it is", "always probed"])
 def cost(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Patterns are tried one after another, or probed for, whatever is cheaper."""
-    monkeypatch.setattr(match, "_TRY", request.param)
+    monkeypatch.setattr("agent.core.patterns._TRY", request.param)
 
 
 @pytest.mark.usefixtures("cost")
@@ -73,7 +75,7 @@ def test_edits_lead_to_what_one_building_does(steps: list[list[str]], text: str)
         # What is gone is edited to nothing, which takes it away.
         edits: dict[str | None, tuple[int, ...]] = dict.fromkeys(before, ())
         edits |= {p: (n,) for n, p in enumerate(now)}
-        old = match._edit_patterns(old, edits, lambda _, new: new)
+        old = edit_patterns(old, edits, lambda _, new: new)
         before = now
     built = filed(before)
     if old is None:
@@ -91,7 +93,7 @@ def index(triggers: list[str]) -> Index:
         assert tree is not None
         lines.append(Registration("a.pl", tree, text, number))
     unit = Unit(tuple(lines), {"a.pl": Implementation.of(b"")})
-    return Index.of(1, [Served.of("/d", unit, frozenset({"perl"}))])
+    return Index.of(1, [ServedDirectory.of("/d", unit, frozenset({"perl"}))])
 
 
 class Stopped(Exception):

@@ -10,18 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.core.diagnostic import Severity
-from agent.core.trigger import (
-    MAX_LENGTH,
-    MAX_NESTING,
-    TYPES,
-    Event,
-    EventError,
-    Term,
-    glob,
-    one_letter_away,
-    parse,
-    terms,
-)
+from agent.core.event import TYPES, Event, EventError, glob
+from agent.core.spelling import one_letter_away
+from agent.core.term import Term
+from agent.core.trigger import MAX_LENGTH, MAX_NESTING, parse, terms
 
 # Text, severity, code, the column of the trigger (from 1), and a word of the hint.
 PROBLEMS = [
@@ -82,7 +74,7 @@ def test_a_problem_has_a_code_a_column_and_a_hint(
 ) -> None:
     tree, problems = parse(text)
     (problem,) = [p for p in problems if p.code == code]
-    assert (problem.severity, problem.offset + 1) == (severity, column)
+    assert (problem.severity, problem.column) == (severity, column)
     assert problem.hint is not None
     assert hint in problem.hint
     assert (tree is None) == (severity == "error")
@@ -136,7 +128,8 @@ def test_any_text_is_a_tree_or_an_error_inside_the_text(text: str) -> None:
     tree, problems = parse(text)
     assert (tree is None) == any(p.severity is Severity.ERROR for p in problems)
     for problem in problems:
-        assert 0 <= problem.offset <= len(text)
+        assert problem.column is not None
+        assert 1 <= problem.column <= len(text) + 1
         assert problem.message
     if tree is not None:
         again, more = parse(str(tree))

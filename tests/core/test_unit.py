@@ -1,7 +1,6 @@
-"""What a finding does: which unit is served after a reading, and why a directory is held.
+"""What a diagnostic does: which unit is served after a reading, and why a directory is held.
 
-The judgement is a plain function of what was read and what was accepted before, so its whole table
-stands here.
+`evaluate` is a pure function of a reading and the accepted unit, so its whole table is tested here.
 """
 
 from __future__ import annotations
@@ -12,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core import languages as language
-from agent.core import unit as callback
-from agent.core.diagnostic import Diagnostic, Severity
+from agent.core import languages
+from agent.core.diagnostic import Diagnostic, Problem, Severity
 from agent.core.unit import (
+    FAULT,
+    MAX_DIRECTORY_FINDINGS,
     Absent,
     Evaluation,
     Implementation,
@@ -32,16 +32,14 @@ CONF = f"{DIR}/callbacks.conf"
 ONE = "a.py = done-job-self\n"
 TWO = ONE + "b.py = failed-job-self\n"
 
-GOOD = language.Verdict()
-BAD = language.Verdict(language.Problem(Severity.WARNING, "does-not-compile", 3, 4, "it does not"))
-WARNED = language.Verdict(
-    None, (language.Problem(Severity.WARNING, "exits", 2, 1, "it ends the supervisor"),)
-)
+GOOD = languages.Verdict()
+BAD = languages.Verdict(Problem("does-not-compile", "it does not", None, 3, 4))
+WARNED = languages.Verdict(None, (Problem("exits", "it ends the supervisor", None, 2, 1),))
 
 Found = Implementation | Absent | Unusable
 
 
-def code(text: str, verdict: language.Verdict | None = None) -> Implementation:
+def code(text: str, verdict: languages.Verdict | None = None) -> Implementation:
     return replace(Implementation.of(text.encode()), verdict=verdict)
 
 
@@ -149,11 +147,11 @@ def test_bytes_that_are_not_utf_8_hold_outside_of_comments_only() -> None:
 @pytest.mark.parametrize(
     ("found", "held"),
     [
-        (Unusable("not-a-regular-file", "it is a folder"), "error"),
-        (Unusable("unreadable", "may not"), "error"),
-        (Unusable("too-big", "5 MB"), "error"),
-        (Unusable("dangling-link", "leads nowhere", None, callback.FAULT), "fault"),
-        (Unusable("unreadable", "EIO", None, callback.FAULT), "fault"),
+        (Unusable(Problem("not-a-regular-file", "it is a folder")), "error"),
+        (Unusable(Problem("unreadable", "may not")), "error"),
+        (Unusable(Problem("too-big", "5 MB")), "error"),
+        (Unusable(Problem("dangling-link", "leads nowhere"), FAULT), "fault"),
+        (Unusable(Problem("unreadable", "EIO"), FAULT), "fault"),
     ],
 )
 def test_a_file_that_cannot_be_served_holds(found: Unusable, held: str) -> None:
@@ -161,14 +159,14 @@ def test_a_file_that_cannot_be_served_holds(found: Unusable, held: str) -> None:
         files = {**NEW, file: found}
         evaluation = evaluate(reading(TWO, **files), BEFORE)
         assert (evaluation.held, served(evaluation)) == (held, OLD)
-        assert codes(evaluation) == [("error", found.code)]
+        assert codes(evaluation) == [("error", found.problem.code)]
     evaluation = evaluate(reading(TWO, a_py=code("new a"), b_py=found), None)
     assert evaluation.held == held
     assert [s[0] for s in served(evaluation)] == ["a.py"]
 
 
 def test_a_fault_of_one_file_is_a_fault_whatever_else_is_wrong() -> None:
-    fault = Unusable("unreadable", "EIO", None, callback.FAULT)
+    fault = Unusable(Problem("unreadable", "EIO"), FAULT)
     for conf in ("a.py = done-job-self\nnonsense\n", "nonsense\na.py = done-job-self\n"):
         assert evaluate(reading(conf, a_py=fault), BEFORE).held == "fault"
 
@@ -187,7 +185,7 @@ def test_python_that_compiled_before_and_does_not_now_holds() -> None:
 
 @pytest.mark.parametrize("verdict", [BAD, None])
 def test_python_that_never_compiled_is_served_with_a_warning(
-    verdict: language.Verdict | None,
+    verdict: languages.Verdict | None,
 ) -> None:
     before = accepted(ONE, a_py=code("old a", verdict))
     evaluation = evaluate(reading(ONE, a_py=code("new a", BAD)), before)
@@ -241,7 +239,7 @@ def test_a_removed_implementation_goes_and_the_rest_is_accepted() -> None:
     evaluation = evaluate(reading(TWO, b_py=code("new b")), BEFORE)
     assert (evaluation.held, codes(evaluation)) == (None, [("error", "removed")])
     assert [s[2] for s in served(evaluation)] == [b"new b"]
-    # Its line is remembered: later edits and restarts judge it the same way.
+    # Its line is remembered: later edits and restarts evaluate it the same way.
     again = evaluate(reading(TWO + "a.py = x-job-1\n", b_py=code("newer b")), evaluation.unit)
     assert (again.held, codes(again)) == (None, [("error", "removed")] * 2)
     back = evaluate(reading(TWO, **NEW), again.unit)
@@ -309,7 +307,7 @@ def test_a_conf_that_was_emptied_is_a_warning_until_it_has_text() -> None:
     assert (after.findings, evaluate(reading(""), after.unit).findings) == ((), ())
 
 
-# What must hold of every judgement ---------------------------------------------------------------
+# What must hold of every evaluation ---------------------------------------------------------------
 
 LINES = st.sampled_from(
     [
@@ -326,8 +324,8 @@ LINES = st.sampled_from(
 FILES = st.sampled_from(
     [
         *(code("1", GOOD), code("2", BAD), code("3"), Absent(), Absent()),
-        Unusable("unreadable", "may not"),
-        Unusable("dangling-link", "leads nowhere", None, callback.FAULT),
+        Unusable(Problem("unreadable", "may not")),
+        Unusable(Problem("dangling-link", "leads nowhere"), FAULT),
     ]
 )
 READINGS = st.tuples(st.lists(LINES, max_size=5), FILES, FILES, FILES)
@@ -364,10 +362,10 @@ def test_a_plan_knows_again_what_an_earlier_one_parsed() -> None:
 
 
 def test_limits_are_errors_that_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callback, "MAX_CALLBACKS", 1)
+    monkeypatch.setattr("agent.core.unit.MAX_CALLBACKS", 1)
     assert [f.code for f in plan(TWO.encode(), CONF).findings] == ["too-many-callbacks"]
     assert evaluate(reading(TWO, **NEW), BEFORE).held == "error"
-    monkeypatch.setattr(callback, "MAX_CONF_LINES", 1)
+    monkeypatch.setattr("agent.core.unit.MAX_CONF_LINES", 1)
     assert [f.code for f in plan(TWO.encode(), CONF).findings] == ["too-many-lines"]
     assert plan(TWO.encode(), CONF) == Plan(findings=plan(TWO.encode(), CONF).findings)
 
@@ -397,6 +395,6 @@ def test_the_findings_of_many_files_are_bounded_too() -> None:
     conf = "".join(f"{name} = done-job-self\n" for name in names)
     files: dict[str, Found] = {name: code("nothing-known") for name in names}
     evaluation = evaluate(Reading(DIR, None, plan(conf.encode(), CONF), files), None)
-    assert len(evaluation.findings) == callback.MAX_DIRECTORY_FINDINGS + 1
+    assert len(evaluation.findings) == MAX_DIRECTORY_FINDINGS + 1
     assert sum(f.count for f in evaluation.findings) == 2000
     assert evaluation.findings[-1].path == DIR

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from agent import schemas
-from agent.core import trigger
+from agent.core.event import TYPES, Event, EventError
 from agent.rpc import jsonrpc as protocol
 from support.agents import summary
 
@@ -61,10 +61,10 @@ def test_every_method_has_its_schemas() -> None:
 
 
 def test_the_types_of_events_are_the_triggers() -> None:
-    needing = {kind for kind, extra in trigger.TYPES.items() if extra is not None}
+    needing = {kind for kind, row in TYPES.items() if row.extra is not None}
     assert needing == protocol.NEEDS_EXTRA
     event = schemas.schema("event")["$defs"]["object"]
-    assert event["properties"]["type"]["enum"] == list(trigger.TYPES)
+    assert event["properties"]["type"]["enum"] == list(TYPES)
     assert set(event["if"]["properties"]["type"]["enum"]) == needing
 
 
@@ -91,8 +91,8 @@ FIELDS = [
 
 def is_event(text: str) -> bool:
     try:
-        trigger.Event.from_text(text)
-    except trigger.EventError:
+        Event.from_text(text)
+    except EventError:
         return False
     return True
 
@@ -112,7 +112,7 @@ def test_schema_and_trigger_agree_on_all_short_texts() -> None:
 @given(
     st.text()
     | st.lists(st.sampled_from(FIELDS) | st.text(max_size=3), max_size=8).map("-".join)
-    | st.builds("done-{}-{}".format, st.sampled_from(list(trigger.TYPES)), st.text("self12-\n*a"))
+    | st.builds("done-{}-{}".format, st.sampled_from(list(TYPES)), st.text("self12-\n*a"))
 )
 def test_schema_and_trigger_agree_on_any_text(text: str) -> None:
     assert (re.search(TEXT, text) is not None) is is_event(text)
@@ -169,9 +169,9 @@ class Requests:
     def event(self) -> Any:
         if self.random.random() < 0.5:
             return self.random.choice(TEXTS[:3])
-        kind = self.random.choice(list(trigger.TYPES))
+        kind = self.random.choice(list(TYPES))
         event = {"name": self.random.choice(("done", "a b", "*")), "type": kind, "job": self.job()}
-        if trigger.TYPES[kind] or self.random.random() < 0.3:
+        if TYPES[kind].extra or self.random.random() < 0.3:
             event["extra"] = self.random.choice(("7", "1-10"))
         return event
 

@@ -202,7 +202,7 @@ def test_an_answer_that_is_too_long_for_a_batch_is_worked_out_once(
     calls = []
     real = index.Index.lookup
 
-    def counted(self: index.Index, *rest: Any) -> index.Answer:
+    def counted(self: index.Index, *rest: Any) -> index.Match:
         calls.append(rest)
         return real(self, *rest)
 

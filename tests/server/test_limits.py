@@ -23,8 +23,11 @@ from hypothesis import strategies as st
 from agent import settings
 from agent.core import conf, index, match, trigger
 from agent.core import unit as callback
-from agent.core.index import Index, Served
+from agent.core.event import Event, EventError
+from agent.core.index import Index, ServedDirectory
 from agent.core.languages import DEFAULT_FLAGS
+from agent.core.steps import Steps
+from agent.core.term import Term
 from agent.core.unit import ERROR, Evaluation, Implementation, Registration, Unit, evaluate
 from agent.disk.directory import read
 from agent.reload import helper
@@ -352,7 +355,7 @@ def registered(*texts: str) -> Index:
         assert tree is not None
         lines.append(Registration("a.pl", tree, str(tree), number))
     unit = Unit(tuple(lines), {"a.pl": Implementation.of(b"#\n")})
-    return Index.of(1, [Served.of("/cb", unit, DEFAULT_FLAGS)])
+    return Index.of(1, [ServedDirectory.of("/cb", unit, DEFAULT_FLAGS)])
 
 
 def test_as_many_events_as_a_line_holds_against_many_callbacks() -> None:
@@ -390,7 +393,7 @@ JOBS = st.builds(
 
 
 @st.composite
-def events(draw: st.DrawFn) -> trigger.Event | None:
+def events(draw: st.DrawFn) -> Event | None:
     owner = draw(st.none() | JOBS)
     extra = draw(st.sampled_from([None, "x", "7", "a-b"]))
     try:
@@ -398,24 +401,24 @@ def events(draw: st.DrawFn) -> trigger.Event | None:
             text = f"{draw(NAMES)}-{draw(TYPES)}-" + draw(
                 st.sampled_from(["self", "parent", "7", "007", "lab", "lab-x", "q-lab", "l-a-b"])
             )
-            return trigger.Event.from_text(f"{text}-{extra}" if extra else text, owner)
-        return trigger.Event.from_job(draw(NAMES), draw(TYPES), extra, draw(JOBS), owner)
-    except trigger.EventError:
+            return Event.from_text(f"{text}-{extra}" if extra else text, owner)
+        return Event.from_job(draw(NAMES), draw(TYPES), extra, draw(JOBS), owner)
+    except EventError:
         return None
 
 
 @given(st.lists(PATTERNS, min_size=1), EXTRAS, st.lists(events(), min_size=1, max_size=3))
 def test_many_events_at_once_are_what_each_alone_is(
-    patterns: list[str], extra: str | None, some: list[trigger.Event | None]
+    patterns: list[str], extra: str | None, some: list[Event | None]
 ) -> None:
     found = [event for event in some if event is not None]
     if not found:
         return
     terms = [trigger.parse(f"{p}-{extra}" if extra else p)[0] for p in patterns]
-    steps = trigger.Steps()
+    steps = Steps()
     holds = match.holding([t for t in terms if t], found * (match.FEW_EVENTS + 1), steps)
     for term in terms:
-        assert isinstance(term, trigger.Term)
+        assert isinstance(term, Term)
         assert holds(term) == any(map(term.matches, found)), term
 
 

@@ -41,7 +41,7 @@ import msgspec
 
 from agent import settings
 from agent.core.diagnostic import Diagnostic, Severity
-from agent.core.index import Index, Served
+from agent.core.index import Index, ServedDirectory
 from agent.core.unit import CONF, evaluate
 from agent.disk import directory
 from agent.disk.permissions import IGNORE, Trust
@@ -410,8 +410,8 @@ class Storms:
             reading = directory.read(d.path, None, also, device=device).reading
             reading = checks.reported(reloader._settler.checker, reading, d.unit)
             again = evaluate(reading, d.unit)
-            fresh = Served.of(d.path, evaluate(reading, None).unit, flags)
-            after = Served.of(d.path, again.unit, flags)
+            fresh = ServedDirectory.of(d.path, evaluate(reading, None).unit, flags)
+            after = ServedDirectory.of(d.path, again.unit, flags)
             if (after.digest, again.held) != (d.served.digest, d.held):
                 wrong.append(f"{d.path} would be judged otherwise: {d.held}, {again.held}")
             if d.evaluation is None or settled(again.findings) != settled(d.evaluation.findings):
@@ -420,7 +420,7 @@ class Storms:
                 self.held += 1
             elif fresh.digest != d.served.digest:
                 wrong.append(f"{d.path} serves {names(d.served)}, a fresh start {names(fresh)}")
-            if Served.of(d.path, d.unit, flags).digest != d.served.digest:
+            if ServedDirectory.of(d.path, d.unit, flags).digest != d.served.digest:
                 wrong.append(f"{d.path} serves what is not accepted")
         index = Index.of(1, [d.served for d in units(reloader)])
         if index.digest != reloader.index.digest:
@@ -451,7 +451,7 @@ def units(reloader: Reloader) -> list[DirectoryState]:
     return list(reloader.listing)
 
 
-def names(served: Served) -> list[str]:
+def names(served: ServedDirectory) -> list[str]:
     return [f"{c.registration.file}:{c.registration.line}" for c in served.callbacks]
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from agent.core.index import Served
-from agent.core.trigger import Event, parse
+from agent.core.event import Event
+from agent.core.index import ServedDirectory
+from agent.core.trigger import parse
 from agent.core.unit import Implementation, Registration, Unit
 from agent.rpc import results as answers
 from agent.rpc.jsonrpc import LookupParams
@@ -36,5 +37,5 @@ def unit(triggers: Sequence[str]) -> Unit:
     return Unit(tuple(registrations), {r.file: code for r in registrations})
 
 
-def served(triggers: Sequence[str], directory: str = "/d") -> Served:
-    return Served.of(directory, unit(triggers), frozenset({"python"}))
+def served(triggers: Sequence[str], directory: str = "/d") -> ServedDirectory:
+    return ServedDirectory.of(directory, unit(triggers), frozenset({"python"}))

@@ -20,7 +20,9 @@ from agent.core import conf, trigger
 from agent.core import languages as language
 from agent.core import unit as callback
 from agent.core.diagnostic import Diagnostic, Severity
-from agent.core.index import Index, Served
+from agent.core.event import Event, EventError
+from agent.core.index import Index, ServedDirectory
+from agent.core.term import Term
 from agent.core.unit import Implementation, Registration, Unit
 from agent.reload import syntax_check as compiler
 from agent.rpc import jsonrpc as protocol
@@ -82,7 +84,7 @@ def _index() -> Index:
         assert tree is not None
         lines.append(Registration("a.py", tree, str(tree), line))
     unit = Unit(tuple(lines), {"a.py": Implementation.of(b"0\n\xff")})
-    return Index.of(1, [Served.of("/cb", unit, language.DEFAULT_FLAGS)])
+    return Index.of(1, [ServedDirectory.of("/cb", unit, language.DEFAULT_FLAGS)])
 
 
 INDEX = _index()
@@ -191,12 +193,12 @@ def qb_conf(data: bytes) -> None:
 
 
 _EVENTS = [
-    trigger.Event.from_text(text)
+    Event.from_text(text)
     for text in ("done-job-self", "failed-work-7-x", "killed-job-label", "a-work-x-y-1")
 ]
 
 
-def _holds(term: trigger.Term) -> bool:
+def _holds(term: Term) -> bool:
     return any(map(term.matches, _EVENTS))
 
 
@@ -207,7 +209,8 @@ def triggers(data: bytes) -> None:
     tree, problems = trigger.parse(text)
     assert (tree is None) == any(p.severity is Severity.ERROR for p in problems)
     for problem in problems:
-        assert 0 <= problem.offset <= len(text), problem
+        assert problem.column is not None
+        assert 1 <= problem.column <= len(text) + 1, problem
     if tree is not None:
         canonical = str(tree)
         again, _ = trigger.parse(canonical)
@@ -226,10 +229,10 @@ def triggers(data: bytes) -> None:
         list(INDEX.explain(event, ()))
 
 
-def _event(text: str) -> trigger.Event | None:
+def _event(text: str) -> Event | None:
     try:
-        return trigger.Event.from_text(text)
-    except trigger.EventError as error:
+        return Event.from_text(text)
+    except EventError as error:
         wrong = error
     assert wrong.column is not None
     assert 1 <= wrong.column <= len(text) + 1
@@ -244,10 +247,10 @@ def languages(data: bytes) -> None:
     language.enabled("qube", data, language.DEFAULT_FLAGS)
     flags, problems = language.read_flags(data.decode("utf-8", "surrogateescape"))
     assert flags <= language.FLAGS.keys()
-    for _, code, message, hint in problems:
-        assert code
-        assert message
-        assert hint
+    for found in problems:
+        assert found.severity
+        assert found.message
+        assert found.hint
 
 
 class Checking:
