@@ -182,7 +182,7 @@ LIMITS = {
     "one call of the Python client": "client.DEFAULT_TIMEOUT",
     "answer for the Python client": "client.MOST_ANSWER_BYTES",
     "records in `history`": "reload.log.MAX_HISTORY",
-    "free file descriptors needed at the start": "daemon.run.MIN_DESCRIPTORS",
+    "free file descriptors needed at the start": "daemon.descriptors.MIN_DESCRIPTORS",
     "waiting records of a log that cannot be written": "reload.log.MAX_WAITING",
     "their size": "reload.log.MAX_WAITING_BYTES",
     "waiting messages for standard error": "daemon.messages.MAX_WAITING",
