@@ -14,19 +14,20 @@ from typing import Any, cast
 from agent.core.diagnostic import Diagnostic, Severity, format_line
 from agent.core.quoting import printable
 
-Answer = dict[str, Any]
+#: A JSON object as the agent gives it.
+JsonObject = dict[str, Any]
 Paint = Callable[[str, str], str]
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 
 
-def columns(callback: Answer) -> list[str]:
+def columns(callback: JsonObject) -> list[str]:
     """File, language, trigger, and the place where the callback is registered."""
     place = f"{callback['directory'].rstrip('/')}/callbacks.conf:{callback['line']}"
     return [callback["file"], callback["language"], callback["trigger"], place]
 
 
-def table(rows: Sequence[tuple[list[str], str, Answer]], paint: Paint) -> Iterator[str]:
+def table(rows: Sequence[tuple[list[str], str, JsonObject]], paint: Paint) -> Iterator[str]:
     """A line for each callback, its columns aligned, then what is to be noted; its code beneath."""
     texts = [[printable(cell) for cell in cells] for cells, _, _ in rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
@@ -40,7 +41,7 @@ def table(rows: Sequence[tuple[list[str], str, Answer]], paint: Paint) -> Iterat
         yield from _code(callback)
 
 
-def _code(callback: Answer) -> Iterator[str]:
+def _code(callback: JsonObject) -> Iterator[str]:
     """The callback's code, indented, where the answer has it."""
     if "code_base64" in callback:
         text = base64.b64decode(callback["code_base64"]).decode("utf-8", "backslashreplace")
@@ -55,7 +56,7 @@ def _code(callback: Answer) -> Iterator[str]:
         yield ("    " + shown).rstrip()
 
 
-def health(status: Answer, paint: Paint) -> Iterator[str]:
+def health(status: JsonObject, paint: Paint) -> Iterator[str]:
     """The state first, then what it is made of; each line says what it is about."""
     state = status["state"]
     yield "state: " + paint(printable(state), "green" if state == "ok" else "red")
@@ -93,7 +94,7 @@ def health(status: Answer, paint: Paint) -> Iterator[str]:
         yield f"    {numbers}: see callback-agent log"
 
 
-def record_lines(record: Answer) -> Iterator[str]:
+def record_lines(record: JsonObject) -> Iterator[str]:
     """The record as the reload log has it."""
     from agent.reload.log import Record, text
 

@@ -22,6 +22,8 @@ from agent.core.event import Event, EventError, glob
 from agent.core.index import Index, ServedDirectory
 from agent.core.quoting import encodable, escape_json, printable, shorten, shown
 from agent.core.trigger import parse
+from agent.settings.host import Host
+from support.given import by_flag
 
 #: Where linear ends: half way between the factors of linear and of quadratic time.
 MAX_GROWTH = 8
@@ -32,7 +34,7 @@ TRIES = 5
 MIN_SECONDS = 0.001
 MAX_SIZE = 1 << 18
 
-HOST = settings.Host("linux", 1000, "/home/u", "/")
+HOST = Host("linux", 1000, "/home/u", "/")
 
 
 class Parser(NamedTuple):
@@ -61,7 +63,7 @@ def _qb_conf(text: str) -> object:
 
 def _path(text: str) -> object:
     try:
-        return settings.resolve({"directories": text}, {"HOME": "/h"}, None, HOST)
+        return settings.resolve(by_flag({"directories": text}), {"HOME": "/h"}, None, HOST)
     except settings.SettingsError as wrong:
         return wrong
 
@@ -138,7 +140,7 @@ PARSERS = {
     "callbacks.conf": Parser(_callbacks),
     "plan": Parser(_plan),
     "qb.conf": Parser(_qb),
-    "settings of qb.conf": Parser(_qb_conf, settings.MOST_QB_CONF_BYTES // 2),
+    "settings of qb.conf": Parser(_qb_conf, settings.MAX_QB_CONF_BYTES // 2),
     "path list": Parser(_path),
     "trigger": Parser(_trigger, trigger.MAX_LENGTH),
     "event": Parser(_event),

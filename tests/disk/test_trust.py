@@ -21,8 +21,10 @@ from agent.core.unit import FAULT, UNSAFE, Evaluation, Unit, evaluate
 from agent.disk.directory import read
 from agent.disk.permissions import IGNORE, REFUSE, WARN, Trust
 from agent.reload.last_good import LastGood
+from agent.settings.host import Host
 from support import strangers
 from support.agents import Agent, running, wait_for, write
+from support.given import by_flag
 from support.strangers import Strangers
 
 CONF = "a.pl = done-job-self\nb.pl = failed-job-self\n"
@@ -286,14 +288,12 @@ def test_ignored_it_is_served_without_a_word(cb: Path) -> None:
 
 @pytest.mark.parametrize(("uid", "default"), [(0, "refuse"), (1000, "warn")])
 def test_roots_agent_refuses_and_others_warn(uid: int, default: str) -> None:
-    host = settings.Host("linux", uid, "/home/me", "/")
+    host = Host("linux", uid, "/home/me", "/")
     found = settings.resolve({}, {}, None, host)
     assert (found.unsafe_permissions, found.sources["unsafe_permissions"]) == (default, "default")
     for word in ("refuse", "warn", "ignore"):
-        given = settings.resolve({"unsafe_permissions": word}, {}, None, host)
+        given = settings.resolve(by_flag({"unsafe_permissions": word}), {}, None, host)
         assert given.unsafe_permissions == word
-    with pytest.raises(settings.SettingsError, match="refuse or warn or ignore"):
-        settings.resolve({"unsafe_permissions": "allow"}, {}, None, host)
 
 
 @pytest.mark.parametrize(

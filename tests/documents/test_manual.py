@@ -17,6 +17,8 @@ import click
 import pytest
 
 from agent import cli, manual, settings
+from agent.cli import exits
+from agent.settings import path_list
 from support.documents import (
     MANUAL,
     ROOT,
@@ -104,9 +106,9 @@ def test_a_table_in_a_page_has_the_same_number_of_cells_in_every_row() -> None:
 
 
 def commands() -> Mapping[str, click.Command]:
-    group = cli._commands
-    assert isinstance(group, click.Group)
-    return group.commands
+    context = click.Context(cli.commands)
+    found = {name: cli.commands.get_command(context, name) for name in cli._COMMANDS}
+    return {name: command for name, command in found.items() if command is not None}
 
 
 def test_every_command_has_a_section() -> None:
@@ -127,16 +129,17 @@ def test_every_option_of_a_command_is_described(name: str) -> None:
 
 def test_the_exit_statuses_of_a_command_are_described() -> None:
     common = section(text("commands"), "Exit statuses")
-    for status in (cli.USAGE, cli.NO_AGENT, cli.NO_OUTPUT):
+    for status in (exits.USAGE, exits.NO_AGENT, exits.NO_OUTPUT):
         assert f"| {status} |" in common
 
 
 def test_every_setting_is_described() -> None:
     page = text("settings")
-    for flag, variable in settings._FLAG_AND_VARIABLE.values():
-        assert re.search(rf"`{flag}[ `]", page), flag
-        assert f"`{variable}`" in page, variable
-    for key in (settings._QB_PATH, settings._QB_LANGUAGES, settings._QB_DIRECTORY):
+    for row in settings.TABLE.values():
+        if row.flag:
+            assert re.search(rf"`{row.flag}[ `]", page), row.flag
+            assert f"`{row.variable}`" in page, row.variable
+    for key in (path_list.QB_PATH, path_list.QB_LANGUAGES, path_list.QB_DIRECTORY):
         assert f"`{key}`" in page, key
 
 
@@ -160,14 +163,14 @@ LIMITS = {
     "findings for one file": "core.diagnostic.MAX_FINDINGS",
     "findings for one directory": "core.unit.MAX_DIRECTORY_FINDINGS",
     "line of callbacks.conf": "core.conf.MAX_LINE",
-    "path of a callback directory": "settings.MAX_PATH",
+    "path of a callback directory": "settings.path_list.MAX_PATH",
     "one directory with its files": "disk.directory.MAX_UNIT_BYTES",
     "all directories together": "disk.directory.MAX_TOTAL_BYTES",
-    "directories": "settings.MAX_DIRECTORIES",
+    "directories": "settings.path_list.MAX_DIRECTORIES",
     "check of one Python file, processor time": "reload.helper.MAX_CPU",
     "check of one Python file, memory": "reload.helper.MAX_MEMORY",
     "checks of one directory, processor time": "reload.check_sources.CHECK_BUDGET",
-    "qb.conf": "settings.MOST_QB_CONF_BYTES",
+    "qb.conf": "settings.MAX_QB_CONF_BYTES",
     "one request": "rpc.jsonrpc.MAX_LINE",
     "nesting of a request": "rpc.jsonrpc.MAX_DEPTH",
     "requests in a batch": "rpc.jsonrpc.MAX_BATCH",

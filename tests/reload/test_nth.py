@@ -37,6 +37,7 @@ from agent.reload import log, state_files
 from agent.reload.last_good import LastGood
 from agent.reload.log import Log
 from agent.reload.reloader import Reloader
+from support.given import by_flag
 from support.messages import logged
 from support.versions import LINES, Versions
 
@@ -193,9 +194,9 @@ class Site:
         """Put together as `serve` does."""
         keeper = LastGood(str(self.state), str(self.pipe), TRUST)
         keeper.open()
-        first = settings.read(self.flags)
+        first = settings.read(by_flag(self.flags))
         written = Log(str(self.log), "json", "")
-        read = partial(settings.read, self.flags)
+        read = partial(settings.read, by_flag(self.flags))
         reloader = Reloader(read, first, keeper, written, TRUST)
         self.log.write_text("before\n")
         self.records.clear()

@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 
 from agent import client, settings
+from agent.daemon import pipe_folder
 from agent.server import access as peer
 from agent.server.access import Door, Peer
 from agent.server.connection import REFUSED
+from agent.settings.host import Host
 from support import strangers
 from support.agents import DEADLINE, Agent, running, wait_for, write
 from support.strangers import Strangers
@@ -108,18 +110,18 @@ def test_the_default_pipes_folder_is_made_with_its_mode(
 ) -> None:
     """Whatever the umask."""
     folder = place / "callback-agent"
-    now = settings.resolve({}, {}, None, settings.Host("linux", uid, "/home/me", "/"))
+    now = settings.resolve({}, {}, None, Host("linux", uid, "/home/me", "/"))
     now = dataclasses.replace(now, pipe=str(folder / "pipe"))
     real = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     before = os.umask(0o077 if uid == 0 else 0o000)
     try:
         if uid == real:
-            settings.pipe_folder(now)
+            pipe_folder.make(now)
         else:
             # It is made, and then found to belong to another than the one who runs it.
             with pytest.raises(settings.SettingsError, match="belongs to the user id"):
-                settings.pipe_folder(now)
+                pipe_folder.make(now)
     finally:
         os.umask(before)
     assert stat.S_IMODE(folder.stat().st_mode) == mode
@@ -131,14 +133,14 @@ def test_a_folder_of_a_strangers_in_the_default_pipes_place_is_refused(
     folder = place / "callback-agent"
     folder.mkdir()
     os.chown(folder, users.other.uid, -1)
-    now = settings.resolve({}, {}, None, settings.Host("linux", 0, "/root", "/"))
+    now = settings.resolve({}, {}, None, Host("linux", 0, "/root", "/"))
     now = dataclasses.replace(now, pipe=str(folder / "pipe"))
     with pytest.raises(settings.SettingsError, match="belongs to the user id"):
-        settings.pipe_folder(now)
+        pipe_folder.make(now)
     os.chown(folder, 0, -1)
     folder.chmod(0o777)
     with pytest.raises(settings.SettingsError, match="chmod 755"):
-        settings.pipe_folder(now)
+        pipe_folder.make(now)
 
 
 # The second lock ---------------------------------------------------------------------------------
@@ -419,7 +421,7 @@ def test_a_pipe_that_somebody_removes_is_made_anew(tmp_path: Path, what: str) ->
                 if what == "folder":
                     shutil.rmtree(folder)
                     # A named pipe's folder is not ours to make.
-                    wait_for(lambda: f"there is no folder {folder}" in notes(one))
+                    wait_for(lambda: f"the pipe's folder {folder} does not exist" in notes(one))
                     folder.mkdir()
                 else:
                     if "pipe" in what:

@@ -526,12 +526,12 @@ def test_trigger_length_and_nesting(
 
 def test_qb_conf_bytes(tmp_path: Path) -> None:
     file = tmp_path / "qb.conf"
-    file.write_bytes(b"#" * settings.MOST_QB_CONF_BYTES)
+    file.write_bytes(b"#" * settings.MAX_QB_CONF_BYTES)
     assert isinstance(settings.read_qb_conf(str(file)), bytes)
     os.truncate(file, 1 << 40)
     found = settings.read_qb_conf(str(file))
     assert isinstance(found, OSError)
-    assert str(settings.MOST_QB_CONF_BYTES) in str(found)
+    assert str(settings.MAX_QB_CONF_BYTES) in str(found)
 
 
 def test_over_the_limit_in_one_directory_the_others_are_served_on(tmp_path: Path, cb: Path) -> None:

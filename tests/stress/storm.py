@@ -50,6 +50,7 @@ from agent.reload.directory_state import DirectoryState
 from agent.reload.last_good import LastGood
 from agent.reload.log import Log
 from agent.reload.reloader import Reloader
+from support.given import by_flag
 from support.messages import logged
 
 TRUST = Trust(IGNORE)
@@ -332,8 +333,8 @@ class Site:
         kept = LastGood(flags["state"], flags["pipe"], TRUST)
         kept.open()
         log = Log(flags["log"], "json", "")
-        read = partial(settings.read, flags)
-        return Reloader(read, settings.read(flags), kept, log, TRUST)
+        read = partial(settings.read, by_flag(flags))
+        return Reloader(read, settings.read(by_flag(flags)), kept, log, TRUST)
 
 
 @dataclass
@@ -426,7 +427,10 @@ class Storms:
         if index.digest != reloader.index.digest:
             wrong.append("the index is not what the directories serve")
         listed = tuple(map(str, reloader.settings.directories))
-        if listed != settings.read({"qb_conf": str(self.site.folder / "qb.conf")}).directories:
+        if (
+            listed
+            != settings.read(by_flag({"qb_conf": str(self.site.folder / "qb.conf")})).directories
+        ):
             wrong.append("the path list is not that of qb.conf")
         wrong += self.told(reloader)
         return wrong

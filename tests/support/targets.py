@@ -27,6 +27,7 @@ from agent.core.unit import Implementation, Registration, Unit
 from agent.reload import syntax_check as compiler
 from agent.rpc import jsonrpc as protocol
 from agent.rpc import results as answer
+from agent.settings.host import Host
 
 #: The most bytes that a small input is blown up to. Quadratic time shows well below.
 MOST_BYTES = 1 << 16
@@ -175,7 +176,7 @@ def callbacks_conf(data: bytes) -> None:
     _are_findings([f for f in judged.findings if f.path == "/cb/callbacks.conf"], data)
 
 
-_HOST = settings.Host("linux", 1000, "/home/me", "/home/me")
+_HOST = Host("linux", 1000, "/home/me", "/home/me")
 
 
 @in_time

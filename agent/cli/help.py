@@ -1,0 +1,32 @@
+"""The command `help`: the manual in the terminal."""
+
+from __future__ import annotations
+
+import click
+
+from agent import manual
+from agent.cli.exits import USAGE, Failed
+from agent.cli.output import print_page
+
+
+@click.command("help")
+@click.argument("topic", metavar="[TOPIC|CODE]", required=False)
+def help_(topic: str | None) -> int:
+    """Show a page of the manual, or what a finding's code means and how to correct it.
+
+    Without an argument: the list of topics. Exit status: 0, 2 no such page.
+    """
+    if topic is None:
+        print_page(manual.overview())
+        return 0
+    page = manual.find(topic)
+    if page is None:
+        near = manual.near(topic)
+        meant = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise Failed(
+            USAGE,
+            f"the manual has no page {topic}{meant}; expected a finding's code or one of"
+            f" {', '.join(manual.topics())}",
+        )
+    print_page(manual.plain(page))
+    return 0

@@ -1,0 +1,120 @@
+"""The commands that ask about an event: `lookup` and `explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from agent.cli import rendering
+from agent.cli.asking import show
+from agent.cli.options import Command, code_option, json_option, pipe_option
+from agent.cli.output import paint, utf8
+from agent.cli.rendering import JsonObject
+from agent.core.quoting import printable
+
+
+def _event_options(command: Command) -> Command:
+    """The event, its job, the owner, and what occurred before."""
+    number = click.IntRange(min=0)
+    options = [
+        click.argument("event", metavar="EVENT"),
+        click.option("--job", type=number, metavar="ID", help="The event is of this job."),
+        click.option("--label", metavar="L", help="That job's label."),
+        click.option("--parent", type=number, metavar="ID", help="That job's parent (its pid)."),
+        click.option("--pgrp", type=number, metavar="ID", help="That job's process group."),
+        click.option("--owner-job", type=number, metavar="ID", help="The callbacks' job."),
+        click.option("--owner-label", metavar="L", help="Its label."),
+        click.option("--owner-parent", type=number, metavar="ID", help="Its parent."),
+        click.option("--owner-pgrp", type=number, metavar="ID", help="Its process group."),
+        click.option(
+            "--occurred", multiple=True, metavar="EVENT", help="Came before; may be repeated."
+        ),
+        code_option,
+        json_option,
+        pipe_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_event_options
+def lookup(event: str, code: bool, as_json: bool, pipe: str | None, **about: Any) -> int:
+    """Ask which callbacks fire on EVENT, for example failed-job-self.
+
+    With --job, --label, --parent or --pgrp, EVENT is an event of that job and its context is
+    `self`.
+    Exit status: 0 at least one enabled callback fires, 1 none.
+    """
+    params = _params(event, about)
+
+    def rows(answer: JsonObject) -> Iterator[str]:
+        lines = [(rendering.columns(c), "", c) for c in answer["callbacks"]]
+        for c in answer["partial"]:
+            lines.append((rendering.columns(c), f"(partial, missing: {c['missing']})", c))
+        yield from rendering.table(lines, paint)
+
+    return show(
+        lambda agent: agent.lookup(**params, code=code),
+        rows,
+        pipe,
+        as_json,
+        status=lambda answer: 0 if any(c["enabled"] for c in answer["callbacks"]) else 1,
+        nothing=f"no callback fires on {printable(event)}",
+    )
+
+
+@click.command()
+@_event_options
+def explain(event: str, code: bool, as_json: bool, pipe: str | None, **about: Any) -> int:
+    """As lookup, and say of every callback of EVENT's name and type why it fires or does not."""
+    params = _params(event, about)
+
+    def rows(answer: JsonObject) -> Iterator[str]:
+        callbacks = answer["callbacks"]
+        cells = [([c["verdict"], *rendering.columns(c)], c["reason"], c) for c in callbacks]
+        yield from rendering.table(cells, paint)
+
+    return show(
+        lambda agent: agent.explain(**params, code=code),
+        rows,
+        pipe,
+        as_json,
+        nothing=f"no callback has the name and type of {printable(event)}",
+    )
+
+
+def _params(event: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The event, the owner and what occurred, as parameters of a request. Raises UsageError."""
+    job = _job(about, "", "--label")
+    owner = _job(about, "owner_", "--owner-label")
+    asked: str | dict[str, Any] = utf8(event, "EVENT")
+    if job:
+        name, _, rest = event.partition("-")
+        type_, _, rest = rest.partition("-")
+        context, hyphen, extra = rest.partition("-")
+        if context != "self" or (hyphen and not extra):
+            raise click.UsageError(
+                f"EVENT is {printable(event)}; with --job, --label, --parent or --pgrp it is an"
+                " event of that job itself: expected NAME-TYPE-self or NAME-TYPE-self-EXTRA"
+            )
+        asked = {"name": name, "type": type_, "job": job}
+        if extra:
+            asked["extra"] = extra
+    occurred = [utf8(before, "--occurred") for before in about["occurred"]]
+    return {"event": asked, "owner": owner or None, "occurred": occurred or None}
+
+
+def _job(about: Mapping[str, Any], prefix: str, label_option: str) -> dict[str, Any]:
+    """The fields of a job that the options give."""
+    label = about[prefix + "label"]
+    job = {
+        "id": about[prefix + "job"],
+        "label": utf8(label, label_option) if label else None,
+        "pid": about[prefix + "parent"],
+        "pgrp": about[prefix + "pgrp"],
+    }
+    return {name: value for name, value in job.items() if value is not None}
