@@ -1,11 +1,10 @@
 """What a supervisor imports to ask the callback agent: which callbacks fire on this event?
 
-This one file is the whole client. It needs nothing but the standard library of Python 3.6 or
-newer, on Linux or macOS, and may be copied beside a supervisor's own code. The commands of the
-agent use it too; there is no other door.
+This file is the whole client. It needs only the standard library of Python 3.6 or newer, on Linux
+or macOS, and may be copied into a supervisor's own code. The agent's commands use it too.
 
-Every call blocks until the agent has answered, and never longer than `timeout` seconds. It
-returns a whole answer or raises an `AgentError`:
+Every call blocks until the agent has answered, for `timeout` seconds at most. It returns a whole
+answer or raises an `AgentError`:
 
     >>> from agent.client import AgentError, Client
     >>> with Client(pipe, timeout=2.0) as agent:
@@ -13,8 +12,8 @@ returns a whole answer or raises an `AgentError`:
     >>> [c["file"] for c in answer["callbacks"] if c["enabled"]]
     ['mail-status.qcb']
 
-A callback whose `enabled` is false is one that the supervisor's language flags forbid: whoever
-runs the callbacks must look at it. With the jobs themselves, the agent works out whose event it is:
+The supervisor's language flags forbid a callback whose `enabled` is false: whoever runs the
+callbacks must check it. Given the jobs, the agent derives the contexts of the event:
 
     >>> event = {"name": "failed", "type": "job", "job": {"id": 1234, "label": "render"}}
     >>> try:
@@ -24,11 +23,11 @@ runs the callbacks must look at it. With the jobs themselves, the agent works ou
     >>> [c["code"] for c in answer["callbacks"] if c["enabled"]]
     ['mail-status\\n']
 
-A `Client` keeps its connection from call to call, which saves most of the time of a lookup. It may
-be used after a fork, but not by two threads at once: give each its own.
+A `Client` keeps its connection between calls, which saves most of the time of a lookup. It may be
+used after a fork, but not by two threads at once: give each thread its own.
 """
 
-# Python 3.6 knows none of the newer forms that these rules ask for.
+# Python 3.6 does not have the newer forms that these rules ask for.
 # ruff: noqa: UP006, UP007, UP032, UP035, UP041, UP045
 
 import errno
@@ -40,23 +39,23 @@ import time
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 #: Seconds that one call may take, connecting and receiving included. An answer takes well under
-#: a millisecond; who waits longer than this waits for an agent that is stopped or stuck.
+#: a millisecond; an agent that takes longer than this is stopped or stuck.
 DEFAULT_TIMEOUT = 5.0
 
 #: The pipe of an agent that root runs.
 ROOT_PIPE = "/run/callback-agent/pipe"
 
-#: The longest answer that is read, in bytes, so that a server gone mad cannot fill the memory.
+#: The longest answer that is read, in bytes, so that a broken server cannot fill the memory.
 #: A list of 100,000 callbacks with 2 KB of code each is a fifth of it.
-MOST_ANSWER_BYTES = 1 << 30
+MAX_ANSWER_BYTES = 1 << 30
 
-#: Bytes asked for at a time: a whole ordinary answer.
+#: Bytes that are received at a time: a whole ordinary answer.
 _READ_BYTES = 1 << 16
 
-#: Seconds between two tries to connect while the agent's queue of new connections is full.
+#: Seconds between two attempts to connect while the agent's queue of new connections is full.
 _CONNECT_PAUSE = 0.01
 
-#: Seconds that a wait of 0 lasts: what has arrived is still read.
+#: Seconds that a wait of 0 lasts, so that what has arrived is read.
 _POLL = 0.001
 
 #: An event as a string ("failed-job-self") or as an object with name, type, extra and job.
@@ -64,22 +63,22 @@ Event = Union[str, Mapping[str, Any]]
 
 
 class AgentError(Exception):
-    """The agent gave no answer that can be used; the text says why."""
+    """The agent gave no usable answer; the text says why."""
 
 
 class NoAgent(AgentError):
-    """No agent answers at this path: nothing there, refused, no permission, or it hung up."""
+    """No agent answers at this path: no pipe, refused, no permission, or hung up."""
 
 
 class TimedOut(AgentError):
-    """The deadline passed before the whole answer was there."""
+    """The deadline passed before the whole answer arrived."""
 
 
 class Refused(AgentError):
     """The agent answered with an error (JSON-RPC 2.0, section 5.1).
 
-    `code` is the number (-32602 for a wrong event), `message` the text, `data` what else the
-    agent said, mostly a dictionary with `pointer`, `expected` and, for an event string, `column`.
+    `code` is the number (-32602 for a wrong event), `message` the text, `data` the details, mostly
+    a dictionary with `pointer`, `expected` and, for an event string, `column`.
     """
 
     def __init__(self, code: int, message: str, data: Any = None) -> None:
@@ -90,11 +89,11 @@ class Refused(AgentError):
 
 
 class Client:
-    """A connection to the agent whose pipe is at `path`. It is opened at the first call.
+    """A connection to the agent whose pipe is at `path`. The first call opens it.
 
-    `timeout` is in seconds and holds for each call as a whole. If the agent was restarted since
-    the last call, the call is sent again, once, on a new connection: every call is harmless to
-    repeat. After an error the next call begins with a new connection.
+    `timeout` is in seconds and limits each call as a whole. If the agent was restarted since the
+    last call, the call is sent once more, on a new connection: every call can be repeated without
+    harm. After an error the next call opens a new connection.
     """
 
     def __init__(self, path: str, timeout: float = DEFAULT_TIMEOUT) -> None:
@@ -111,7 +110,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Give the connection up. The next call opens a new one."""
+        """Close the connection. The next call opens a new one."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -125,9 +124,9 @@ class Client:
     ) -> Dict[str, Any]:
         """The callbacks that fire on `event`: `{generation, digest, callbacks, partial}`.
 
-        `owner` is the job that the callbacks hang on (`id`, `label`, `pid`, `pgrp`); without it
-        the event's own. `occurred` are events that came before. With `code`, each callback has
-        the text of its file as `code`, or as `code_base64` where its bytes are not UTF-8.
+        `owner` is the job that has the callbacks (`id`, `label`, `pid`, `pgrp`); by default the
+        event's own job. `occurred` are earlier events. With `code`, each callback has the text of
+        its file as `code`, or as `code_base64` if its bytes are not UTF-8.
         """
         return self._dictionary("lookup", _about(event, owner, occurred, code))
 
@@ -152,7 +151,7 @@ class Client:
     def reload(self) -> Dict[str, Any]:
         """Read everything again; the record of it. Changes made before the call are then served.
 
-        It may take longer than a lookup: give the client a `timeout` to match.
+        It can take longer than a lookup: give the client a longer `timeout`.
         """
         return self._dictionary("reload", {})
 
@@ -161,18 +160,18 @@ class Client:
         return self._dictionary("history", {} if limit is None else {"limit": limit})
 
     def subscribe(self) -> "Subscription":
-        """The records from now on, on a connection of their own. See `Subscription`."""
+        """The records from now on, on a separate connection. See `Subscription`."""
         return Subscription(self.path, self.timeout)
 
     def call(self, method: str, params: Optional[Mapping[str, Any]] = None) -> Any:
         """The result of any method of the agent, as JSON gives it.
 
-        Raises NoAgent, TimedOut, Refused, or a plain AgentError where what answers is no agent.
+        Raises NoAgent, TimedOut, Refused, or AgentError if what answers is not an agent.
         """
         deadline = time.monotonic() + self.timeout
         if self._process != os.getpid():
-            # A child that forked shares the socket with its parent. Two processes must not read
-            # from it: each would get parts of the other's answers.
+            # After a fork, parent and child share the socket. If both read from it, each gets parts
+            # of the other's answers.
             self.close()
             self._process = os.getpid()
         self._last_id += 1
@@ -185,7 +184,7 @@ class Client:
             self._connection = _Connection(self.path, self.timeout, deadline)
             return self._connection.ask(self._last_id, method, params, deadline)
         except BaseException as error:
-            # Only after a whole answer is the connection known to hold nothing of this call.
+            # Unless a whole answer was read, the rest of it may still arrive.
             if not isinstance(error, Refused):
                 self.close()
             raise
@@ -194,16 +193,16 @@ class Client:
         result = self.call(method, params)
         if not isinstance(result, dict):
             self.close()
-            raise _no_sense(self.path, "the result is no object")
+            raise _not_an_agent(self.path, "the result is not an object")
         return result
 
 
 class Subscription:
     """An iterator of the records that the agent makes from the moment this is created.
 
-    `generation` and `digest` are the index at that moment. Iterating waits without limit, `next`
-    for so many seconds at most. When the agent goes, NoAgent is raised, so that nobody goes on
-    believing that nothing changes: subscribe again, and compare the digest.
+    `generation` and `digest` are those of the index at that moment. Iterating waits without limit,
+    `next` with one. NoAgent is raised when the agent closes the connection, since changes are no
+    longer reported: subscribe again, and compare the digest.
     """
 
     def __init__(self, path: str, timeout: float = DEFAULT_TIMEOUT) -> None:
@@ -214,7 +213,7 @@ class Subscription:
         try:
             answer = self._connection.ask(1, "subscribe", None, deadline)
             if not isinstance(answer, dict):
-                raise _no_sense(path, "the result is no object")
+                raise _not_an_agent(path, "the result is not an object")
         except BaseException:
             self.close()
             raise
@@ -241,10 +240,10 @@ class Subscription:
         return self.next()
 
     def next(self, timeout: Optional[float] = None) -> Dict[str, Any]:
-        """The next record; waits for it `timeout` seconds, or without limit. 0 takes what is there.
+        """The next record; waits for `timeout` seconds, or without limit. 0 takes what has arrived.
 
-        Raises TimedOut, after which it may be called again without a record being lost, NoAgent
-        when the agent has closed the connection, AgentError when it talks nonsense.
+        Raises TimedOut, after which it can be called again and no record is lost, NoAgent if the
+        agent has closed the connection, AgentError if what it sends is not JSON-RPC.
         """
         if self._closed:
             raise NoAgent("this subscription is closed")
@@ -263,7 +262,7 @@ class Subscription:
 
 
 def default_pipe(environ: Mapping[str, str], uid: int) -> str:
-    """Where the agent of the user `uid` has its pipe when nothing else is said."""
+    """The default pipe of the agent of the user `uid`."""
     if uid == 0:
         return ROOT_PIPE
     runtime = environ.get("XDG_RUNTIME_DIR", "")
@@ -271,25 +270,25 @@ def default_pipe(environ: Mapping[str, str], uid: int) -> str:
         return os.path.join(runtime, "callback-agent", "pipe")
     temporary = environ.get("TMPDIR", "")
     if not os.path.isabs(temporary):
-        temporary = "/tmp"  # noqa: S108  (the folder below it must be the user's own)
+        temporary = "/tmp"  # noqa: S108  (the folder below it must belong to the user)
     return os.path.join(temporary, "callback-agent-{}".format(uid), "pipe")
 
 
 def default_paths() -> List[str]:
-    """The pipes to try when none is named: the caller's own, then root's.
+    """The pipes to try if none is named: the caller's own, then root's.
 
-    The caller's own is left out where its folder is somebody else's: anyone may make a folder in
-    /tmp, and what an agent answers is code that will be run.
+    The caller's own is left out if its folder belongs to another user: anyone can make a folder in
+    /tmp, and an agent's answers hold code that will be run.
     """
     uid = os.geteuid()
     own = default_pipe(os.environ, uid)
-    paths = [] if _is_foreign(os.path.dirname(own), uid) else [own]
+    paths = [] if _belongs_to_another(os.path.dirname(own), uid) else [own]
     if own != ROOT_PIPE:
         paths.append(ROOT_PIPE)
     return paths
 
 
-def _is_foreign(folder: str, uid: int) -> bool:
+def _belongs_to_another(folder: str, uid: int) -> bool:
     try:
         found = os.lstat(folder)
     except OSError:
@@ -303,7 +302,7 @@ def _about(
     occurred: Optional[Sequence[Event]],
     code: bool,
 ) -> Dict[str, Any]:
-    """The parameters of lookup and explain. An empty owner is sent: nothing in it matches."""
+    """The parameters of lookup and explain. An empty owner is sent: it matches nothing."""
     params = {"event": event}  # type: Dict[str, Any]
     if owner is not None:
         params["owner"] = owner
@@ -315,11 +314,11 @@ def _about(
 
 
 class _HungUp(NoAgent):
-    """The agent closed the connection before a whole answer was there."""
+    """The agent closed the connection before a whole answer arrived."""
 
 
 class _Connection:
-    """One open socket, and the bytes that came after the last whole line."""
+    """One open socket, and the bytes received after the last whole line."""
 
     def __init__(self, path: str, timeout: float, deadline: float) -> None:
         self._path = path
@@ -333,7 +332,7 @@ class _Connection:
     def ask(
         self, number: int, method: str, params: Optional[Mapping[str, Any]], deadline: float
     ) -> Any:
-        """The result for one request. Answers to others, and notifications, are passed over."""
+        """The result of one request. Answers to others, and notifications, are ignored."""
         request = {"jsonrpc": "2.0", "id": number, "method": method}  # type: Dict[str, Any]
         if params:
             request["params"] = params
@@ -343,9 +342,9 @@ class _Connection:
             self._wait_until(deadline)
             self._socket.sendall(line)
         except socket.timeout:
-            raise self._late() from None
+            raise self._timed_out() from None
         except OSError as error:
-            # The agent may have said why it hung up (a line too long, a user it does not know).
+            # The agent may have sent the reason why it closed (a line too long, a refused user).
             broken = error
         while True:
             try:
@@ -360,13 +359,13 @@ class _Connection:
                 continue
             answered = message["id"]
             if answered is None and "error" in message:
-                # An error without an id is about bytes that the agent could not read or would
-                # not take. Only this request is under way, so they were ours.
+                # An error without an id is about a line that the agent could not read or refused.
+                # Only this request has been sent.
                 raise self._refused(message["error"])
             if answered != number or isinstance(answered, bool):
                 continue
             if ("result" in message) == ("error" in message):
-                raise _no_sense(self._path, "an answer has a result or an error, not both or none")
+                raise _not_an_agent(self._path, "an answer has either a result or an error")
             if "error" in message:
                 raise self._refused(message["error"])
             return message["result"]
@@ -376,13 +375,13 @@ class _Connection:
         try:
             message = json.loads(self._line(deadline).decode("utf-8"))
         except (ValueError, RecursionError):
-            raise _no_sense(self._path, "it does not speak JSON") from None
+            raise _not_an_agent(self._path, "it does not send JSON") from None
         if not isinstance(message, dict):
-            raise _no_sense(self._path, "it does not speak JSON-RPC")
+            raise _not_an_agent(self._path, "it does not send JSON-RPC")
         return message
 
     def _line(self, deadline: Optional[float]) -> bytes:
-        """The next whole line. What has come of it is kept if this is interrupted."""
+        """The next whole line. If this is interrupted, what has arrived of it is kept."""
         searched = 0
         try:
             while True:
@@ -390,17 +389,17 @@ class _Connection:
                 if end >= 0:
                     break
                 searched = len(self._rest)
-                if searched > MOST_ANSWER_BYTES:
-                    raise _no_sense(self._path, "its answer does not end")
+                if searched > MAX_ANSWER_BYTES:
+                    raise _not_an_agent(self._path, "its answer does not end")
                 self._wait_until(deadline)
                 chunk = self._socket.recv(_READ_BYTES)
                 if not chunk:
                     raise _HungUp(self._path + ": the agent closed the connection")
                 self._rest += chunk
         except socket.timeout:
-            raise self._late() from None
+            raise self._timed_out() from None
         except ConnectionError:
-            raise _HungUp(self._path + ": the agent broke the connection") from None
+            raise _HungUp(self._path + ": the agent reset the connection") from None
         except OSError as error:
             raise AgentError("{}: cannot receive: {}".format(self._path, error.strerror)) from None
         line = bytes(self._rest[:end])
@@ -408,24 +407,24 @@ class _Connection:
         return line
 
     def _connect(self, deadline: float) -> socket.socket:
-        door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             while True:
                 try:
-                    self._set_timeout(door, deadline)
-                    door.connect(self._path)
-                    return door
+                    self._set_timeout(one, deadline)
+                    one.connect(self._path)
+                    return one
                 except BlockingIOError:
-                    # A full queue of new connections: Linux says so at once and does not wait.
+                    # The queue of new connections is full: Linux fails at once in place of waiting.
                     time.sleep(min(_CONNECT_PAUSE, max(0.0, deadline - time.monotonic())))
         except socket.timeout:
-            door.close()
-            raise self._late() from None
+            one.close()
+            raise self._timed_out() from None
         except (OSError, ValueError) as error:
-            door.close()
-            raise NoAgent("{}: {}".format(self._path, _why_not(error))) from None
+            one.close()
+            raise NoAgent("{}: {}".format(self._path, _connection_error(error))) from None
         except BaseException:
-            door.close()
+            one.close()
             raise
 
     def _wait_until(self, deadline: Optional[float]) -> None:
@@ -435,24 +434,24 @@ class _Connection:
             self._set_timeout(self._socket, deadline)
 
     @staticmethod
-    def _set_timeout(door: socket.socket, deadline: float) -> None:
+    def _set_timeout(one: socket.socket, deadline: float) -> None:
         left = deadline - time.monotonic()
         if left <= 0:
             raise socket.timeout()
-        door.settimeout(left)
+        one.settimeout(left)
 
-    def _late(self) -> TimedOut:
+    def _timed_out(self) -> TimedOut:
         return TimedOut("{}: no answer within {:g} s".format(self._path, self._timeout))
 
     def _refused(self, error: Any) -> AgentError:
-        code, message, data = _parts(error)
+        code, message, data = _error_parts(error)
         if code is None:
-            return _no_sense(self._path, "its error has no code and message")
+            return _not_an_agent(self._path, "its error has no code and message")
         return Refused(code, message, data)
 
 
-def _parts(error: Any) -> Tuple[Optional[int], str, Any]:
-    """Code, message and data of a JSON-RPC error; no code where it is none."""
+def _error_parts(error: Any) -> Tuple[Optional[int], str, Any]:
+    """Code, message and data of a JSON-RPC error; the code is None if it is not one."""
     if not isinstance(error, dict):
         return None, "", None
     code = error.get("code")
@@ -462,19 +461,19 @@ def _parts(error: Any) -> Tuple[Optional[int], str, Any]:
     return code, message, error.get("data")
 
 
-def _no_sense(path: str, why: str) -> AgentError:
-    return AgentError("{}: what answers there is no callback agent: {}".format(path, why))
+def _not_an_agent(path: str, why: str) -> AgentError:
+    return AgentError("{}: what answers there is not a callback agent: {}".format(path, why))
 
 
-def _why_not(error: Exception) -> str:
-    """Why a connection could not be made, for people."""
+def _connection_error(error: Exception) -> str:
+    """Why a connection could not be made."""
     number = getattr(error, "errno", None)
     if number in (errno.ENOENT, errno.ENOTDIR):
         return "there is no pipe"
     if number == errno.ECONNREFUSED:
-        return "nobody listens there (the agent has stopped, or this is no pipe)"
+        return "nobody listens there (the agent has stopped, or this is not a pipe)"
     if number in (errno.EACCES, errno.EPERM):
         return "no permission to connect"
     if number in (errno.ENOTSOCK, errno.EPROTOTYPE):
-        return "that is no agent's pipe"
+        return "it is not an agent's pipe"
     return str(getattr(error, "strerror", None) or error)

@@ -257,7 +257,7 @@ def test_an_error_without_id_is_ours_even_when_the_agent_hangs_up_on_us(start: S
 def test_nonsense_is_an_error_and_the_next_call_begins_anew(start: Start, nonsense: Any) -> None:
     server = start(says(nonsense, hold=True), well)
     with Client(server.path) as agent:
-        with pytest.raises(AgentError, match="no callback agent") as raised:
+        with pytest.raises(AgentError, match="not a callback agent") as raised:
             agent.status()
         assert not isinstance(raised.value, NoAgent | TimedOut | Refused)
         assert agent.status()["method"] == "status"
@@ -266,7 +266,7 @@ def test_nonsense_is_an_error_and_the_next_call_begins_anew(start: Start, nonsen
 def test_an_answer_that_does_not_end_is_given_up(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "MOST_ANSWER_BYTES", 1 << 20)
+    monkeypatch.setattr(client, "MAX_ANSWER_BYTES", 1 << 20)
     flood = says(b"x" * (1 << 20), b"x" * (1 << 18), hold=True)
     with Client(start(flood).path) as agent, pytest.raises(AgentError, match="does not end"):
         agent.status()

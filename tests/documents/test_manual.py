@@ -183,7 +183,7 @@ LIMITS = {
     "one result": "server.offload.MAX_RESULT_BYTES",
     "time for one request": "server.offload.MAX_SECONDS",
     "one call of the Python client": "client.DEFAULT_TIMEOUT",
-    "answer for the Python client": "client.MOST_ANSWER_BYTES",
+    "answer for the Python client": "client.MAX_ANSWER_BYTES",
     "records in `history`": "reload.log.MAX_HISTORY",
     "free file descriptors needed at the start": "daemon.descriptors.MIN_DESCRIPTORS",
     "waiting records of a log that cannot be written": "reload.log.MAX_WAITING",
