@@ -1,7 +1,7 @@
 """Shows the reload log: its last records, and what is added, across rotation.
 
-A record is a line that begins with no white space, and the indented lines that follow it, in text
-as in JSON. Only whole lines are shown.
+In both formats a record is a line that does not begin with white space, and the indented lines that
+follow it. Only whole lines are shown.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import time
 from collections.abc import Callable
 from typing import BinaryIO
 
-#: Seconds between two looks at a log that is followed.
-_PAUSE = 0.2
+#: Seconds between two checks of a log that is followed.
+_POLL_INTERVAL = 0.2
 
 #: Bytes of a log that are read at a time: some hundred records.
 _BLOCK = 1 << 16
 
-#: Where a record begins, its first byte included.
+#: The beginning of a record, with its first byte.
 _RECORD = re.compile(rb"\n[^\s]")
 
 
 class Tail:
     """The end of the log at `path`.
 
-    `write` takes what is to be shown, and gives False when nobody reads it any more; `say` tells a
-    person what is waited for.
+    `write` writes bytes and returns False if nobody reads them any more; `say` reports to a person
+    what is waited for.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class Tail:
         self._say = say
 
     def show(self, records: int, follow: bool) -> None:
-        """Write the last `records`, then, to follow, all that is added.
+        """Write the last `records`; with `follow`, go on with what is added.
 
-        Following ends when nobody reads it any more, else with KeyboardInterrupt. Raises OSError
-        where the log cannot be read.
+        Following ends when nobody reads it any more, or with KeyboardInterrupt. Raises OSError if
+        the log cannot be read.
         """
         file = self._open(follow)
         try:
@@ -49,13 +49,13 @@ class Tail:
             while follow:
                 if not self._show_more(file):
                     return
-                time.sleep(_PAUSE)
+                time.sleep(_POLL_INTERVAL)
                 successor = self._successor(file)
                 if successor is not None:
                     old, file = file, successor
                     with old:
-                        # Who writes may have had the old file open a moment longer.
-                        time.sleep(_PAUSE)
+                        # The agent may have written to the old file after it was renamed.
+                        time.sleep(_POLL_INTERVAL)
                         if not self._show_more(old):
                             return
                 elif os.fstat(file.fileno()).st_size < file.tell():
@@ -64,28 +64,28 @@ class Tail:
             file.close()
 
     def _open(self, wait: bool) -> BinaryIO:
-        """The log; with `wait`, once it is there."""
-        told = False
+        """The log, opened; with `wait`, as soon as it exists."""
+        reported = False
         while True:
             try:
                 return open(self._path, "rb")
             except FileNotFoundError:
                 if not wait:
                     raise
-                if not told:
+                if not reported:
                     self._say(f"waiting for {self._path}")
-                told = True
-            time.sleep(_PAUSE)
+                reported = True
+            time.sleep(_POLL_INTERVAL)
 
     def _show_last(self, file: BinaryIO, records: int, follow: bool) -> bool:
-        """Write the last records, reading no more of the file's end than they need."""
+        """Write the last records. Reads only the end of the file, as far as they need."""
         size = file.seek(0, os.SEEK_END)
         block = _BLOCK
         while True:
             start = file.seek(max(0, size - block))
             data = file.read(size - start)
             if start:
-                data = data.partition(b"\n")[2]  # The first line may have begun before it.
+                data = data.partition(b"\n")[2]  # Its first line may be incomplete.
             data = b"\n" + data
             begins = [match.end() - 1 for match in _RECORD.finditer(data)]
             if len(begins) >= records or start == 0:
@@ -94,7 +94,7 @@ class Tail:
         shown = begins[-records:] if records else []
         data = data[shown[0] :] if shown else b""
         if follow:
-            # A line that is still being written is shown when it is whole.
+            # An incomplete last line is shown when it is complete.
             end = data.rfind(b"\n") + 1
             file.seek(size - (len(data) - end))
             data = data[:end]
@@ -103,7 +103,7 @@ class Tail:
         return self._write(data)
 
     def _show_more(self, file: BinaryIO) -> bool:
-        """Write the whole lines that were added."""
+        """Write the whole lines that were added. False if nobody reads them any more."""
         while True:
             start = file.tell()
             data = file.read(_BLOCK)
@@ -118,7 +118,7 @@ class Tail:
                 return False
 
     def _successor(self, file: BinaryIO) -> BinaryIO | None:
-        """The other file that has the log's name now; None where none can be read."""
+        """The file that has replaced this one under the log's name; None if there is none."""
         try:
             if os.path.samestat(os.stat(self._path), os.fstat(file.fileno())):
                 return None

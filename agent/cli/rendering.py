@@ -1,8 +1,8 @@
-"""What a person sees: answers and findings as lines of text.
+"""Answers and findings as lines of text.
 
-Plain, aligned, one subject to a line, so that they can be read at night and searched with grep.
-Whatever came from files is printed so that it cannot drive the terminal. `paint(text, colour)`
-gives the text in colour, or as it is.
+Lines are plain and aligned, with one subject each, so that they can be searched with grep. Text
+from files is escaped, so that it cannot control the terminal. `paint(text, colour)` returns the
+text, in colour if the output has colours.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def columns(callback: JsonObject) -> list[str]:
 
 
 def table(rows: Sequence[tuple[list[str], str, JsonObject]], paint: Paint) -> Iterator[str]:
-    """A line for each callback, its columns aligned, then what is to be noted; its code beneath."""
+    """A line for each callback: its columns, aligned, and a note; then its code, if it has one."""
     texts = [[printable(cell) for cell in cells] for cells, _, _ in rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     for cells, (_, note, callback) in zip(texts, rows, strict=True):
@@ -42,22 +42,22 @@ def table(rows: Sequence[tuple[list[str], str, JsonObject]], paint: Paint) -> It
 
 
 def _code(callback: JsonObject) -> Iterator[str]:
-    """The callback's code, indented, where the answer has it."""
+    """The callback's code, indented, if the answer has it."""
     if "code_base64" in callback:
         text = base64.b64decode(callback["code_base64"]).decode("utf-8", "backslashreplace")
-        yield "    (not UTF-8: the bytes that are not are shown as \\xNN)"
+        yield "    (not UTF-8: other bytes are shown as \\xNN)"
     elif "code" in callback:
         text = callback["code"]
     else:
         return
     for line in text.removesuffix("\n").split("\n"):
-        # What stands in a file must not drive the terminal; tabs it may hold.
+        # Tabs are the only control characters that stay.
         shown = "\t".join(map(printable, line.removesuffix("\r").split("\t")))
         yield ("    " + shown).rstrip()
 
 
 def health(status: JsonObject, paint: Paint) -> Iterator[str]:
-    """The state first, then what it is made of; each line says what it is about."""
+    """The state first, then its parts; each line begins with its subject."""
     state = status["state"]
     yield "state: " + paint(printable(state), "green" if state == "ok" else "red")
     clients = status.get("clients")
@@ -108,7 +108,7 @@ def finding_line(finding: Diagnostic, paint: Paint) -> str:
 
 
 def tally(findings: Sequence[Diagnostic]) -> str:
-    """`2 errors, 1 warning`, or that there is nothing."""
+    """`2 errors, 1 warning`, or `nothing found`."""
     counts = {s: sum(f.severity is s for f in findings) for s in Severity}
     return ", ".join(count(n, s.value) for s, n in counts.items() if n) or "nothing found"
 

@@ -8,21 +8,21 @@ import resource
 
 from agent.settings import SettingsError
 
-#: Descriptors without which the agent does not start: its own take about 25, half of the limit is
-#: left free for reloads, and some clients must be able to connect.
+#: Descriptors without which the agent does not start: it uses about 25, half of the limit is left
+#: free for reloads, and some clients must be able to connect.
 MIN_DESCRIPTORS = 96
 
 
 def raise_fd_limit(wanted: int = 0) -> None:
-    """Let the process have `wanted` files open, or as many as it may.
+    """Raise the limit to `wanted`, or to what the hard limit allows.
 
-    Raises SettingsError where it cannot open MIN_DESCRIPTORS more.
+    Raises SettingsError if fewer than MIN_DESCRIPTORS files can still be opened.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
     opened: list[int] = []
     try:
         while len(opened) < MIN_DESCRIPTORS:

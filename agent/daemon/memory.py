@@ -1,9 +1,9 @@
 """Makes the C library return unused memory to the system. Source: mallopt(3) of Linux.
 
-By default glibc gives each thread an arena of its own, and keeps in the arenas what a large answer
-or many clients took. After ten minutes of hostile clients the agent held twice the memory that it
-used, and it was still growing. With one arena, and large blocks returned as soon as they are free,
-it stays level, and lookups are not slower.
+By default glibc gives each thread an arena, and the arenas keep the memory of large answers and of
+many clients. After ten minutes of hostile clients the agent held twice the memory that it used, and
+the figure was still growing. With one arena, and large blocks returned as soon as they are free, it
+is constant, and lookups are not slower.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ LARGE = 128 << 10
 
 
 def limit_malloc_arenas() -> None:
-    """Use one arena. Call it before the first thread: arenas that exist stay. Without glibc it does
-    nothing."""
+    """Use one arena. Call it before the first thread starts: existing arenas stay. Does nothing
+    without glibc."""
     if sys.platform != "linux":
         return
     import ctypes

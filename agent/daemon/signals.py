@@ -1,9 +1,8 @@
-"""Waits for signals in a thread of its own, and ends the process where nothing else does.
+"""Receives signals in a thread, and ends the process if a stop takes too long.
 
-A handler in Python runs on the main thread, when that has time. If the main thread is stuck in a
-system call, or a thread that must be waited for is, a handler does not help. A thread that waits
-for the signal always gets it. It passes the signal on; a stop that then takes longer than
-STOP_SECONDS is cut short.
+Python runs signal handlers on the main thread. If that is stuck in a system call, they do not run.
+A thread that waits for a signal always receives it. It passes the signal on; a stop that then takes
+longer than STOP_SECONDS is cut short.
 """
 
 from __future__ import annotations
@@ -19,17 +18,19 @@ from functools import cache
 from agent.daemon import memory, process
 from agent.daemon.process import ACTED_ON
 
-#: Seconds that a stop may take in order: the last record, and what is to be on the disk. After
-#: them the process is ended. Together with END_SECONDS less than the 5 s that are promised.
+#: Seconds that an orderly stop may take: to write the last record and the last-good units. Then the
+#: process is ended. With END_SECONDS it is less than the 5 s that the manual promises.
 STOP_SECONDS = 4.0
-#: Seconds for what is done even then.
+#: Seconds for the steps of a forced end.
 END_SECONDS = 0.5
 
 
 @cache
 def start() -> Signals:
-    """Prepare this process to serve, and start to receive its signals. Once; a second call gives
-    the same. Raises OSError or RuntimeError where that cannot be done."""
+    """Prepare this process to serve, and start to receive its signals.
+
+    A second call returns the same object. Raises OSError or RuntimeError if that cannot be done.
+    """
     process.prepare(serves=True)
     # Before the first thread: a thread that allocates gets an arena of its own.
     memory.limit_malloc_arenas()
@@ -39,14 +40,14 @@ def start() -> Signals:
 
 
 class Signals:
-    """Receives ACTED_ON from a thread, for the life of the process. They must be blocked."""
+    """Receives the signals in ACTED_ON, which must be blocked, as long as the process runs."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        #: Those that nobody has taken yet.
+        #: Signals that were received before `act` was called.
         self._received: list[int] = []
         self._act: Callable[[int], object] | None = None
-        #: What to do when the process is ended by force. Runs in a thread, for END_SECONDS.
+        #: Steps of a forced end. They run in a thread, for END_SECONDS.
         self.at_forced_end: list[Callable[[], None]] = []
         self._stopping = threading.Event()
 
@@ -57,8 +58,10 @@ class Signals:
             threading.Thread(target=work, name="signals", daemon=True).start()
 
     def act(self, act: Callable[[int], object]) -> None:
-        """Have each signal passed to `act`, first those that came before. `act` is called from any
-        thread and must not block."""
+        """Call `act` with each signal, beginning with those received before.
+
+        `act` is called from any thread and must not block.
+        """
         with self._lock:
             self._act = act
             for number in self._received:
@@ -77,7 +80,7 @@ class Signals:
                 self._stopping.set()
 
     def _end(self) -> None:
-        """End the process with status 0, unless it ends before that."""
+        """After a signal to stop and STOP_SECONDS, end the process with status 0."""
         self._stopping.wait()
         time.sleep(STOP_SECONDS)
         try:

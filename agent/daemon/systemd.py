@@ -1,4 +1,4 @@
-"""Tells systemd how the agent is. Source: sd_notify(3); without $NOTIFY_SOCKET nothing is told."""
+"""Reports the agent's state to systemd, if $NOTIFY_SOCKET is set. Source: sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Notify:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         watchdog = environ.get("WATCHDOG_USEC", "")
         ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        #: Seconds between two signs of life: half of what the manager waits. None: none wanted.
+        #: Seconds between two WATCHDOG=1: half of the manager's timeout. None if it has no timeout.
         self.interval: float | None = None
         if ours and address and watchdog.isascii() and watchdog.isdigit():
             self.interval = int(watchdog) / 2e6 or None
 
     def send(self, *assignments: str) -> None:
-        """Send some `NAME=value`. A manager that does not listen is no reason to stop."""
+        """Send some `NAME=value`. Never blocks; errors are ignored."""
         if not self._address:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:

@@ -267,7 +267,7 @@ def test_code_is_shown_beneath_and_cannot_drive_the_terminal(agent: StandIn, run
     assert lines[1:4] == ["    \timport os", "", r"    \x1b]0;owned\x07print('" + "\u00e9')"]
     assert lines[4].startswith("gruss.pl")
     assert lines[5:] == [
-        r"    (not UTF-8: the bytes that are not are shown as \xNN)",
+        r"    (not UTF-8: other bytes are shown as \xNN)",
         r'    print "\xe7|";',
         "",
     ]
