@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 from click.core import ParameterSource
 
@@ -13,11 +15,11 @@ class _SettingOption(EnvOption):
     """The option of one row of the table."""
 
 
-def setting_options(command_name: str) -> click.decorators.FC:
+def setting_options(command_name: str) -> Callable[[Command], Command]:
     """Decorate a command with the options of all settings that concern it."""
 
     def decorate(command: Command) -> Command:
-        for name, row in reversed(TABLE.items()):
+        for name, row in reversed([*TABLE.items()]):
             if row.flag and command_name in row.commands:
                 command = click.option(
                     row.flag,

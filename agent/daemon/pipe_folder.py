@@ -7,7 +7,8 @@ import stat
 import sys
 
 from agent.core.quoting import printable, shown
-from agent.settings import DEFAULT, Settings, SettingsError
+from agent.settings import Settings, SettingsError
+from agent.settings.path_list import DEFAULT
 
 #: The longest path of a Unix socket in bytes: sun_path without its ending NUL.
 MAX_PIPE_BYTES = {"linux": 107, "darwin": 103}
