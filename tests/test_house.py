@@ -20,12 +20,11 @@ AGENT = ROOT / "agent"
 #: the layers: data flows from core to cli, and nothing calls back upwards.
 LAYERS = {
     "core": set(),
-    "rpc": {"core", "schemas"},
-    "schemas": set(),
+    "rpc": {"core"},
     "settings": {"core"},
     "disk": {"core"},
     "reload": {"core", "rpc", "disk", "settings"},
-    "server": {"core", "rpc", "schemas", "settings", "reload"},
+    "server": {"core", "rpc", "settings", "reload"},
     "check": {"core", "disk", "settings", "reload"},
     "daemon": {"core", "rpc", "disk", "settings", "reload", "server"},
     "cli": {"core", "settings", "reload", "check", "daemon", "client", "manual"},
@@ -35,7 +34,7 @@ LAYERS = {
     "__init__": set(),
 }
 #: Folders of plain functions and frozen values: no files, clocks, sockets, processes or logging.
-PURE = {"core": set(), "rpc": {"msgspec", "jsonschema", "referencing"}}
+PURE = {"core": set(), "rpc": {"msgspec", "jsonschema"}}
 
 #: Modules that reach the world outside: files, sockets, clocks, processes, logs, chance.
 WORLD = {

@@ -28,9 +28,10 @@ from agent.disk.permissions import Trust
 from agent.reload.last_good import LastGood
 from agent.reload.log import Log
 from agent.reload.reloader import Reloader
-from agent.server.access import Door
-from agent.server.handlers import Service
+from agent.server.access import AccessPolicy
+from agent.server.handlers import Handlers
 from agent.server.listener import LOOK, MAX_CONNECTIONS, Held, Pipe
+from agent.server.service import Service
 from agent.settings import STANDARD_OUTPUT, TABLE, Given, Settings, SettingsError
 from agent.settings.host import Host
 
@@ -56,7 +57,7 @@ class _Agent:
     reloader: Reloader
     log: Log
     pipe: Pipe
-    door: Door
+    access: AccessPolicy
     messages: MessageHandler
     signals: Signals
 
@@ -116,8 +117,8 @@ def _start(given: Mapping[str, Given], messages: MessageHandler, signals: Signal
     log.start()
     read_settings = partial(settings.read, given, host=host)
     reloader = Reloader(read_settings, now, last_good, log, trust)
-    door = Door(os.geteuid(), pipe_group, now.reload_for)
-    return _Agent(reloader, log, pipe, door, messages, signals)
+    access = AccessPolicy(os.geteuid(), pipe_group, now.reload_for)
+    return _Agent(reloader, log, pipe, access, messages, signals)
 
 
 def _with_stored(now: Settings, last_good: LastGood) -> Settings:
@@ -137,7 +138,7 @@ def _with_stored(now: Settings, last_good: LastGood) -> Settings:
 async def _serve(agent: _Agent) -> None:
     """Reload and answer until a signal says to stop, then end."""
     reloader, pipe = agent.reloader, agent.pipe
-    service = Service(reloader, pipe, agent.door, agent.messages)
+    service = Service(Handlers(reloader, pipe, agent.access, agent.messages))
     notify = Notify(os.environ)
     reloader.records.listeners.append(lambda _: notify.send(_status_line(reloader)))
     async with anyio.create_task_group() as tasks:
@@ -167,15 +168,16 @@ async def _until_stopped(signals: Signals, reloader: Reloader) -> None:
 
 async def _listen(agent: _Agent, service: Service, notify: Notify) -> None:
     """Listen once the first index is ready, and keep listening."""
+    # Meanwhile: an upgrade may remove the files of the package before they are needed.
+    loading = asyncio.ensure_future(service.prepare())
     await agent.reloader.ready.wait()
     # The objects of the first index stay: the collector need not look at them.
     gc.freeze()
     gc.enable()
-    await agent.pipe.listen(service, agent.door)
+    with contextlib.suppress(Exception):  # it is loaded when it is needed
+        await loading
+    await agent.pipe.listen(service, agent.access)
     notify.send("READY=1", _status_line(agent.reloader))
-    # It reads files of the package, which an upgrade may remove.
-    with contextlib.suppress(Exception):  # it is tried again when it is needed
-        await service.prepare()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_keep_pipe, agent, service)
         if notify.interval is not None:
@@ -197,7 +199,7 @@ async def _keep_pipe(agent: _Agent, service: Service) -> None:
         try:
             if agent.pipe.lost():
                 pipe_folder.make(agent.reloader.settings)
-                await agent.pipe.listen_anew(service, agent.door)
+                await agent.pipe.listen_anew(service, agent.access)
                 _logger.warning(
                     "somebody removed the pipe %s or its lock; it is made again",
                     printable(agent.pipe.path),

@@ -13,7 +13,9 @@ Two things are said beside a type because msgspec cannot express them in an anno
 A `description` says what a value should be, in words that can follow "expected": a client reads it
 when the value is refused. `EXPECTED` is the description of a whole type.
 
-To add a method, add a row to `METHODS` and a handler to the server.
+This file is long because it is the whole protocol: a reader finds everything in one place.
+
+To add a method, add a row to `METHODS` and a function to `agent.server.handlers`.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 #: JSON-RPC 2.0 leaves -32000 to -32099 to the server.
 REFUSED: Final = -32000
-BATCH_TOO_LARGE: Final = -32001
+TOO_LARGE: Final = -32001
 
 #: The errors of JSON-RPC 2.0, with the specification's words, and the agent's own.
 ERRORS: Final[Mapping[int, str]] = {
@@ -43,7 +45,7 @@ ERRORS: Final[Mapping[int, str]] = {
     INVALID_PARAMS: "Invalid params",
     INTERNAL_ERROR: "Internal error",
     REFUSED: "Refused",
-    BATCH_TOO_LARGE: "Batch too large",
+    TOO_LARGE: "Responses too large",
 }
 
 #: The largest integer that msgspec, C and SQL can hold: 64 bits with sign.
@@ -65,6 +67,7 @@ EVENT_TEXT_PATTERN: Final = (
 
 _Natural = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 _Positive = Annotated[int, Meta(ge=1)]
+_Count = Annotated[int, Meta(ge=0)]
 _Generation = Annotated[
     int, Meta(description="counts accepted indexes since the agent started, from 1", ge=1)
 ]
@@ -98,7 +101,7 @@ def _job_number(what: str) -> Meta:
 # Parameters -------------------------------------------------------------------------------------
 
 
-class _Params(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+class _Params(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """Parameters and their parts. They hold no reference cycles, so the garbage collector does not
     track them."""
 
@@ -359,8 +362,8 @@ class HeldDirectory(_Result, frozen=True, kw_only=True):
     reason: str
 
 
-class Record(_Result, frozen=True, kw_only=True):
-    """One change, or refused change, of what is served."""
+class _RecordHead(_Result, frozen=True, kw_only=True):
+    """What a record and its summary share."""
 
     time: Annotated[
         str,
@@ -376,9 +379,31 @@ class Record(_Result, frozen=True, kw_only=True):
     callbacks: Annotated[int, Meta(description="how many are served", ge=0)]
     duration_ms: Annotated[float, Meta(ge=0)]
     causes: list[Cause]
+
+
+class Record(_RecordHead, frozen=True, kw_only=True):
+    """One change, or refused change, of what is served."""
+
     changes: list[Change]
     held: Annotated[list[HeldDirectory], _described("what is held after it")]
     diagnostics: list[Diagnostic]
+
+
+class Omitted(_Result, frozen=True, kw_only=True):
+    """How many of each the record has that its summary leaves out."""
+
+    changes: _Count
+    held: _Count
+    diagnostics: _Count
+    causes: _Count
+
+
+class RecordSummary(_RecordHead, frozen=True, kw_only=True):
+    """A record without its changes, with the first of its causes, held directories, diagnostics."""
+
+    held: Annotated[list[HeldDirectory], _described("what is held after it")]
+    diagnostics: list[Diagnostic]
+    omitted: Omitted
 
 
 class DirectoryStatus(_Result, frozen=True, kw_only=True):
@@ -410,7 +435,7 @@ class StatusResult(_Result, frozen=True, kw_only=True):
     callbacks: Annotated[int, Meta(description="how many are served", ge=0)]
     directories: list[DirectoryStatus]
     settings: dict[str, SettingStatus]
-    last_reload: Record
+    last_reload: Annotated[RecordSummary, _described("the newest record, shortened")]
     clients: Annotated[int, Meta(description="how many are connected", ge=0)]
     notes: Annotated[
         list[str],
@@ -431,7 +456,7 @@ class SubscribeResult(_Result, frozen=True, kw_only=True):
     digest: _IndexDigest
 
 
-class Nothing(_Result, frozen=True, kw_only=True):
+class EmptyResult(_Result, frozen=True, kw_only=True):
     """An empty object."""
 
 
@@ -447,46 +472,149 @@ class OpenRpcDocument(Struct, frozen=True):
 
 
 class Method(NamedTuple):
-    """One method of the pipe. `positional` is the parameter that may be given by position, alone;
-    `errors` are those beside the ones that every request can meet."""
+    """One method of the pipe.
+
+    summary: what it is for, in one sentence.
+    params, result: the types of its parameters and result.
+    example: parameters and a result that belong together.
+    positional: the one parameter that may be given by position, alone.
+    errors: those that it meets beside the ones that every request can meet.
+    """
 
     summary: str
     params: type[Struct]
     result: type[Struct]
+    example: tuple[Struct, Struct]
     positional: str | None = None
     errors: tuple[int, ...] = ()
 
+
+_DIGEST = "sha256:" + "5d" * 32
+_CALLBACK: dict[str, Any] = {
+    "file": "mail.py",
+    "path": "/farm/callback/mail.py",
+    "directory": "/farm/callback",
+    "language": "python",
+    "trigger": "failed-work-self-*",
+    "line": 4,
+    "digest": _DIGEST,
+    "enabled": True,
+}
+_INDEX: dict[str, Any] = {"generation": 3, "digest": _DIGEST}
+_RECORD: dict[str, Any] = {
+    "time": "2026-02-03T04:05:06.789Z",
+    "event": "reloaded",
+    **_INDEX,
+    "callbacks": 1,
+    "duration_ms": 2.5,
+    "causes": [Cause(path="/farm/callback/mail.py", change="modified")],
+    "held": [],
+    "diagnostics": [],
+}
+_EXAMPLE_RECORD = Record(
+    **_RECORD,
+    changes=[
+        Change(
+            change="modified",
+            path=_CALLBACK["path"],
+            trigger=_CALLBACK["trigger"],
+            line=4,
+            digest=_DIGEST,
+        )
+    ],
+)
+_EXAMPLE_STATUS = StatusResult(
+    version="1.0.0",
+    pid=1234,
+    uptime=3725.5,
+    state="ok",
+    **_INDEX,
+    callbacks=1,
+    directories=[
+        DirectoryStatus(
+            path="/farm/callback", callbacks=1, held=None, watch="events", digest=_DIGEST
+        )
+    ],
+    settings={"pipe": SettingStatus(value="/run/callback-agent/pipe", source="default")},
+    last_reload=RecordSummary(
+        **_RECORD, omitted=Omitted(changes=1, held=0, diagnostics=0, causes=0)
+    ),
+    clients=2,
+    notes=[],
+)
 
 METHODS: Final[Mapping[str, Method]] = {
     "lookup": Method(
         "Which callbacks fire for an event, and which are waiting for more.",
         LookupParams,
         LookupResult,
+        (
+            LookupParams("failed-work-self-7"),
+            LookupResult(**_INDEX, callbacks=[Callback(**_CALLBACK)], partial=[]),
+        ),
         positional="event",
+        errors=(REFUSED,),
     ),
     "explain": Method(
         "Why each callback of the event's name and type fires, is partial, or does not.",
         LookupParams,
         ExplainResult,
+        (
+            LookupParams("failed-work-parent-7"),
+            ExplainResult(
+                **_INDEX,
+                callbacks=[
+                    ExplainedCallback(
+                        **_CALLBACK, verdict="no", reason="the event's context is parent, not self"
+                    )
+                ],
+            ),
+        ),
         positional="event",
+        errors=(REFUSED,),
     ),
-    "list": Method("Every callback that is served.", ListParams, ListResult),
-    "status": Method("Health, directories, settings, and the last reload.", NoParams, StatusResult),
+    "list": Method(
+        "Every callback that is served.",
+        ListParams,
+        ListResult,
+        (ListParams(), ListResult(**_INDEX, callbacks=[Callback(**_CALLBACK)])),
+        errors=(REFUSED,),
+    ),
+    "status": Method(
+        "Health, directories, settings, and the last reload.",
+        NoParams,
+        StatusResult,
+        (NoParams(), _EXAMPLE_STATUS),
+    ),
     "reload": Method(
         "Read everything again now. When it returns, every change made to the files before the"
         " call is served, or held with a diagnostic.",
         NoParams,
         Record,
+        (NoParams(), _EXAMPLE_RECORD),
         errors=(REFUSED,),
     ),
-    "history": Method("The newest records, newest last.", HistoryParams, HistoryResult),
+    "history": Method(
+        "The newest records, newest last.",
+        HistoryParams,
+        HistoryResult,
+        (HistoryParams(1), HistoryResult(records=[_EXAMPLE_RECORD])),
+    ),
     "subscribe": Method(
         "From now on, send every record on this connection, as the notification `reload`.",
         NoParams,
         SubscribeResult,
+        (NoParams(), SubscribeResult(**_INDEX)),
     ),
-    "unsubscribe": Method("Send no more records.", NoParams, Nothing),
-    "rpc.discover": Method("This document.", NoParams, OpenRpcDocument),
+    "unsubscribe": Method(
+        "Send no more records.", NoParams, EmptyResult, (NoParams(), EmptyResult())
+    ),
+    "rpc.discover": Method(
+        "This document.",
+        NoParams,
+        OpenRpcDocument,
+        (NoParams(), OpenRpcDocument(openrpc="1.3.2", info={}, methods=[])),
+    ),
 }
 """Every method, in the order in which a newcomer wants to read about them."""
 
@@ -534,3 +662,4 @@ def _request_type(name: str, method: Method) -> type[Request]:
 REQUEST_TYPES: Final[Mapping[str, type[Request]]] = {
     name: _request_type(name, method) for name, method in METHODS.items()
 }
+"""The type that a line with each method is decoded into."""

@@ -74,7 +74,7 @@ def _many_groups(one: socket.socket) -> bytes:
     return raw.raw[: length.value]
 
 
-class Door:
+class AccessPolicy:
     """Lets in root, the agent's user, and the members of one group if there is one."""
 
     def __init__(self, uid: int, group: int | None, reload_for: str) -> None:
@@ -83,7 +83,7 @@ class Door:
         self._reload_for = reload_for
         self._reported: dict[int, float] = {}
 
-    def admits(self, peer: Peer) -> bool:
+    def allows(self, peer: Peer) -> bool:
         """Whether the peer may ask. A refusal is logged, once in REPORT_INTERVAL for each user."""
         if peer.uid in self._owners or self._group in peer.groups:
             return True
@@ -96,6 +96,6 @@ class Door:
             _logger.warning("refused a client of the user id %d, who may not ask", peer.uid)
         return False
 
-    def may_reload(self, peer: Peer) -> bool:
+    def allows_reload(self, peer: Peer) -> bool:
         """Whether the peer may ask for a reload."""
         return self._reload_for == "all" or peer.uid in self._owners

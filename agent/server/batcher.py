@@ -16,7 +16,8 @@ from collections import deque
 from itertools import islice
 from typing import Protocol
 
-from agent.rpc import jsonrpc as protocol
+from agent.rpc import jsonrpc
+from agent.rpc.messages import Request
 
 #: Seconds of each turn of the loop that queued work may take.
 TIME_SLICE = 0.005
@@ -42,7 +43,7 @@ class Client(Protocol):
     #: Whether the kernel takes no more of its answers at present.
     blocked: bool
 
-    def take(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> None:
         """Answer what was read, behind what is under way."""
         ...
 
@@ -58,12 +59,10 @@ class Client(Protocol):
 
 
 class Answering(Protocol):
-    """What answers many lookups at once."""
+    """What answers many requests at once."""
 
-    def lookups(
-        self, lookups: list[protocol.CommonLookup] | list[protocol.LookupRequest]
-    ) -> list[bytes] | None:
-        """The answers' lines, None where each must be asked for by itself."""
+    def answer_together(self, requests: list[Request]) -> list[bytes] | None:
+        """The response to each request; None if any of them cannot be answered at once."""
         ...
 
 
@@ -86,7 +85,7 @@ class Batcher:
         """Answer this at the end of the turn, or leave it to the client's own queue."""
         size = len(data)
         if size > SHORT_READ and (size > MAX_COALESCED_READ or self._size > MAX_COALESCED):
-            client.take(data)
+            client.feed(data)
             return
         parts = self._parts
         if not parts:
@@ -107,22 +106,22 @@ class Batcher:
         for client, data in zip(clients, parts, strict=True):
             quick = several and client.idle and time.monotonic() < until
             if not (quick and self.answer([client], [data])):
-                client.take(data)
+                client.feed(data)
 
     def answer(self, clients: list[Client], parts: list[bytes]) -> bool:
-        """Whether all of it is lookups that can be answered at once, which is done then."""
+        """Answer these reads at once; False if that cannot be done."""
         try:
-            lookups = protocol.lookups(parts)
-        except Exception:  # such as MemoryError: each by itself, where it is contained
+            requests = jsonrpc.read_together(parts)
+        except Exception:  # such as MemoryError: contained where each is answered alone
             return False
-        answers = self._service.lookups(lookups) if lookups else None
-        if answers is None:
+        responses = self._service.answer_together(requests) if requests else None
+        if responses is None:
             return False
-        if len(answers) > len(parts):
-            lines = iter(answers)
-            answers = [b"".join(islice(lines, data.count(b"\n"))) for data in parts]
-        for client, line in zip(clients, answers, strict=True):
-            # Here and not in a method: it is done for each answer, and counts.
+        if len(responses) > len(parts):
+            lines = iter(responses)
+            responses = [b"".join(islice(lines, data.count(b"\n"))) for data in parts]
+        for client, line in zip(clients, responses, strict=True):
+            # Not a method: the call would cost every response.
             try:
                 sent = os.write(client.fd, line) if client.idle else 0
             except OSError:

@@ -15,9 +15,11 @@ import stat
 from collections import deque
 
 from agent.core.quoting import printable
-from agent.rpc import jsonrpc as protocol
-from agent.server.access import Door, Peer
-from agent.server.connection import LINGER, REFUSED, Connection, Service, Shared
+from agent.rpc import jsonrpc
+from agent.rpc.messages import REFUSED
+from agent.server.access import AccessPolicy, Peer
+from agent.server.connection import LINGER, Connection
+from agent.server.shared import Client, Service, Shared
 from agent.settings import SettingsError
 
 #: Connections at the same time. A supervisor has some dozens; each costs some kilobytes.
@@ -48,7 +50,7 @@ class Pipe:
         self.path = path
         #: Whose members may connect, besides root and the agent's user.
         self._group = group
-        self.clients: set[Connection] = set()
+        self.clients: set[Client] = set()
         self._lock = -1
         self._listener: _Listener | None = None
         self._shared: Shared | None = None
@@ -103,7 +105,7 @@ class Pipe:
                     " alone: move it away, or say --pipe FILE"
                 )
 
-    async def listen(self, service: Service, door: Door) -> None:
+    async def listen(self, service: Service, access: AccessPolicy) -> None:
         """Make the socket, in the place of a dead agent's, and serve it. Needs the lock.
 
         Raises SettingsError.
@@ -139,7 +141,7 @@ class Pipe:
             ) from None
         if self._shared is None:
             self._shared = Shared(service, self.clients)
-        self._listener = _Listener(listener, self._shared, door)
+        self._listener = _Listener(listener, self._shared, access)
 
     def lost(self) -> bool:
         """Whether the socket's file was removed, or that of its lock, without which another agent
@@ -167,7 +169,7 @@ class Pipe:
             return False
         return _identity(found) == _identity(os.fstat(self._lock))
 
-    async def listen_anew(self, service: Service, door: Door) -> None:
+    async def listen_anew(self, service: Service, access: AccessPolicy) -> None:
         """Make the socket again, after it was lost. Those who are connected notice nothing.
 
         Raises SettingsError, or Held where another agent has the pipe by now.
@@ -177,7 +179,7 @@ class Pipe:
             self.lock()
         if self._listener is not None:
             self._listener.close()
-        await self.listen(service, door)
+        await self.listen(service, access)
 
     def stop_listening(self) -> None:
         """Take no more clients, and remove the socket. The lock ends with the process."""
@@ -200,10 +202,10 @@ class Pipe:
 class _Listener:
     """Accepts clients, as long as there is room for them."""
 
-    def __init__(self, listening: socket.socket, shared: Shared, door: Door) -> None:
+    def __init__(self, listening: socket.socket, shared: Shared, access: AccessPolicy) -> None:
         self._socket: socket.socket | None = listening
         self._shared = shared
-        self._door = door
+        self._access = access
         #: Refused clients, the oldest first.
         self._lingering: deque[socket.socket] = deque()
         self._opening: set[asyncio.Task[None]] = set()
@@ -247,7 +249,7 @@ class _Listener:
             )
             return
         why = self._full(client)
-        if why is None and not self._door.admits(peer):
+        if why is None and not self._access.allows(peer):
             why = (
                 f"the user id {peer.uid} may not ask: only root, the agent's user and the"
                 " members of the group of --pipe-group may"
@@ -289,7 +291,7 @@ class _Listener:
         that the connection was reset."""
         data = {"expected": "a client that is let in", "found": why}
         with contextlib.suppress(OSError):
-            client.send(protocol.error(None, REFUSED, f"Connection refused: {why}", data))
+            client.send(jsonrpc.error(None, REFUSED, f"Connection refused: {why}", data))
             client.shutdown(socket.SHUT_WR)
         self._lingering.append(client)
         self._loop.call_later(LINGER, self._close_lingering, client)

@@ -118,6 +118,11 @@ class Outbox:
         self.size = 0
 
 
+def length(line: Line) -> int:
+    """Bytes of a line."""
+    return len(line) if isinstance(line, bytes) else sum(map(len, line))
+
+
 def joined(pieces: list[bytes]) -> Line:
     """One line of these pieces. Small ones are joined, large ones kept as they are."""
     if sum(map(len, pieces)) < MIN_SHARED:

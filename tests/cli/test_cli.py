@@ -1,7 +1,7 @@
 """The commands as a person runs them: real processes, their output and exit statuses.
 
-Where they need an agent, a stand-in answers on a real socket, with answers that the package's own
-schemas hold to: so each test says exactly what the agent answered. The last test asks the real one.
+Where they need an agent, a stand-in answers on a real socket, with results that are valid for the
+pipe: so each test says exactly what the agent answered. The last test asks the real one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import Any, TextIO
 
 import pytest
 
-from agent import schemas
 from support.agents import summary
+from support.valid import check_result, request_validator
 
 ROOT = Path(__file__).parents[2]
 DIGEST = "sha256:" + "0" * 64
@@ -64,7 +64,7 @@ class StandIn:
 
     def well(self, method: str, result: dict[str, Any]) -> None:
         """Answer so from now on; the answer must be one that the agent may give."""
-        schemas.validator(f"{method}.result").validate(result)
+        check_result(method, result)
         self.answers[method] = result
 
     def params(self) -> Any:
@@ -236,7 +236,7 @@ def test_the_options_of_lookup_and_explain_make_the_question(agent: StandIn, run
         for command in ("lookup", "explain"):
             done = run(command, *options, "--pipe", agent.path)
             assert done.returncode == 0, done
-            schemas.validator("request").validate(agent.requests[-1])
+            request_validator().validate(agent.requests[-1])
         assert agent.requests[-2]["params"] == agent.requests[-1]["params"]
         return agent.params()
 

@@ -20,9 +20,11 @@ from typing import Any
 
 import pytest
 
-from agent import client, schemas
+from agent import client
+from agent.rpc.messages import Diagnostic, LookupResult, Record, StatusResult
 from support.agents import DEADLINE, Agent, running, wait_for, write
 from support.sites import Site, replace, start
+from support.valid import check
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "fixtures" / "example"
@@ -178,7 +180,7 @@ def test_the_example_directory_answers_as_its_page_says(site: Site) -> None:
     def lookup(event: str) -> tuple[list[str], int]:
         done = command(site, "lookup", event, "--json")
         answer = json.loads(done.stdout)
-        schemas.validator("lookup.result").validate(answer)
+        check(LookupResult, answer)
         assert answer == site.agent.lookup(event)
         return [c["file"] for c in answer["callbacks"]], done.returncode
 
@@ -223,10 +225,10 @@ def test_status_and_reload_exit_1_where_something_is_wrong(site: Site) -> None:
     (site.directory / "callbacks.conf").write_text("nonsense\n")
     done = command(site, "reload", "--json")
     record = json.loads(done.stdout)
-    schemas.validator("record").validate(record)
+    check(Record, record)
     assert (done.returncode, bool(record["held"])) == (1, True)
     done = command(site, "status", "--json")
-    schemas.validator("status.result").validate(json.loads(done.stdout))
+    check(StatusResult, json.loads(done.stdout))
     assert (done.returncode, json.loads(done.stdout)["state"]) == (1, "degraded")
     # An error that holds nothing: reload is 0, status is 1.
     write(site.directory, "a.py = done-job-self\n")
@@ -266,7 +268,7 @@ def test_check_reads_as_serve_does_and_changes_nothing(site: Site) -> None:
     checked = json.loads(done.stdout)
     assert list(checked) == ["diagnostics"]
     for finding in checked["diagnostics"]:
-        schemas.validator("finding").validate(finding)
+        check(Diagnostic, finding)
     assert sorted(checked["diagnostics"], key=str) == sorted(served, key=str)
     assert len(lines) == len(served)
 

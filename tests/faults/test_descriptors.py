@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.server import connection
+from agent.rpc.messages import REFUSED
 from agent.server import listener as pipe
 from support.agents import Agent, wait_for, write
 
@@ -81,7 +81,7 @@ def test_who_is_refused_reads_how_many_may_connect_and_what_to_raise(agent: Agen
             return b""
 
         error = json.loads(wait_for(said, "a refusal"))["error"]
-        assert error["code"] == connection.REFUSED
+        assert error["code"] == REFUSED
         assert f"limit of {LIMIT} open files" in error["message"]
         assert "LimitNOFILE" in error["message"]
     # There is room again for those who come later.

@@ -79,7 +79,7 @@ import sys
 sys.path.insert(0, {str(installed)!r})
 import agent
 assert agent.__path__ == [{str(installed / "agent")!r}], agent.__path__
-from agent.server import handlers as service
+from agent.server import service
 async def prepare(self, prepare=service.Service.prepare):
     global loaded
     await prepare(self)

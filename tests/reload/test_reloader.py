@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from agent import schemas
 from agent.disk import being_written
 from agent.reload import helper
+from agent.rpc.messages import Record, StatusResult
 from support.agents import ALL_LANGUAGES, Agent, running, summary, wait_for, write
 from support.sites import Site, replace, start
+from support.valid import check
 
 ONE = "a.py = done-job-self\n"
 TWO = ONE + "b.py = failed-job-self\n"
@@ -59,7 +60,7 @@ def test_the_first_record_is_started_and_adds_all(tmp_path: Path) -> None:
     directory = write(tmp_path / "cb", TWO, a_py="1\n", b_py="2\n")
     with running(tmp_path, directory) as agent:
         (record,) = agent.history()[:1]
-        schemas.validator("record").validate(record)
+        check(Record, record)
         assert (record["event"], record["generation"], record["callbacks"]) == ("started", 1, 2)
         assert changes(record) == [
             ("added", "a.py", "done-job-self", 1),
@@ -755,7 +756,7 @@ def test_it_stops_with_0_a_last_record_and_no_socket(tmp_path: Path, number: int
         agent.stop()
     assert not agent.pipe.exists()
     record = agent.records()[-1]
-    schemas.validator("record").validate(record)
+    check(Record, record)
     assert (record["event"], record["digest"], record["changes"]) == ("stopped", digest, [])
     assert (record["generation"], record["callbacks"]) == (1, 1)
 
@@ -821,7 +822,7 @@ def test_the_very_first_answer_is_whole(tmp_path: Path) -> None:
                 b'{"jsonrpc":"2.0","id":1,"method":"status"}\n{"jsonrpc":"2.0","id":2,"method":"list"}\n'
             )
             status = json.loads(answers.readline())["result"]
-            schemas.validator("status.result").validate(status)
+            check(StatusResult, status)
             assert (status["generation"], status["callbacks"]) == (1, 2000)
             assert status["last_reload"]["event"] == "started"
             assert len(json.loads(answers.readline())["result"]["callbacks"]) == 2000

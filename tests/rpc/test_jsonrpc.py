@@ -8,18 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent import schemas
-from agent.rpc import jsonrpc as protocol
-from agent.rpc.jsonrpc import (
-    Batch,
-    Job,
-    Lines,
-    LineTooLong,
-    LookupParams,
-    LookupRequest,
-    Refusal,
-    read,
-)
+from agent.rpc import jsonrpc, openrpc
+from agent.rpc.jsonrpc import Batch, Refusal, read
+from agent.rpc.lines import MAX_LINE, Lines, LineTooLong
+from agent.rpc.messages import METHODS, EventObject, Job, LookupParams, Request
 
 
 def answered(line: bytes) -> Any:
@@ -32,15 +24,15 @@ def answered(line: bytes) -> Any:
     return json.loads(sent)
 
 
-def _answer(message: protocol.Request | Refusal | Batch) -> bytes:
+def _answer(message: Request | Refusal | Batch) -> bytes:
     if isinstance(message, Refusal):
-        return message.answer
+        return message.response
     if isinstance(message, Batch):
-        return protocol.batch([_answer(item) for item in message.items])
-    return protocol.result(message.id, json.dumps(message.method).encode())
+        return jsonrpc.batch([_answer(item) for item in message.items])
+    return jsonrpc.result(message.id, json.dumps(message.method).encode())
 
 
-def accepted(text: str) -> protocol.Request:
+def accepted(text: str) -> Request:
     message = read(text.encode())
     assert not isinstance(message, Refusal | Batch), message
     return message
@@ -50,7 +42,7 @@ def looked_up(params: object) -> LookupParams:
     message = accepted(
         json.dumps({"jsonrpc": "2.0", "id": 1, "method": "lookup", "params": params})
     )
-    assert isinstance(message, protocol.LookupRequest)
+    assert isinstance(message.params, LookupParams)
     return message.params
 
 
@@ -89,16 +81,16 @@ def test_the_longest_line_byte_by_byte_costs_by_its_length() -> None:
     # Copying what has come with every byte would move half a terabyte here, and time out.
     lines = Lines()
     byte = b"x"
-    for _ in range(protocol.MAX_LINE):
+    for _ in range(MAX_LINE):
         assert not lines.feed(byte)
-    assert lines.feed(b"\n") == [byte * protocol.MAX_LINE]
+    assert lines.feed(b"\n") == [byte * MAX_LINE]
 
 
 @pytest.mark.parametrize("ended", [b"", b"\n", b"\n{}\n"])
 @pytest.mark.parametrize("pieces", [1, 2, 7])
 def test_a_line_too_long_is_told_of_once_and_ends_it(ended: bytes, pieces: int) -> None:
     lines = Lines()
-    stream = b"before\n" + b"x" * (protocol.MAX_LINE + 1) + ended
+    stream = b"before\n" + b"x" * (MAX_LINE + 1) + ended
     size = -(-len(stream) // pieces)
     got: list[bytes] = []
     raised: list[LineTooLong] = []
@@ -110,14 +102,14 @@ def test_a_line_too_long_is_told_of_once_and_ends_it(ended: bytes, pieces: int) 
             raised.append(too_long)
     assert got == [b"before"]
     assert len(raised) == 1
-    assert code_and_id(json.loads(raised[0].answer)) == (-32600, None)
+    assert code_and_id(json.loads(jsonrpc.line_too_long())) == (-32600, None)
     assert lines.feed(b"{}\n") == []
     assert not lines.pending
 
 
 def test_a_line_of_just_the_limit_is_no_error() -> None:
     lines = Lines()
-    longest = b"x" * protocol.MAX_LINE
+    longest = b"x" * MAX_LINE
     assert lines.feed(longest + b"\n" + longest + b"\na\n") == [longest, longest, b"a"]
     assert lines.feed(longest) == []
     assert lines.feed(b"\n") == [longest]
@@ -262,8 +254,8 @@ def test_a_bad_envelope_gets_an_answer_even_without_an_id(rest: str) -> None:
 def test_a_request_without_id_is_known_as_a_notification() -> None:
     assert accepted('{"jsonrpc":"2.0","method":"reload"}').id is msgspec.UNSET
     assert accepted('{"jsonrpc":"2.0","method":"reload","x":0}').id is msgspec.UNSET
-    assert protocol.result(msgspec.UNSET, b"1") == b""
-    assert protocol.error(msgspec.UNSET, -32603, "Internal error") == b""
+    assert jsonrpc.result(msgspec.UNSET, b"1") == b""
+    assert jsonrpc.error(msgspec.UNSET, -32603, "Internal error") == b""
 
 
 @pytest.mark.parametrize("line", [b"", b" ", b"\t", b"\r", b" \t\r "])
@@ -304,12 +296,12 @@ def test_nesting_has_a_limit(opening: str, closing: str) -> None:
         value = opening * depth + "0" + closing * depth
         return f'{{"jsonrpc":"2.0","id":1,"method":"status","x":{value}}}'.encode()
 
-    assert answered(nested(protocol.MAX_DEPTH - 1))["result"] == "status"
-    for depth in (protocol.MAX_DEPTH, protocol.MAX_DEPTH + 1, 500, 5000):
+    assert answered(nested(jsonrpc.MAX_DEPTH - 1))["result"] == "status"
+    for depth in (jsonrpc.MAX_DEPTH, jsonrpc.MAX_DEPTH + 1, 500, 5000):
         answer = answered(nested(depth))
         assert code_and_id(answer) == (-32700, None)
-        assert str(protocol.MAX_DEPTH) in answer["error"]["message"]
-    empty = b"[" * protocol.MAX_DEPTH + b"]" * protocol.MAX_DEPTH
+        assert str(jsonrpc.MAX_DEPTH) in answer["error"]["message"]
+    empty = b"[" * jsonrpc.MAX_DEPTH + b"]" * jsonrpc.MAX_DEPTH
     assert code_and_id(answered(empty)[0]) == (-32600, None)
     assert code_and_id(answered(b"[" + empty + b"]")) == (-32700, None)
 
@@ -337,12 +329,12 @@ def test_of_duplicate_names_the_last_wins() -> None:
 def test_the_largest_batch_and_one_more() -> None:
     call = {"jsonrpc": "2.0", "id": 1, "method": "status"}
     for one in (call, {**call, "x": 1}, 5):
-        largest = json.dumps([one] * protocol.MAX_BATCH).encode()
-        assert len(answered(largest)) == protocol.MAX_BATCH
-        larger = json.dumps([one] * (protocol.MAX_BATCH + 1)).encode()
+        largest = json.dumps([one] * jsonrpc.MAX_BATCH).encode()
+        assert len(answered(largest)) == jsonrpc.MAX_BATCH
+        larger = json.dumps([one] * (jsonrpc.MAX_BATCH + 1)).encode()
         answer = answered(larger)
         assert code_and_id(answer) == (-32600, None)
-        assert str(protocol.MAX_BATCH) in answer["error"]["data"]["expected"]
+        assert str(jsonrpc.MAX_BATCH) in answer["error"]["data"]["expected"]
 
 
 def test_a_batch_inside_a_batch_is_no_request() -> None:
@@ -360,7 +352,7 @@ def test_one_bad_request_leaves_the_rest_of_its_batch_alone() -> None:
 # Parameters --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", sorted(protocol.METHODS))
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_no_parameters_can_be_said_in_three_ways(method: str) -> None:
     needs = method in ("lookup", "explain")
     for params in ("", ',"params":[]', ',"params":{}'):
@@ -394,7 +386,7 @@ def test_what_is_empty_or_null_in_an_object_is_not_given() -> None:
     for empty in ("", None):
         event = {"name": "a", "type": "job", "extra": empty, "job": {"label": empty, "id": None}}
         params = looked_up({"event": event, "owner": {"label": empty, "pid": None}})
-        assert isinstance(params.event, protocol.EventObject)
+        assert isinstance(params.event, EventObject)
         assert params.event.extra is None
         assert params.event.job == params.owner == Job()
 
@@ -461,18 +453,18 @@ def test_an_answer_does_not_send_a_megabyte_back() -> None:
         call = {"jsonrpc": "2.0", "id": 1, "method": "lookup", "params": params}
         message = read(json.dumps(call).encode())
         assert isinstance(message, Refusal)
-        assert len(message.answer) < 2000
+        assert len(message.response) < 2000
 
 
 def test_the_validator_is_not_shown_what_it_need_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[Any] = []
-    judge = schemas.refusal
+    refusal = openrpc.refusal
 
     def watched(name: str, value: object) -> dict[str, str] | None:
         shown.append(value)
-        return judge(name, value)
+        return refusal(name, value)
 
-    monkeypatch.setattr(schemas, "refusal", watched)
+    monkeypatch.setattr(openrpc, "refusal", watched)
     many: list[Any] = [{**EVENT, "job": {"id": 1.0}}] * 10_000
     for occurred, event, pointer in (
         ([*many, 5], EVENT, "/params/occurred/10000"),
@@ -489,21 +481,21 @@ def test_the_validator_is_not_shown_what_it_need_not_see(monkeypatch: pytest.Mon
 
 
 def test_answers_are_put_together_from_their_parts() -> None:
-    assert protocol.result(7, b'{"a":1}') == b'{"jsonrpc":"2.0","id":7,"result":{"a":1}}\n'
-    assert protocol.result('"', b"1") == b'{"jsonrpc":"2.0","id":"\\"","result":1}\n'
-    assert protocol.result(None, b"1") == b'{"jsonrpc":"2.0","id":null,"result":1}\n'
-    assert json.loads(protocol.error(0, -32603, "Internal error")) == {
+    assert jsonrpc.result(7, b'{"a":1}') == b'{"jsonrpc":"2.0","id":7,"result":{"a":1}}\n'
+    assert jsonrpc.result('"', b"1") == b'{"jsonrpc":"2.0","id":"\\"","result":1}\n'
+    assert jsonrpc.result(None, b"1") == b'{"jsonrpc":"2.0","id":null,"result":1}\n'
+    assert json.loads(jsonrpc.error(0, -32603, "Internal error")) == {
         "jsonrpc": "2.0",
         "id": 0,
         "error": {"code": -32603, "message": "Internal error"},
     }
-    assert json.loads(protocol.error(1, -32602, "m", {"column": 3}))["error"]["data"] == {
+    assert json.loads(jsonrpc.error(1, -32602, "m", {"column": 3}))["error"]["data"] == {
         "column": 3
     }
-    line = protocol.notification("reload", b'{"a":1}')
+    line = jsonrpc.notification("reload", b'{"a":1}')
     assert line == b'{"jsonrpc":"2.0","method":"reload","params":{"a":1}}\n'
-    assert protocol.batch([b"1\n", b"", b"2\n"]) == b"[1,2]\n"
-    assert protocol.batch([b"", b""]) == protocol.batch([]) == b""
+    assert jsonrpc.batch([b"1\n", b"", b"2\n"]) == b"[1,2]\n"
+    assert jsonrpc.batch([b"", b""]) == jsonrpc.batch([]) == b""
 
 
 # Hostile bytes -----------------------------------------------------------------------------------
@@ -579,25 +571,18 @@ _OF_LOOKUPS = st.sampled_from(
 def test_what_came_in_many_reads_is_read_at_once_only_as_each_would_be_alone(
     parts: list[bytes],
 ) -> None:
-    at_once = protocol.lookups(parts)
-    if at_once is None:
+    together = jsonrpc.read_together(parts)
+    if together is None:
         return
     assert all(part.endswith(b"\n") for part in parts)
     alone = [read(line) for part in parts for line in part.split(b"\n")[:-1]]
-    assert [type(one) for one in alone] == [LookupRequest] * len(alone)
-    asked = [
-        one
-        if isinstance(one, LookupRequest)
-        else LookupRequest(jsonrpc="2.0", id=one.id, params=LookupParams(one.params.event))
-        for one in at_once
-    ]
-    assert asked == alone
+    assert together == alone
 
 
 def test_good_lookups_are_read_at_once() -> None:
     line, other = _A + b"\n", _B + b"\n"
     for parts in ([line], [line, line], [line + line, line], [other], [line + other, line]):
-        found = protocol.lookups(parts)
+        found = jsonrpc.read_together(parts)
         assert found is not None
         assert [one.id for one in found] == [
             json.loads(one)["id"] for one in b"".join(parts).splitlines()

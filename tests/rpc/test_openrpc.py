@@ -1,4 +1,4 @@
-"""The schemas are the law: types, trigger texts and schemas accept and refuse the same."""
+"""The derived schemas: decoder, trigger texts and schemas accept and refuse the same."""
 
 import itertools
 import json
@@ -7,38 +7,48 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from msgspec import Struct
 
-from agent import schemas
 from agent.core.event import TYPES, Event, EventError
-from agent.rpc import jsonrpc as protocol
+from agent.rpc import jsonrpc, messages, openrpc
+from agent.rpc.messages import (
+    EVENT_TEXT_PATTERN,
+    METHODS,
+    Callback,
+    ExplainResult,
+    HistoryResult,
+    ListResult,
+    LookupResult,
+    Record,
+    StatusResult,
+    SubscribeResult,
+)
 from support.agents import summary
+from support.valid import check, check_params, check_result, request_validator, validator
 
-TEXT = schemas.schema("event")["$defs"]["text"]["pattern"]
-REQUEST = schemas.validator("request")
-
-
-# The files ---------------------------------------------------------------------------------------
+REQUEST = request_validator()
 
 
-@pytest.mark.parametrize("name", schemas.names())
-def test_every_file_is_a_schema_whose_references_lead_somewhere(name: str) -> None:
-    schema = schemas.schema(name)
-    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+# The schemas -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(openrpc.schemas()))
+def test_every_schema_is_valid_and_described(name: str) -> None:
+    schema = openrpc.schemas()[name]
     Draft202012Validator.check_schema(schema)
+    assert schema["description"]
     for reference in _references(schema):
-        file, _, inside = reference.partition("#")
-        target: Any = schemas.schema(file.removesuffix(".json")) if file else schema
-        for step in inside.split("/")[1:]:
-            target = target[step]
+        assert reference.removeprefix("#/components/schemas/") in openrpc.schemas()
 
 
 def _references(part: Any) -> Iterator[str]:
     if isinstance(part, dict):
-        if "$ref" in part:
+        if isinstance(part.get("$ref"), str):
             yield part["$ref"]
         part = list(part.values())
     if isinstance(part, list):
@@ -46,26 +56,11 @@ def _references(part: Any) -> Iterator[str]:
             yield from _references(inner)
 
 
-def test_every_method_has_its_schemas() -> None:
-    methods = set(protocol.METHODS)
-    assert set(schemas.SUMMARIES) == methods
-    for kind in ("params", "result"):
-        files = {name for name in schemas.names() if name.endswith(kind) and name != "no.params"}
-        assert files == {f"{method}.{kind}" for method in methods}
-    assert set(schemas.schema("request")["properties"]["method"]["enum"]) == methods
-    rules = {
-        rule["if"]["properties"]["method"]["const"]: rule["then"]["properties"]["params"]["$ref"]
-        for rule in schemas.schema("request")["allOf"]
-    }
-    assert rules == {method: f"{method}.params.json" for method in methods}
-
-
-def test_the_types_of_events_are_the_triggers() -> None:
-    needing = {kind for kind, row in TYPES.items() if row.extra is not None}
-    assert needing == protocol.NEEDS_EXTRA
-    event = schemas.schema("event")["$defs"]["object"]
-    assert event["properties"]["type"]["enum"] == list(TYPES)
-    assert set(event["if"]["properties"]["type"]["enum"]) == needing
+@pytest.mark.parametrize("method", METHODS)
+def test_the_example_of_every_method_is_valid(method: str) -> None:
+    params, result = METHODS[method].example
+    check_params(method, msgspec.to_builtins(params))
+    check_result(method, msgspec.to_builtins(result))
 
 
 # Event texts -------------------------------------------------------------------------------------
@@ -103,7 +98,7 @@ def test_schema_and_trigger_agree_on_all_short_texts() -> None:
         for fields in itertools.product(FIELDS, repeat=count):
             text = "-".join(fields)
             verdict = is_event(text)
-            assert (re.search(TEXT, text) is not None) is verdict, text
+            assert (re.search(EVENT_TEXT_PATTERN, text) is not None) is verdict, text
             verdicts.add((count, verdict))
     # Of all lengths something is refused, and from three fields on something is accepted.
     assert verdicts == {(1, False), (2, False), (3, False), (3, True), (4, False), (4, True)}
@@ -115,14 +110,14 @@ def test_schema_and_trigger_agree_on_all_short_texts() -> None:
     | st.builds("done-{}-{}".format, st.sampled_from(list(TYPES)), st.text("self12-\n*a"))
 )
 def test_schema_and_trigger_agree_on_any_text(text: str) -> None:
-    assert (re.search(TEXT, text) is not None) is is_event(text)
+    assert (re.search(EVENT_TEXT_PATTERN, text) is not None) is is_event(text)
 
 
 @pytest.mark.parametrize("text", ["-" * 500_000, "a" * 500_000, "a-work-" + "1" * 500_000 + "x"])
 def test_long_texts_are_judged_in_linear_time(text: str) -> None:
     # Backtracking over these would outlast the test's time limit by far.
     assert not is_event(text)
-    assert not re.search(TEXT, text)
+    assert not re.search(EVENT_TEXT_PATTERN, text)
 
 
 # Requests ----------------------------------------------------------------------------------------
@@ -177,7 +172,7 @@ class Requests:
 
     def good(self) -> dict[str, Any]:
         """A request which is good, but for what the rule about owners has to say."""
-        method = self.random.choice([*protocol.METHODS, "lookup", "lookup", "lookup", "explain"])
+        method = self.random.choice([*METHODS, "lookup", "lookup", "lookup", "explain"])
         call: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
         call |= self.some(id=self.random.choice((0, "x", None, 1.5, 10**25)))
         if method in ("lookup", "explain"):
@@ -227,10 +222,10 @@ def _containers(value: Any) -> list[Any]:
 
 def agent_accepts(message: object) -> bool:
     """Whether the agent would carry a message out: types first, then the texts of its events."""
-    if isinstance(message, protocol.Refusal | protocol.Batch):
+    if isinstance(message, jsonrpc.Refusal | jsonrpc.Batch):
         return False
     params = getattr(message, "params", None)
-    if isinstance(params, protocol.LookupParams):
+    if isinstance(params, messages.LookupParams):
         return all(is_event(e) for e in (params.event, *params.occurred) if isinstance(e, str))
     return True
 
@@ -238,11 +233,11 @@ def agent_accepts(message: object) -> bool:
 def check_agreement(call: Any) -> bool:
     text = json.dumps(call)
     lawful = bool(REQUEST.is_valid(call))
-    message = protocol.read(text.encode())
+    message = jsonrpc.read(text.encode())
     assert agent_accepts(message) is lawful, text
     if isinstance(call, dict):
         # A member that nobody knows sends it the slow way, with the same outcome.
-        slowly = protocol.read(json.dumps({**call, "": 0}).encode())
+        slowly = jsonrpc.read(json.dumps({**call, "": 0}).encode())
         assert slowly == message, text
     return lawful
 
@@ -269,7 +264,7 @@ VALUES = st.recursive(
 @given(
     VALUES
     | st.fixed_dictionaries(
-        {"jsonrpc": st.just("2.0"), "method": st.sampled_from(list(protocol.METHODS))},
+        {"jsonrpc": st.just("2.0"), "method": st.sampled_from(list(METHODS))},
         optional={"id": VALUES, "params": VALUES},
     )
     | st.builds(
@@ -338,83 +333,91 @@ STATUS = {
     "directories": [{"path": "/cb", "callbacks": 0, "held": None, "watch": "scan", "digest": SHA}],
     "settings": {"pipe": {"value": "/p", "source": "default"}},
     "last_reload": summary(RECORD),
+    "clients": 1,
+    "notes": ["n"],
 }
-GOOD: list[tuple[str, Any]] = [
-    ("callback", CALLBACK),
-    ("callback", {**CALLBACK, "code": ""}),
-    ("callback", {**CALLBACK, "code_base64": "AA=="}),
-    ("record", RECORD),
-    ("reload.result", RECORD),
-    ("history.result", {"records": [RECORD, RECORD]}),
-    (
-        "lookup.result",
-        {**INDEX, "callbacks": [CALLBACK], "partial": [{**CALLBACK, "missing": "x"}]},
-    ),
-    ("explain.result", {**INDEX, "callbacks": [{**CALLBACK, "verdict": "no", "reason": "r"}]}),
-    ("list.result", {**INDEX, "callbacks": [CALLBACK]}),
-    ("status.result", STATUS),
-    ("status.result", {**STATUS, "clients": 1, "notes": ["n"]}),
-    ("subscribe.result", INDEX),
-    ("unsubscribe.result", {}),
+GOOD: list[tuple[type[Struct], Any]] = [
+    (Callback, CALLBACK),
+    (Callback, {**CALLBACK, "code": ""}),
+    (Callback, {**CALLBACK, "code_base64": "AA=="}),
+    (Record, RECORD),
+    (HistoryResult, {"records": [RECORD, RECORD]}),
+    (LookupResult, {**INDEX, "callbacks": [CALLBACK], "partial": [{**CALLBACK, "missing": "x"}]}),
+    (ExplainResult, {**INDEX, "callbacks": [{**CALLBACK, "verdict": "no", "reason": "r"}]}),
+    (ListResult, {**INDEX, "callbacks": [CALLBACK]}),
+    (StatusResult, STATUS),
+    (SubscribeResult, INDEX),
+    (messages.EmptyResult, {}),
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), GOOD)
-def test_results_and_records_are_accepted(name: str, value: Any) -> None:
-    schemas.validator(name).validate(value)
+def decodes(kind: type[Struct], value: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
-@pytest.mark.parametrize(("name", "value"), GOOD)
-def test_each_member_is_needed_and_no_other_is_known(name: str, value: Any) -> None:
-    validator = schemas.validator(name)
-    optional = {"code", "code_base64", "clients", "notes"}
-    for member in value.keys() - optional:
-        assert not validator.is_valid({k: v for k, v in value.items() if k != member}), member
+@pytest.mark.parametrize(("kind", "value"), GOOD)
+def test_results_and_records_are_accepted(kind: type[Struct], value: Any) -> None:
+    check(kind, value)
+
+
+@pytest.mark.parametrize(("kind", "value"), GOOD)
+def test_each_member_is_required_and_no_other_is_known(kind: type[Struct], value: Any) -> None:
+    valid = validator(kind.__name__).is_valid
+    for member in value.keys() - {"code", "code_base64"}:
         # No member of any result may hold a list in a list.
-        assert not validator.is_valid({**value, member: [[]]}), member
-    assert not validator.is_valid({**value, "surprise": 1})
+        for wrong in ({k: v for k, v in value.items() if k != member}, {**value, member: [[]]}):
+            assert not valid(wrong), member
+            assert not decodes(kind, wrong), member
+    assert not valid({**value, "surprise": 1})
+    assert not decodes(kind, {**value, "surprise": 1})
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("kind", "value"),
     [
-        ("callback", {**CALLBACK, "code": "", "code_base64": ""}),
-        ("callback", {**CALLBACK, "missing": "x"}),
-        ("callback", {**CALLBACK, "digest": SHA + "\n"}),
-        ("callback", {**CALLBACK, "language": "ruby"}),
-        ("lookup.result", {**INDEX, "callbacks": [], "partial": [CALLBACK]}),
-        ("explain.result", {**INDEX, "callbacks": [CALLBACK]}),
-        ("record", {**RECORD, "time": "2024-02-29T23:59:59Z"}),
-        ("record", {**RECORD, "event": "changed"}),
-        ("record", {**RECORD, "diagnostics": [{"severity": "error"}]}),
-        ("status.result", {**STATUS, "settings": {"pipe": "/p"}}),
+        (Callback, {**CALLBACK, "code": "", "code_base64": ""}),
+        (Callback, {**CALLBACK, "missing": "x"}),
+        (Callback, {**CALLBACK, "digest": SHA + "\n"}),
+        (Callback, {**CALLBACK, "language": "ruby"}),
+        (LookupResult, {**INDEX, "callbacks": [], "partial": [CALLBACK]}),
+        (ExplainResult, {**INDEX, "callbacks": [CALLBACK]}),
+        (Record, {**RECORD, "time": "2024-02-29T23:59:59Z"}),
+        (Record, {**RECORD, "event": "changed"}),
+        (Record, {**RECORD, "diagnostics": [{"severity": "error"}]}),
+        (StatusResult, {**STATUS, "settings": {"pipe": "/p"}}),
     ],
 )
-def test_wrong_results_and_records_are_refused(name: str, value: Any) -> None:
-    assert not schemas.validator(name).is_valid(value)
+def test_wrong_results_and_records_are_refused(kind: type[Struct], value: Any) -> None:
+    assert not validator(kind.__name__).is_valid(value)
 
 
 # The OpenRPC document ----------------------------------------------------------------------------
 
 
-def test_the_openrpc_document_tells_of_every_method() -> None:
-    document = json.loads(json.dumps(protocol.openrpc("1.2.3")))
-    schemas.validator("rpc.discover.result").validate(document)
+def test_the_openrpc_document_describes_every_method() -> None:
+    document = json.loads(json.dumps(openrpc.document("1.2.3")))
+    check_result("rpc.discover", document)
     assert document["info"]["version"] == "1.2.3"
     methods = {method["name"]: method for method in document["methods"]}
-    assert list(methods) == list(protocol.METHODS)
-    for name, params in protocol.METHODS.items():
-        told = [param["name"] for param in methods[name]["params"]]
-        assert told == list(params.__struct_fields__), name
+    assert list(methods) == list(METHODS)
+    for name, row in METHODS.items():
+        described = [param["name"] for param in methods[name]["params"]]
+        assert described == list(row.params.__struct_fields__), name
+        (example,) = methods[name]["examples"]
+        assert {param["name"] for param in example["params"]} <= set(described)
     assert [p["name"] for p in methods["lookup"]["params"] if p["required"]] == ["event"]
     codes = {error["code"] for error in document["components"]["errors"].values()}
-    assert codes == {-32700, -32600, -32601, -32602, -32603}
+    assert codes == {-32700, -32600, -32601, -32602, -32603, -32000, -32001}
 
 
-def test_the_openrpc_documents_references_lead_somewhere_in_it() -> None:
-    document = protocol.openrpc("1")
+def test_the_references_of_the_openrpc_document_lead_somewhere_in_it() -> None:
+    document = openrpc.document("1")
     references = set(_references(document))
-    assert "#/components/schemas/event/$defs/object" in references
+    assert "#/components/schemas/EventObject" in references
     for reference in references:
         assert reference.startswith("#/")
         target: Any = document
@@ -422,13 +425,13 @@ def test_the_openrpc_documents_references_lead_somewhere_in_it() -> None:
             target = target[step]
 
 
-def test_the_openrpc_documents_schemas_judge_as_the_files_do() -> None:
-    document = protocol.openrpc("1")
+def test_the_schemas_in_the_openrpc_document_accept_what_the_agent_does() -> None:
+    document = openrpc.document("1")
     requests = Requests(99)
-    judge = Draft202012Validator({**document, "$ref": "#/components/schemas/request"})
+    published = Draft202012Validator({**document, "$ref": "#/components/schemas/Request"})
     verdicts = []
     for _ in range(300):
         call = requests.damaged()
-        verdicts.append(judge.is_valid(call))
+        verdicts.append(published.is_valid(call))
         assert verdicts[-1] is REQUEST.is_valid(call)
     assert set(verdicts) == {True, False}

@@ -1,4 +1,4 @@
-"""What is remembered of lookups changes no answer, and stays small."""
+"""The cache of results changes no response, and stays small."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import sys
 import pytest
 
 from agent.core.index import Index
-from agent.rpc import jsonrpc as protocol
-from agent.rpc import results as answer
-from agent.rpc.jsonrpc import CommonLookup, LookupParams, LookupRequest
-from agent.rpc.results import BadEvent, Lookups, NotQuick
+from agent.rpc import jsonrpc, results
+from agent.rpc.messages import REQUEST_TYPES, LookupParams, Request
+from agent.rpc.results import BadEvent, LookupCache, NotQuick
 from support.indexes import served
 
 
@@ -24,75 +23,72 @@ INDEX = Index.of(3, [served(["done-job-*", "done-job-x && done-job-y", "*-work-s
 EVENTS = ["done-job-x", "done-job-self", "done-work-self-1", "submit-job-7", "done-job-3"]
 
 
-def common(*events: str) -> list[CommonLookup]:
-    line = b'{"jsonrpc":"2.0","id":%d,"method":"lookup","params":{"event":"%b"}}\n'
-    found = protocol.lookups([line % (n, event.encode()) for n, event in enumerate(events)])
+def requests(*events: str, code: bool = False) -> list[Request]:
+    line = b'{"jsonrpc":"2.0","id":%d,"method":"lookup","params":{"event":"%b","code":%b}}\n'
+    flag = b"true" if code else b"false"
+    found = jsonrpc.read_together([line % (n, e.encode(), flag) for n, e in enumerate(events)])
     assert found is not None
-    return [one for one in found if isinstance(one, CommonLookup)]
+    return found
 
 
-def in_full(*events: str) -> list[LookupRequest]:
+def responses(*events: str, code: bool = False) -> list[bytes]:
     return [
-        LookupRequest(jsonrpc="2.0", id=number, params=LookupParams(event, code=True))
+        jsonrpc.result(number, results.lookup(INDEX, LookupParams(event, code=code)))
         for number, event in enumerate(events)
     ]
 
 
-def lines(*events: str, code: bool = False) -> list[bytes]:
-    return [
-        protocol.result(number, answer.lookup(INDEX, LookupParams(event, code=code)))
-        for number, event in enumerate(events)
-    ]
-
-
-def test_what_is_remembered_changes_no_answer() -> None:
+def test_the_cache_changes_no_response() -> None:
     chance = random.Random(5)
-    lookups = Lookups(INDEX)
+    cache = LookupCache(INDEX)
     for _ in range(200):
         events = chance.choices(EVENTS, k=chance.randrange(1, 9))
-        if chance.random() < 0.5:
-            assert lookups.lines(common(*events), never) == lines(*events)
-        else:
-            assert lookups.lines(in_full(*events), never) == lines(*events, code=True)
+        code = chance.random() < 0.5
+        found = cache.responses(requests(*events, code=code), never)
+        assert found == responses(*events, code=code)
 
 
-@pytest.mark.parametrize("limit", ["MAX_ANSWERS", "MAX_ANSWER_BYTES"])
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    """By number and by bytes, of both kinds of lookups together; here 50 answers, or 20,000 bytes,
-    of 2,000 different events."""
-    monkeypatch.setattr(answer, limit, {"MAX_ANSWERS": 50, "MAX_ANSWER_BYTES": 20_000}[limit])
-    lookups = Lookups(INDEX)
+def test_the_cache_is_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here 20,000 bytes, of the results of 2,000 different lookups."""
+    monkeypatch.setattr(results, "MAX_CACHE_BYTES", 20_000)
+    cache = LookupCache(INDEX)
 
-    def held() -> list[bytes]:
-        dictionaries = [d for d in gc.get_referents(lookups) if isinstance(d, dict)]
-        return [known for d in dictionaries for known in d.values()]
+    def held() -> list[object]:
+        dictionaries = [d for d in gc.get_referents(cache) if isinstance(d, dict)]
+        return [one for d in dictionaries for item in d.items() for one in item]
 
     most = 0
     for number in range(1000):
         events = f"done-job-{number}", f"done-work-self-{number}"
-        assert lookups.lines(common(*events), never) == lines(*events)
-        assert lookups.lines(in_full(*events), never) == lines(*events, code=True)
+        assert cache.responses(requests(*events), never) == responses(*events)
         found = held()
         most = max(most, len(found))
-        assert len(found) <= (50 if limit == "MAX_ANSWERS" else 20_000)
-        assert sum(map(sys.getsizeof, found)) < 60_000
-    assert most > 20, "something is remembered"
+        size = sum(map(sys.getsizeof, found))
+        size += sum(sys.getsizeof(p.event) for p in found if isinstance(p, LookupParams))
+        assert size <= 20_000
+    assert most > 20, "results are cached"
 
 
-@pytest.mark.parametrize("wrong", ["x", "done-job-" + "y" * answer.QUICK_CHARACTERS])
-def test_one_that_is_no_event_or_takes_long_is_told_of_and_not_remembered(wrong: str) -> None:
-    lookups = Lookups(INDEX)
+def test_only_lookups_are_answered_together() -> None:
+    status = REQUEST_TYPES["status"](jsonrpc="2.0", id=1)
+    with pytest.raises(NotQuick):
+        LookupCache(INDEX).responses([*requests("done-job-x"), status], never)
+
+
+@pytest.mark.parametrize("wrong", ["x", "done-job-" + "y" * results.QUICK_CHARACTERS])
+def test_an_event_that_is_not_valid_or_takes_long_is_not_cached(wrong: str) -> None:
+    cache = LookupCache(INDEX)
     for _ in range(2):
-        for asked in (common("done-job-x", wrong), in_full("done-job-x", wrong)):
+        for code in (False, True):
             with pytest.raises((BadEvent, NotQuick)):
-                lookups.lines(asked, never)
+                cache.responses(requests("done-job-x", wrong, code=code), never)
 
 
-def test_a_long_answer_goes_by_itself() -> None:
+def test_a_large_result_is_not_answered_in_a_batch() -> None:
     index = Index.of(1, [served([f"done-job-{'x' * number}*" for number in range(100)])])
-    lookups = Lookups(index)
+    cache = LookupCache(index)
     event = "done-job-" + "x" * 100
-    for asked in (common(event), in_full(event)):
+    for code in (False, True):
         with pytest.raises(NotQuick):
-            lookups.lines(asked, never)
-    assert len(lookups.result(LookupParams(event))) > answer.MAX_QUICK_BYTES
+            cache.responses(requests(event, code=code), never)
+    assert len(cache.result(LookupParams(event))) > results.MAX_BATCHED_RESULT

@@ -19,9 +19,9 @@ import pytest
 
 from agent import client, settings
 from agent.daemon import pipe_folder
+from agent.rpc.messages import REFUSED
 from agent.server import access as peer
-from agent.server.access import Door, Peer
-from agent.server.connection import REFUSED
+from agent.server.access import AccessPolicy, Peer
 from agent.settings.host import Host
 from support import strangers
 from support.agents import DEADLINE, Agent, running, wait_for, write
@@ -212,21 +212,21 @@ def test_refusals_are_logged_once_a_minute_for_each_user(
 ) -> None:
     now = 1000.0
     monkeypatch.setattr("agent.server.access.time.monotonic", lambda: now)
-    door = Door(500, None, "all")
+    door = AccessPolicy(500, None, "all")
     one, two = Peer(501, frozenset({5})), Peer(502, frozenset())
     for _ in range(100):
-        assert not door.admits(one)
-    assert not door.admits(two)
+        assert not door.allows(one)
+    assert not door.allows(two)
     assert len(messages) == 2
     now += peer.REPORT_INTERVAL - 1
-    assert not door.admits(one)
+    assert not door.allows(one)
     assert len(messages) == 2
     now += 1
-    assert not door.admits(one)
+    assert not door.allows(one)
     assert len(messages) == 3
     # More users than are remembered make no more memory.
     for uid in range(10_000, 10_000 + 3 * peer.MAX_REPORTED):
-        assert not door.admits(Peer(uid, frozenset()))
+        assert not door.allows(Peer(uid, frozenset()))
     assert len(door._reported) <= peer.MAX_REPORTED
 
 
@@ -244,8 +244,8 @@ def test_refusals_are_logged_once_a_minute_for_each_user(
     ],
 )
 def test_the_door(group: int | None, uid: int, groups: set[int], admitted: bool) -> None:
-    door = Door(500, group, "all")
-    assert door.admits(Peer(uid, frozenset(groups))) is admitted
+    door = AccessPolicy(500, group, "all")
+    assert door.allows(Peer(uid, frozenset(groups))) is admitted
 
 
 # Reloads -----------------------------------------------------------------------------------------
@@ -280,10 +280,10 @@ def test_else_whoever_may_ask_may_ask_for_a_reload(open_agent: Agent, users: Str
 
 @pytest.mark.parametrize(("who", "may"), [("all", True), ("owner", False)])
 def test_who_may_reload(who: str, may: bool) -> None:
-    door = Door(500, 7, who)
-    assert door.may_reload(Peer(501, frozenset({7}))) is may
-    assert door.may_reload(Peer(500, frozenset()))
-    assert door.may_reload(Peer(0, frozenset()))
+    door = AccessPolicy(500, 7, who)
+    assert door.allows_reload(Peer(501, frozenset({7}))) is may
+    assert door.allows_reload(Peer(500, frozenset()))
+    assert door.allows_reload(Peer(0, frozenset()))
 
 
 # One agent for one pipe --------------------------------------------------------------------------

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from agent.core import index
-from agent.rpc import jsonrpc as protocol
-from agent.rpc import results as answer
-from agent.rpc.results import Lookups
+from agent.rpc import jsonrpc, results
+from agent.rpc.messages import INTERNAL_ERROR, METHODS, LookupParams
+from agent.rpc.results import LookupCache
 from agent.server import offload
 from support.agents import Agent, running, wait_for, write
 from support.indexes import served
@@ -24,7 +24,7 @@ def patched(folder: Path, program: str, conf: str = CONF) -> Agent:
     """An agent in which something is different."""
     agent = Agent(folder, write(folder / "cb", conf, a_pl="#\n"))
     agent.program = ["-c", f"{program}\nfrom agent.cli import main; main()"]
-    agent.environ["PYTHONPATH"] = str(Path(answer.__file__).parents[2])
+    agent.environ["PYTHONPATH"] = str(Path(results.__file__).parents[2])
     return agent
 
 
@@ -56,7 +56,7 @@ def test_nothing_is_imported_on_the_loop_while_requests_are_served(tmp_path: Pat
         "        if loop and serving: os.write(2, f'imported late: {name}\\n'.encode())\n"
         "serving = False\n"
         "import agent.server.listener\n"
-        "real = agent.pipe.Pipe.listen\n"
+        "real = agent.server.listener.Pipe.listen\n"
         "async def listen(*a):\n"
         "    global serving\n"
         "    await real(*a)\n"
@@ -81,6 +81,12 @@ def test_nothing_is_imported_on_the_loop_while_requests_are_served(tmp_path: Pat
         assert "imported late" not in agent.errors.read_text()
     finally:
         agent.stop()
+
+
+def test_every_method_has_a_handler(agent: Agent) -> None:
+    for method in METHODS:
+        params = {"event": "done-job-self"} if method in ("lookup", "explain") else {}
+        agent.call(method, params)
 
 
 def test_status_is_short_however_much_changed(tmp_path: Path) -> None:
@@ -134,7 +140,7 @@ def test_whatever_one_request_raises_is_its_own_error(tmp_path: Path, where: str
     try:
         params = {} if method == "list" else {"event": "done-job-self", "occurred": ["a-job-1"]}
         first, second = exchange(agent, call(method, **params), call("unsubscribe"))
-        assert first["error"]["code"] == protocol.INTERNAL_ERROR
+        assert first["error"]["code"] == INTERNAL_ERROR
         assert second["result"] == {}
         assert "MemoryError" in wait_for(agent.errors.read_text)
     finally:
@@ -157,9 +163,10 @@ def test_a_line_of_which_the_decoding_raises_is_its_own_error(tmp_path: Path) ->
         long = call("lookup", event="poison-job-self", owner={"label": "x" * 100_000})
         for line in (b'{"poison":1}\n', long):
             first, second = exchange(agent, line, call("unsubscribe"))
-            assert first["error"]["code"] == protocol.INTERNAL_ERROR, line[:100]
+            assert first["error"]["code"] == INTERNAL_ERROR, line[:100]
             assert second["result"] == {}
-        assert "result" in exchange(agent, short)[0]  # lookups have a decoder of their own
+        # Decoded by the batcher, as one of many.
+        assert "result" in exchange(agent, short)[0]
     finally:
         agent.stop()
 
@@ -192,7 +199,7 @@ def test_work_on_what_nobody_waits_for_ends() -> None:
         effort.check()
     many = index.Index.of(1, [served([f"done-job-{n}" for n in range(3000)])])
     with pytest.raises(offload.Abandoned):
-        answer.callbacks(many, False, effort.spend)
+        results.callbacks(many, False, effort.spend)
 
 
 def test_an_answer_that_is_too_long_for_a_batch_is_worked_out_once(
@@ -207,12 +214,12 @@ def test_an_answer_that_is_too_long_for_a_batch_is_worked_out_once(
         return real(self, *rest)
 
     monkeypatch.setattr(index.Index, "lookup", counted)
-    lookups = Lookups(many)
+    cache = LookupCache(many)
     event = "done-job-" + "x" * 100
     line = b'{"jsonrpc":"2.0","id":1,"method":"lookup","params":{"event":"%b"}}\n' % event.encode()
-    asked = protocol.lookups([line])
-    assert asked is not None
-    with pytest.raises(answer.NotQuick):
-        lookups.lines(asked, lambda: False)
-    assert len(lookups.result(protocol.LookupParams(event))) > answer.MAX_QUICK_BYTES
+    requests = jsonrpc.read_together([line])
+    assert requests is not None
+    with pytest.raises(results.NotQuick):
+        cache.responses(requests, lambda: False)
+    assert len(cache.result(LookupParams(event))) > results.MAX_BATCHED_RESULT
     assert len(calls) == 1

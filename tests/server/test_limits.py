@@ -31,9 +31,9 @@ from agent.core.term import Term
 from agent.core.unit import ERROR, Evaluation, Implementation, Registration, Unit, evaluate
 from agent.disk.directory import read
 from agent.reload import helper
-from agent.rpc import jsonrpc as protocol
-from agent.rpc import results as answer
-from agent.server import connection
+from agent.rpc import jsonrpc, messages, results
+from agent.rpc.lines import MAX_LINE
+from agent.server import shared
 from support.agents import DEADLINE, Agent, running, wait_for, write
 from support.targets import Checking
 
@@ -140,7 +140,7 @@ def test_connections(tmp_path: Path, cb: Path) -> None:
             for _ in range(3):
                 over = stack.enter_context(Talk(agent))
                 error = over.next()["error"]
-                assert error["code"] == connection.REFUSED
+                assert error["code"] == messages.REFUSED
                 assert "5 connections already; try again later" in error["message"]
                 assert over.next() is None
             for talk in talks:
@@ -178,7 +178,7 @@ def test_a_line_must_end_in_time_and_silence_may_last_for_ever(tmp_path: Path, c
                 time.sleep(0.02)
             for one in (begun, drip):
                 error = one.next()["error"]
-                assert error["code"] == protocol.INVALID_REQUEST
+                assert error["code"] == messages.INVALID_REQUEST
                 assert "a line took more than" in error["message"]
                 assert one.next() is None
             assert 3.9 < time.monotonic() - began < DEADLINE
@@ -189,14 +189,14 @@ def test_a_line_must_end_in_time_and_silence_may_last_for_ever(tmp_path: Path, c
 
 def test_request_bytes(agent: Agent) -> None:
     with Talk(agent) as other, Talk(agent) as talk:
-        filler = b" " * (protocol.MAX_LINE - len(request("status").strip()))
+        filler = b" " * (MAX_LINE - len(request("status").strip()))
         talk.send(filler + request("status"))
         assert talk.next()["result"]["state"] == "ok"
         # It is refused as soon as it is too long; it need not end.
-        talk.send(b"x" * (protocol.MAX_LINE + 1))
+        talk.send(b"x" * (MAX_LINE + 1))
         error = talk.next()["error"]
-        assert error["code"] == protocol.INVALID_REQUEST
-        assert str(protocol.MAX_LINE) in error["data"]["expected"]
+        assert error["code"] == messages.INVALID_REQUEST
+        assert str(MAX_LINE) in error["data"]["expected"]
         assert talk.next() is None
         assert other.ask("status")["state"] == "ok"
 
@@ -228,15 +228,15 @@ def test_json_depth(agent: Agent) -> None:
         return b'{"x":' * (depth - 1) + b"[]" + b"}" * (depth - 1) + b"\n"
 
     with Talk(agent) as talk:
-        talk.send(nested(protocol.MAX_DEPTH))
-        assert talk.next()["error"]["code"] == protocol.INVALID_REQUEST
-        for depth in (protocol.MAX_DEPTH + 1, 1000, 100_000):
+        talk.send(nested(jsonrpc.MAX_DEPTH))
+        assert talk.next()["error"]["code"] == messages.INVALID_REQUEST
+        for depth in (jsonrpc.MAX_DEPTH + 1, 1000, 100_000):
             talk.send(nested(depth))
             error = talk.next()["error"]
-            assert error["code"] == protocol.PARSE_ERROR
-            assert str(protocol.MAX_DEPTH) in error["message"]
+            assert error["code"] == messages.PARSE_ERROR
+            assert str(jsonrpc.MAX_DEPTH) in error["message"]
         talk.send(b"[" * 1_000_000 + b"\n")
-        assert talk.next()["error"]["code"] == protocol.PARSE_ERROR
+        assert talk.next()["error"]["code"] == messages.PARSE_ERROR
         assert talk.ask("status")["state"] == "ok"
 
 
@@ -255,7 +255,7 @@ def test_answers_that_are_not_read(agent: Agent, cb: Path) -> None:
         with Talk(agent) as other:
             wait_for(lambda: other.ask("status")["clients"] == 11, "these clients and no others")
         # Each may cost the limit, an answer, and what the allocator makes of it.
-        assert resident(agent) - before < 10 * 4 * (connection.MAX_UNREAD + 500_000)
+        assert resident(agent) - before < 10 * 4 * (shared.MAX_UNREAD + 500_000)
 
 
 def test_notifications_that_are_not_read(tmp_path: Path, cb: Path) -> None:
@@ -290,18 +290,18 @@ def test_notifications_that_are_not_read(tmp_path: Path, cb: Path) -> None:
 def test_requests_of_a_batch(agent: Agent) -> None:
     one = json.loads(request("status"))
     with Talk(agent) as talk:
-        talk.send(line([one] * protocol.MAX_BATCH))
-        assert len(talk.next()) == protocol.MAX_BATCH
-        talk.send(line([one] * (protocol.MAX_BATCH + 1)))
+        talk.send(line([one] * jsonrpc.MAX_BATCH))
+        assert len(talk.next()) == jsonrpc.MAX_BATCH
+        talk.send(line([one] * (jsonrpc.MAX_BATCH + 1)))
         error = talk.next()["error"]
-        assert error["code"] == protocol.INVALID_REQUEST
-        assert str(protocol.MAX_BATCH) in error["data"]["expected"]
+        assert error["code"] == messages.INVALID_REQUEST
+        assert str(jsonrpc.MAX_BATCH) in error["data"]["expected"]
         assert talk.ask("status")["state"] == "ok"
 
 
 def test_answers_of_a_batch(tmp_path: Path, cb: Path) -> None:
     write(cb, CONF, a_pl="#" * 10_000)
-    with started(patched(tmp_path, cb, **{"server.connection.MAX_BATCH_BYTES": 100_000})) as agent:
+    with started(patched(tmp_path, cb, **{"server.requests.MAX_BATCH_BYTES": 100_000})) as agent:
         batch: list[Any] = [json.loads(request("list", n, code=True)) for n in range(100)]
         batch[50] = "no request"
         batch.append({"jsonrpc": "2.0", "method": "list"})
@@ -313,8 +313,8 @@ def test_answers_of_a_batch(tmp_path: Path, cb: Path) -> None:
             assert 8 <= len(good) <= 12
             assert good == came[: len(good)]
             codes = {a["error"]["code"] for a in came[len(good) :] if a["id"] is not None}
-            assert codes == {connection.TOO_MUCH}
-            assert came[50]["error"]["code"] == protocol.INVALID_REQUEST
+            assert codes == {messages.TOO_LARGE}
+            assert came[50]["error"]["code"] == messages.INVALID_REQUEST
             assert len(talk.ask("list", code=True)["callbacks"]) == 1
 
 
@@ -362,9 +362,9 @@ def test_as_many_events_as_a_line_holds_against_many_callbacks() -> None:
     """One by one it would take minutes, in which nobody else is answered."""
     index = registered(*(f"done-job-self && x{n}-job-self" for n in range(2000)))
     events = tuple(f"y{n}-job-self" for n in range(40_000))
-    params = protocol.LookupParams("done-job-self", occurred=(*events, "x7-job-self"))
+    params = messages.LookupParams("done-job-self", occurred=(*events, "x7-job-self"))
     began = time.thread_time()
-    found = json.loads(answer.lookup(index, params))
+    found = json.loads(results.lookup(index, params))
     assert time.thread_time() - began < 5
     assert [c["trigger"] for c in found["callbacks"]] == ["done-job-self && x7-job-self"]
     assert len(found["partial"]) == 1999

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from agent import schemas
-from agent.rpc import jsonrpc as protocol
+from agent.rpc.messages import METHODS, Record
 from support.agents import DEADLINE, Agent, wait_for, write
 from support.sites import Site, start
+from support.valid import check, check_params, check_result
 
 CONF = "a.py = done-job-self\nq.qcb = done-job-self && done-job-parent\n"
 LOOKUP = {"jsonrpc": "2.0", "id": 1, "method": "lookup", "params": {"event": "done-job-self"}}
@@ -174,11 +174,11 @@ def test_every_methods_result_holds_to_its_schema(site: Site) -> None:
         ("unsubscribe", {}),
         ("rpc.discover", {}),
     ]
-    assert {method for method, _ in calls} == set(protocol.METHODS)
+    assert {method for method, _ in calls} == set(METHODS)
     for method, params in calls:
-        schemas.validator(f"{method}.params").validate(params)
+        check_params(method, params)
         result = site.agent.call(method, params)
-        schemas.validator(f"{method}.result").validate(result)
+        check_result(method, result)
         if method in ("lookup", "explain", "list"):
             assert result["callbacks"]
 
@@ -186,7 +186,7 @@ def test_every_methods_result_holds_to_its_schema(site: Site) -> None:
 def test_rpc_discover_tells_of_every_method(agent: Agent) -> None:
     document = agent.call("rpc.discover")
     assert document["openrpc"].startswith("1.")
-    assert {m["name"] for m in document["methods"]} == set(protocol.METHODS)
+    assert {m["name"] for m in document["methods"]} == set(METHODS)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_a_batch_with_a_reload_inside_is_answered_in_order(site: Site) -> None:
     ]
     answers, after = exchange(site.agent, line(batch) + STATUS)
     assert [a["id"] for a in answers] == [1, 2, 3, None, "last"]
-    schemas.validator("record").validate(answers[1]["result"])
+    check(Record, answers[1]["result"])
     assert answers[2]["result"]["callbacks"][0]["code"] == "1\n"
     assert after["id"] == 1
 

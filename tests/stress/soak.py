@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.client import AgentError, Client, Refused
-from agent.server.connection import REFUSED
+from agent.rpc.messages import REFUSED
 from support.agents import Agent, wait_for, write
 from support.rogues import MISBEHAVIOURS, Signs, rogues
 from support.versions import NoVersion, Versions

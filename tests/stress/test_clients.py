@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.rpc import messages
 from agent.server import connection
 from stress import clients
 from support.agents import Agent, running, wait_for, write
@@ -122,7 +123,7 @@ def test_a_subscriber_that_goes_leaves_nothing(agent: Agent) -> None:
 
 def test_a_client_that_is_closed_for_what_it_holds_is_told(tmp_path: Path) -> None:
     agent = Agent(tmp_path, write(tmp_path / "cb", CONF, a_pl="#\n"))
-    program = "import agent.server.connection as c; c.MAX_HELD_BYTES = 500_000"
+    program = "import agent.server.shared as s; s.MAX_HELD_BYTES = 500_000"
     agent.program = ["-c", f"{program}; from agent.cli import main; main()"]
     agent.environ["PYTHONPATH"] = str(Path(connection.__file__).parents[2])
     agent.start()
@@ -131,7 +132,7 @@ def test_a_client_that_is_closed_for_what_it_holds_is_told(tmp_path: Path) -> No
             # A line that is not ended is held as well.
             one.sendall(b"[" + b" " * 900_000)
             error = json.loads(answers.readline())["error"]
-            assert error["code"] == connection.TOO_MUCH
+            assert error["code"] == messages.TOO_LARGE
             assert "read the answers" in error["message"]
             assert answers.readline() == b""
         assert agent.fires("done-job-self") == ["a.pl"]

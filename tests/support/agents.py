@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent import client
+from support.valid import check_result
 
 #: Seconds until a wait is a failure. Generous: a shared machine may stand still for many seconds,
 #: and a wait that goes well costs nothing of it.
@@ -113,8 +114,11 @@ class Agent:
             raise
 
     def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
+        """The result of a method. It must be valid."""
         with client.Client(str(self.pipe), timeout=DEADLINE) as one:
-            return one.call(method, params)
+            result = one.call(method, params)
+        check_result(method, result)
+        return result
 
     def lookup(self, event: Any, **params: Any) -> dict[str, Any]:
         result: dict[str, Any] = self.call("lookup", {"event": event, **params})

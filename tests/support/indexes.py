@@ -11,7 +11,7 @@ from agent.core.index import ServedDirectory
 from agent.core.trigger import parse
 from agent.core.unit import Implementation, Registration, Unit
 from agent.rpc import results as answers
-from agent.rpc.jsonrpc import LookupParams
+from agent.rpc.messages import LookupParams
 from support.cases import Case
 
 

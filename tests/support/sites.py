@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agent import schemas
+from agent.rpc.messages import Record
 from support.agents import ALL_LANGUAGES, Agent, write
+from support.valid import check
 
 
 class Site:
@@ -59,7 +60,7 @@ class Site:
         """Have all changes served, and give the record of them. The agent may have seen them by
         itself a moment before: then the record is in the history."""
         record = self.agent.reload()
-        schemas.validator("record").validate(record)
+        check(Record, record)
         history = self.agent.history()
         if len(history) > self._told:
             record = history[-1]
@@ -74,7 +75,7 @@ class Site:
         """The records that this test made."""
         records = self.agent.history()[self._before :]
         for record in records:
-            schemas.validator("record").validate(record)
+            check(Record, record)
         return records
 
     def served(self) -> list[tuple[str, str, str]]:

@@ -25,8 +25,9 @@ from agent.core.index import Index, ServedDirectory
 from agent.core.term import Term
 from agent.core.unit import Implementation, Registration, Unit
 from agent.reload import syntax_check as compiler
-from agent.rpc import jsonrpc as protocol
-from agent.rpc import results as answer
+from agent.rpc import jsonrpc, results
+from agent.rpc.lines import Lines
+from agent.rpc.messages import INVALID_PARAMS, Request
 from agent.settings.host import Host
 
 #: The most bytes that a small input is blown up to. Quadratic time shows well below.
@@ -91,28 +92,28 @@ def _index() -> Index:
 INDEX = _index()
 
 
-def _answered(request: protocol.Request) -> bytes:
+def _answered(request: Request) -> bytes:
     """The answer of a request, as far as it depends on its own bytes alone."""
     try:
-        if isinstance(request, protocol.LookupRequest):
-            return protocol.result(request.id, answer.Lookups(INDEX).result(request.params))
-        if isinstance(request, protocol.ExplainRequest):
-            return protocol.result(request.id, answer.explain(INDEX, request.params))
-        if isinstance(request, protocol.ListRequest):
-            return protocol.result(request.id, answer.callbacks(INDEX, request.params.code))
-    except answer.BadEvent as wrong:
-        return protocol.error(request.id, protocol.INVALID_PARAMS, str(wrong), wrong.data)
-    return protocol.result(request.id, b"{}")
+        if request.method == "lookup":
+            return jsonrpc.result(request.id, results.lookup(INDEX, request.params))
+        if request.method == "explain":
+            return jsonrpc.result(request.id, results.explain(INDEX, request.params))
+        if request.method == "list":
+            return jsonrpc.result(request.id, results.callbacks(INDEX, request.params.code))
+    except results.BadEvent as wrong:
+        return jsonrpc.error(request.id, INVALID_PARAMS, str(wrong), wrong.data)
+    return jsonrpc.result(request.id, b"{}")
 
 
 def _line_answered(line: bytes) -> bytes:
-    message = protocol.read(line)
-    if isinstance(message, protocol.Refusal):
-        return message.answer
-    if isinstance(message, protocol.Batch):
+    message = jsonrpc.read(line)
+    if isinstance(message, jsonrpc.Refusal):
+        return message.response
+    if isinstance(message, jsonrpc.Batch):
         items = message.items
-        return protocol.batch(
-            [i.answer if isinstance(i, protocol.Refusal) else _answered(i) for i in items]
+        return jsonrpc.batch(
+            [i.response if isinstance(i, jsonrpc.Refusal) else _answered(i) for i in items]
         )
     return _answered(message)
 
@@ -120,7 +121,7 @@ def _line_answered(line: bytes) -> bytes:
 @in_time
 def pipe(data: bytes) -> None:
     """Bytes on the pipe: cut at line feeds however they come; each line gets JSON-RPC's answer."""
-    lines = protocol.Lines()
+    lines = Lines()
     step = 1 + len(data) // 7
     cut = [line for at in range(0, len(data), step) for line in lines.feed(data[at : at + step])]
     assert cut == data.split(b"\n")[:-1]
@@ -137,10 +138,10 @@ def pipe(data: bytes) -> None:
             assert one.keys() in ({"jsonrpc", "id", "result"}, {"jsonrpc", "id", "error"})
         if not line.strip(b" \t\r"):
             raise AssertionError("a blank line was answered")
-    lookups = protocol.lookups([data]) if data else None
-    if lookups:
-        with contextlib.suppress(answer.NotQuick, answer.BadEvent):
-            assert answer.Lookups(INDEX).lines(lookups, bool) == answers[:-1]
+    requests = jsonrpc.read_together([data]) if data else None
+    if requests:
+        with contextlib.suppress(results.NotQuick, results.BadEvent):
+            assert results.LookupCache(INDEX).responses(requests, bool) == answers[:-1]
 
 
 def _are_findings(findings: list[Diagnostic] | tuple[Diagnostic, ...], data: bytes) -> None:

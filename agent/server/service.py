@@ -1,0 +1,126 @@
+"""Carries requests out: calls their handlers, offloads what takes long, contains what fails.
+
+What is quick is answered on the loop that serves. The rest (`list`, `explain`, lookups with many
+events or large results, lines in which something is wrong) is done by a few threads. It ends when
+its client is gone, or when it costs more than one request may.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from agent.rpc import jsonrpc, results
+from agent.rpc.messages import ERRORS, INTERNAL_ERROR, INVALID_PARAMS, REFUSED, Request
+from agent.server.batcher import TIME_SLICE
+from agent.server.handlers import Handlers, Outcome, Refused
+from agent.server.offload import Abandoned, Effort, OverLimit, Workers
+from agent.server.outbox import Line
+from agent.server.shared import Client
+
+#: Requests that are carried out in threads at the same time, and lines that are decoded there.
+MAX_OFFLOADED = 2
+#: Seconds between two reports of the same kind about clients or internal errors.
+REPORT_INTERVAL = 60.0
+
+_logger = logging.getLogger(__name__)
+
+
+class Service:
+    """Answers requests. Only `prepare` raises: one request must never end the agent."""
+
+    def __init__(self, handlers: Handlers) -> None:
+        self._handlers = handlers
+        self._reported: dict[str, float] = {}
+        self._workers = Workers(MAX_OFFLOADED, "requests")
+        # Separate: a good request never waits behind lines in which something is wrong.
+        self._readers = Workers(MAX_OFFLOADED, "lines")
+
+    async def prepare(self) -> None:
+        """Load in a thread what is needed late. Raises what loading raises."""
+        await self._readers.run(self._handlers.load)
+
+    def answer_together(self, requests: list[Request]) -> list[bytes] | None:
+        """The response to each request; None if any of them cannot be answered at once."""
+        until = time.monotonic() + TIME_SLICE
+        try:
+            return self._handlers.cache.responses(requests, lambda: time.monotonic() > until)
+        except Exception:  # `answer` meets it again, and says which request it is
+            return None
+
+    def answer(self, request: Request, connection: Client) -> Line | Awaitable[Line]:
+        """The response to a request; an awaitable of it if it takes long."""
+        try:
+            outcome = self._handlers.by_method[request.method](request.params, connection)
+        except Exception as error:
+            return self._failed(request, error)
+        if isinstance(outcome, bytes):
+            return jsonrpc.result_line(request.id, outcome)
+        return self._answer_later(request, outcome, connection)
+
+    async def _answer_later(self, request: Request, outcome: Outcome, connection: Client) -> Line:
+        try:
+            if callable(outcome):
+                outcome = self._offload(outcome, Effort(lambda: connection.gone))
+            encoded = outcome if isinstance(outcome, bytes) else await outcome
+            return jsonrpc.result_line(request.id, encoded)
+        except Abandoned:
+            return b""
+        except Exception as error:
+            return self._failed(request, error)
+
+    def _offload(
+        self, compute: Callable[[results.Spend], bytes], effort: Effort
+    ) -> Awaitable[bytes]:
+        def work() -> bytes:
+            effort.begin()
+            return compute(effort.spend)
+
+        return self._workers.run(work)
+
+    async def read(self, line: bytes, connection: Client) -> jsonrpc.Message:
+        """Decode a line in a thread: it is long, or something in it is wrong."""
+        effort = Effort(lambda: connection.gone)
+
+        def work() -> jsonrpc.Message:
+            effort.begin()
+            return jsonrpc.read_quickly(line) or jsonrpc.read_slowly(line, effort.check)
+
+        try:
+            return await self._readers.run(work)
+        except OverLimit as over:
+            return jsonrpc.Refusal(jsonrpc.error(None, REFUSED, f"Request refused: {over}"))
+        except Exception as error:
+            return self.unreadable(error)
+
+    def unreadable(self, error: Exception) -> jsonrpc.Refusal:
+        """The response to a line whose decoding raised this error."""
+        if not isinstance(error, Abandoned):
+            self.report(f"internal error in a request: {error!r}")
+        return jsonrpc.Refusal(jsonrpc.error(None, INTERNAL_ERROR, ERRORS[INTERNAL_ERROR]))
+
+    def forget(self, connection: Client) -> None:
+        """A connection is closed."""
+        self._handlers.forget(connection)
+
+    def report(self, message: str) -> None:
+        """Report what clients do, or what fails for them, once a minute for each kind."""
+        kind = message.partition(":")[0][:20]
+        now = time.monotonic()
+        if now - self._reported.get(kind, -REPORT_INTERVAL) < REPORT_INTERVAL:
+            return
+        self._reported[kind] = now
+        _logger.warning("%s", message)
+
+    def _failed(self, request: Request, error: Exception) -> bytes:
+        if isinstance(error, results.BadEvent):
+            message = f"{ERRORS[INVALID_PARAMS]}: {error}"
+            return jsonrpc.error(request.id, INVALID_PARAMS, message, error.data)
+        if isinstance(error, Refused):
+            return jsonrpc.error(request.id, REFUSED, str(error))
+        if isinstance(error, OverLimit):
+            data = {"expected": "a smaller request"}
+            return jsonrpc.error(request.id, REFUSED, f"Request refused: {error}", data)
+        self.report(f"internal error in {request.method}: {error!r}")
+        return jsonrpc.error(request.id, INTERNAL_ERROR, ERRORS[INTERNAL_ERROR])
