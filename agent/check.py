@@ -11,8 +11,8 @@ from agent.core.index import ServedDirectory
 from agent.disk.directory import QUIET
 from agent.disk.mounts import Mounts
 from agent.disk.permissions import IGNORE, Trust
-from agent.disk.stalls import Patience
-from agent.disk.watch import Watch
+from agent.disk.stalls import StallMonitor
+from agent.disk.watch.combined import Watch
 from agent.reload.directory_state import DirectoryState
 from agent.reload.looker import Looker
 from agent.reload.settle import Settled, Settler
@@ -40,7 +40,7 @@ async def _check(
     directories: list[DirectoryState], languages: frozenset[str], trust: Trust
 ) -> list[Diagnostic]:
     mounts = Mounts()
-    monitor = Patience(_ignore, mounts.mount)
+    monitor = StallMonitor(_ignore, mounts.mount)
     watch = Watch(_ignore, monitor, mounts)
     checker = Checker(_ignore)
     looker = Looker(mounts.kind, monitor, checker, trust)

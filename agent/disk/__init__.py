@@ -1,1 +1,1 @@
-"""Files to readings: blocks, decides nothing."""
+"""Reads directories and watches them. It blocks, and decides nothing."""

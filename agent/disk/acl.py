@@ -1,11 +1,11 @@
 """POSIX access ACLs: who besides the owner may write to a file or directory.
 
 The mode bits do not show the entries of an ACL. With an ACL, the group bits of the mode are its
-mask: the most that any entry except owner and others may give. So only where the mode has group
-write can an entry give write at all, and only there is the ACL read.
+mask: the most that an entry other than owner and others may grant. So an ACL can grant write
+permission only where the mode has group write, and it is read only there.
 
-A default ACL, which a directory gives to files that are created in it later, is not read: each file
-is judged by its own ACL when it is read.
+A default ACL, which files that are created later in a directory inherit, is not read: each file is
+judged by its own ACL when it is read.
 
 Source: acl(5), and the kernel's include/uapi/linux/posix_acl_xattr.h for the binary form.
 """
@@ -38,10 +38,10 @@ class Writers:
 
 
 def read(handle: int | str, status: os.stat_result) -> bytes | None:
-    """The access ACL of a file or directory, None where it has none that can give write.
+    """The access ACL of a file or directory, None if none can grant write permission.
 
-    `handle` is its descriptor, which may be an O_PATH one, or its path. Blocks. Raises OSError
-    where it has one that cannot be read.
+    `handle` is its descriptor, also one opened with O_PATH, or its path. Blocks. Raises OSError
+    where it has an ACL that cannot be read.
     """
     if not status.st_mode & stat.S_IWGRP or stat.S_ISLNK(status.st_mode):
         return None
@@ -63,7 +63,7 @@ if sys.platform == "linux":
         except OSError as error:
             if error.errno != errno.EBADF or isinstance(handle, str):
                 raise
-        # An O_PATH descriptor. The link in /proc leads to the same directory without a race.
+        # A descriptor opened with O_PATH. The link in /proc leads to the same file without a race.
         try:
             return os.getxattr(f"/proc/self/fd/{handle}", _NAME)
         except FileNotFoundError:
@@ -76,7 +76,7 @@ if sys.platform == "linux":
 
 
 def writers(data: bytes) -> Writers:
-    """Who may write by an ACL in its binary form. Raises ValueError where it is not one."""
+    """Who may write by an ACL in its binary form. Raises ValueError if it is malformed."""
     size = len(data) - _HEADER.size
     if size < 0 or size % _ENTRY.size or _HEADER.unpack_from(data)[0] != _VERSION:
         raise ValueError("not an ACL of version 2")

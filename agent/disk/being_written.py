@@ -1,4 +1,4 @@
-"""What is reported of a directory in which somebody keeps a file open for writing."""
+"""What is reported of a directory in which a file stays open for writing."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
-from agent.core.diagnostic import Diagnostic, Severity
+from agent.core.diagnostic import Diagnostic, Problem
 from agent.core.quoting import shown
 from agent.core.unit import BEING_WRITTEN, Reading
-from agent.disk import directory
-from agent.disk.directory import Snapshot
-from agent.disk.stalls import answered
+from agent.disk.second_look import changed_names
+from agent.disk.snapshot import Snapshot
+from agent.disk.stalls import heartbeat
 
 #: Seconds for which a writer may keep a file open before the directory is held for it.
 WRITING = 2.0
-#: Seconds that looking for the writing processes may take. Enough for some thousand processes.
+#: Seconds that the search for writing processes may take. Enough for some thousand processes.
 SEARCH_TIME = 0.2
 #: Files, and processes of one file, that are reported by name.
 MAX_NAMED = 3
@@ -27,13 +28,13 @@ _WRITES = os.O_WRONLY | os.O_RDWR
 
 
 def held(snapshot: Snapshot) -> Reading:
-    """A reading that says only who writes what: the bytes that were read may be half a file.
+    """A reading that says only which processes write which files: what was read may be half a file.
     Blocks."""
     path = snapshot.reading.directory
     names = sorted(snapshot.busy)
     changing = not names
     if changing:
-        names = sorted(snapshot.unstable or set(directory.changed_names(snapshot)))
+        names = sorted(snapshot.unstable or set(changed_names(snapshot)))
     paths = [path if name == "." else os.path.join(path, name) for name in names] or [path]
     processes = {} if changing else writing_processes(paths[:MAX_NAMED])
     findings = [finding(p, processes.get(p, ()), changing) for p in paths[:MAX_NAMED]]
@@ -44,26 +45,26 @@ def held(snapshot: Snapshot) -> Reading:
 
 
 def finding(path: str, processes: Iterable[str] = (), changing: bool = False) -> Diagnostic:
-    """That a file, or something in a directory, is still being written."""
+    """The finding that a file is open for writing, or that a file or directory keeps changing."""
     by = ", ".join(processes)
     what = "still changes" if changing else "is still open for writing"
     message = f"{shown(path)} {what} after {WRITING:.0f} s{f', by {by}' if by else ''}"
-    hint = "it is taken as soon as it stands still"
+    hint = "it is read as soon as it stops changing"
     if not changing:
-        hint = "it is taken as soon as that process closes it"
-    return Diagnostic(Severity.ERROR, BEING_WRITTEN, path, None, None, message, hint)
+        hint = "it is read as soon as that process closes it"
+    return Problem(BEING_WRITTEN, message, hint).at(path)
 
 
 def _with_rest(last: Diagnostic, count: int) -> Diagnostic:
     message = f"{last.message}; and so are {count} more files"
-    return Diagnostic(last.severity, last.code, last.path, None, None, message, last.hint)
+    return replace(last, message=message)
 
 
 def writing_processes(paths: Iterable[str]) -> dict[str, list[str]]:
     """By path, the processes that have the file open for writing: `process 12 (vim)`.
 
-    As far as the system tells (Linux; of other users' processes only to root), and as far as
-    SEARCH_TIME goes. Blocks; never raises.
+    Only on Linux; those of other users only if the agent runs as root; and only those that are
+    found within SEARCH_TIME. Blocks; never raises.
     """
     wanted = {os.path.realpath(path): path for path in paths}
     found: dict[str, list[str]] = {}
@@ -73,9 +74,9 @@ def writing_processes(paths: Iterable[str]) -> dict[str, list[str]]:
             continue
         if time.monotonic() > until:
             break
-        answered()
+        heartbeat()
         for number in _entries(f"{_PROC}/{process}/fd"):
-            # Only the link is read: nothing asks the file system that the file is on.
+            # Only the link is read: the file system that the file is on is not asked.
             with contextlib.suppress(OSError):
                 path = wanted.get(os.readlink(f"{_PROC}/{process}/fd/{number}"))
                 if path is None or not _writes(process, number):

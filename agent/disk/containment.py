@@ -1,4 +1,4 @@
-"""Keeps a task alive whose work raised, so that one failure does not end the agent."""
+"""Starts a task again that raised, so that one failure does not end the agent."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-#: Seconds until work is tried again that raised. Long enough for a shortage of threads or memory
-#: to pass, short enough that nobody waits long for an edit.
+#: Seconds until a task that raised is started again. Long enough for a shortage of threads or
+#: memory to end, short enough that nobody waits long for an edit.
 PAUSE = 0.5
 
 _logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ async def keep_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """An exception on one line, that of a group by its first member."""
+    """An exception on one line; of a group, its first member."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

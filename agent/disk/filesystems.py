@@ -1,8 +1,8 @@
-"""What kind of file system something lies on: whether the kernel sees every change of it.
+"""The kind of a file system: whether the kernel sees every change of its files.
 
-By name, as /proc/self/mountinfo gives it, or by the magic number that statfs(2) gives. The number
-is there also where the name is not: btrfs gives its subvolumes device numbers that no mount has,
-and /proc may not be mounted.
+It is known by the name of its type, as in /proc/self/mountinfo, or by the magic number of
+statfs(2). The number is needed where there is no name: btrfs gives its subvolumes device numbers
+that no mount has, and /proc may not be mounted.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import sys
 
 
 class Kind(enum.Enum):
-    """LOCAL: of this machine alone. Events tell of every change, and a read lease tells whether a
-    file is open for writing. REMOTE: changes made elsewhere give no event, a lease proves nothing,
-    and a bare stat may be stale. UNKNOWN: neither is known. A lease that is refused there means a
-    writer; one that is granted proves nothing."""
+    """LOCAL: only this machine changes it. Events report every change, and a read lease shows
+    whether a file is open for writing. REMOTE: changes made elsewhere give no event, a lease proves
+    nothing, and a bare stat may be stale. UNKNOWN: either is possible. A lease that is refused
+    shows a writer; one that is granted proves nothing."""
 
     LOCAL = "local"
     REMOTE = "remote"
@@ -54,7 +54,7 @@ _REMOTE_NUMBERS = frozenset(
         *(0x01161970, 0x7461636F, 0x786F4256, 0xBACBACBC, 0xAAD7AAEA, 0x564C),
     }
 )
-#: Bytes of a struct statfs, and more.
+#: Bytes; no struct statfs is larger.
 _STATFS = 512
 
 
@@ -66,20 +66,20 @@ def of_type(name: str) -> Kind:
 
 
 def of(place: int | str) -> Kind:
-    """The kind of the file system that an open file or a path lies on. Blocks; never raises."""
+    """The kind of the file system that an open file or a path is on. Blocks; never raises."""
     if sys.platform != "linux":
         return Kind.UNKNOWN
     libc = ctypes.CDLL(None, use_errno=True)
-    room = ctypes.create_string_buffer(_STATFS)
+    buffer = ctypes.create_string_buffer(_STATFS)
     if isinstance(place, int):
-        failed = libc.fstatfs(place, room)
+        failed = libc.fstatfs(place, buffer)
     else:
-        failed = libc.statfs(os.fsencode(place), room)
+        failed = libc.statfs(os.fsencode(place), buffer)
     if failed:
         return Kind.UNKNOWN
-    # The first field is a word of the machine; only on s390x it is an int.
+    # The first field, f_type, is a long; on s390x it is an int.
     size = 4 if os.uname().machine == "s390x" else ctypes.sizeof(ctypes.c_long)
-    number = int.from_bytes(room.raw[:size], sys.byteorder) & 0xFFFFFFFF
+    number = int.from_bytes(buffer.raw[:size], sys.byteorder) & 0xFFFFFFFF
     if number in _LOCAL_NUMBERS:
         return Kind.LOCAL
     return Kind.REMOTE if number in _REMOTE_NUMBERS else Kind.UNKNOWN

@@ -1,8 +1,8 @@
-"""What user and group ids mean here: members of groups, and ids without a user in this namespace.
+"""User and group ids: members of groups, and ids that are not mapped in this user namespace.
 
 The user database may be a directory server that does not answer. So it is asked in a thread of its
-own, for at most LOOKUP_TIMEOUT seconds, and the result is remembered. While a lookup is overdue, no
-other is begun: at most one thread waits.
+own, for at most LOOKUP_TIMEOUT seconds, and the result is cached. While a lookup is overdue, no
+other is started: at most one thread waits.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ import time
 from collections.abc import Collection
 from functools import cache
 
-#: Seconds to wait for the user database. A reload of the directory waits as long, no other does.
+#: Seconds to wait for the user database. Only the reload of the directory concerned waits.
 LOOKUP_TIMEOUT = 2.0
-#: Seconds for which a membership is remembered: the longest that someone who left the group may
-#: still be trusted.
+#: Seconds for which a membership is cached: a user who left the group is trusted for as long.
 MEMBER_AGE = 60.0
-#: Seconds for which it is remembered that a user is not a member. Short, so that a new member only
-#: has to ask for a reload.
+#: Seconds for which it is cached that a user is not a member. Short, so that a new member needs
+#: only a reload.
 STRANGER_AGE = 1.0
-#: Users that are remembered; more than own files in any callback directory.
-MAX_REMEMBERED = 1024
+#: Users that are cached; more than own files in any callback directory.
+MAX_CACHED = 1024
 
-#: The id that the kernel shows for all ids that it cannot show. Source: user_namespaces(7).
+#: The id that the kernel shows for all ids that are not mapped. Source: user_namespaces(7).
 _OVERFLOW_ID = 65534
 
 
@@ -55,7 +54,7 @@ _lookups: dict[int, _Lookup] = {}
 
 
 def is_member(uid: int, groups: Collection[int]) -> bool | None:
-    """Whether a user is in one of these groups, by the user database; None where it does not tell.
+    """Whether a user is in one of these groups, by the user database; None if it does not say.
 
     The primary group counts. Blocks, for at most LOOKUP_TIMEOUT seconds.
     """
@@ -64,7 +63,7 @@ def is_member(uid: int, groups: Collection[int]) -> bool | None:
         if lookup is None or _is_old(lookup, groups):
             if any(not other.done.is_set() and _is_overdue(other) for other in _lookups.values()):
                 return None
-            if len(_lookups) >= MAX_REMEMBERED:
+            if len(_lookups) >= MAX_CACHED:
                 _lookups.clear()
             try:
                 lookup = _lookups[uid] = _Lookup(uid)
@@ -93,25 +92,25 @@ def _groups_of(uid: int) -> frozenset[int]:
         entry = pwd.getpwuid(uid)
     except KeyError:
         return frozenset()
-    # os.getgrouplist holds the interpreter's lock while it waits for a server; ctypes does not.
+    # os.getgrouplist holds the GIL while it waits for a server; ctypes releases it.
     libc = ctypes.CDLL(None, use_errno=True)
     name = os.fsencode(entry.pw_name)
-    room = 64
-    while room <= 1 << 16:
-        found = (ctypes.c_uint32 * room)()
-        count = ctypes.c_int(room)
+    size = 64
+    while size <= 1 << 16:
+        found = (ctypes.c_uint32 * size)()
+        count = ctypes.c_int(size)
         if libc.getgrouplist(name, ctypes.c_uint32(entry.pw_gid), found, ctypes.byref(count)) >= 0:
             return frozenset((entry.pw_gid, *found[: count.value]))
-        room = max(room * 4, count.value)
+        size = max(size * 4, count.value)
     raise OSError(0, "the user is in too many groups")
 
 
 @cache
 def unmapped_uid() -> int | None:
-    """The user id that stands for all owners from outside this process's user namespace.
+    """The user id that is shown for all owners who are not mapped in this user namespace.
 
-    None where every id can be shown. Where it cannot be found out, the kernel's default: it is
-    better to take a user of this machine for a stranger than the reverse.
+    None if all ids are mapped. If it cannot be read, the kernel's default: not to trust a user of
+    this machine is safer than to trust a stranger.
     """
     return _unmapped("uid")
 

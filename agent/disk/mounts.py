@@ -6,31 +6,33 @@ import os
 import re
 import select
 
-from agent.disk import filesystems as filesystem
+from agent.disk import filesystems
 from agent.disk.filesystems import LOCAL_TYPES, Kind
 
 _MOUNTS = "/proc/self/mountinfo"
-#: How white space and the like stand in it.
+#: How white space and the like are written in it.
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 class Mounts:
-    """The mounted file systems, as of the last `read`. Where the system does not tell (not Linux),
-    or /proc is not mounted), there are none, and they never change. Source: proc(5),
-    /proc/pid/mountinfo."""
+    """The mounted file systems, as of the last `read`.
+
+    Where they are not known (not Linux, or /proc is not mounted), there are none, and they never
+    change. Source: proc(5), /proc/pid/mountinfo.
+    """
 
     def __init__(self) -> None:
         self._types: dict[tuple[int, int], str] = {}
         #: By mount point, the type of the file system there.
         self._points: dict[str, str] = {}
-        #: By mount point, the number of the mount, which another in its place has not, and that of
-        #: the device.
+        #: By mount point, the id of the mount, which a later mount there does not have, and the
+        #: device (`major:minor`).
         self._mounts: dict[str, tuple[str, str]] = {}
-        #: Whether the system tells what is mounted.
+        #: Whether it is known what is mounted.
         self.known = False
         self._poll = select.poll()
         try:
-            # It stays open: the kernel counts changes for each open file.
+            # It stays open: the kernel counts the changes since the file was opened or polled.
             self._file = open(_MOUNTS, "rb")  # noqa: SIM115
         except OSError:
             return
@@ -39,7 +41,7 @@ class Mounts:
         self.read()
 
     def read(self) -> None:
-        """Look which they are now."""
+        """Read the table of mounts again."""
         types: dict[tuple[int, int], str] = {}
         points: dict[str, str] = {}
         mounts: dict[str, tuple[str, str]] = {}
@@ -55,10 +57,10 @@ class Mounts:
         self._types, self._points, self._mounts = types, points, mounts
 
     def changed(self) -> bool:
-        """Whether something was mounted or unmounted since the last call, or since the first look.
+        """Whether something was mounted or unmounted since the last call, or the first `read`.
 
-        The kernel counts. To compare the file's text would miss what was mounted, read by a reload
-        that something else called for, and unmounted again between two looks.
+        The kernel counts the changes. To compare the text of the file would miss a file system that
+        was mounted and unmounted between two calls, and read by a reload in between.
         """
         changed = bool(self._poll.poll(0))
         if changed:
@@ -66,10 +68,10 @@ class Mounts:
         return changed
 
     def kind(self, path: str) -> Kind:
-        """The kind of file system at a path, or at the nearest one above it that exists. Blocks.
+        """The kind of the file system at a path, or at the nearest existing parent. Blocks.
 
-        By its device in the table of mounts; else by what statfs says (btrfs gives its subvolumes
-        devices that are in no table); else by the mount point on the path.
+        By its device in the table of mounts; else by statfs (the devices of btrfs subvolumes are
+        not in the table); else by the mount point on the path.
         """
         while True:
             try:
@@ -79,10 +81,10 @@ class Mounts:
                 if path == "/":
                     return Kind.UNKNOWN
                 path = os.path.dirname(path)
-        kind = self._type(device)
-        if kind is not None:
-            return filesystem.of_type(kind)
-        found = filesystem.of(path)
+        name = self._type(device)
+        if name is not None:
+            return filesystems.of_type(name)
+        found = filesystems.of(path)
         if found is not Kind.UNKNOWN or not self._points:
             return found
         point = os.path.realpath(path)
@@ -90,11 +92,11 @@ class Mounts:
             if point == "/":
                 return Kind.UNKNOWN
             point = os.path.dirname(point)
-        return filesystem.of_type(self._points[point])
+        return filesystems.of_type(self._points[point])
 
     def remote_mount(self, path: str) -> str | None:
-        """Where the file system is mounted that a path lies on, None if it is one of this machine
-        alone. Judged by the name: links are not followed, since nothing is asked."""
+        """The mount point of the file system that a path is on; None if that is local. By name:
+        links are not followed, and no file system is asked."""
         points = self._points
         while path not in points:
             if path in ("/", ""):
@@ -103,18 +105,18 @@ class Mounts:
         return path if points[path] not in LOCAL_TYPES else None
 
     def mount(self, path: str) -> tuple[str, str] | None:
-        """Which mount a path lies on, by its number and that of its device (`major:minor`); None
-        where `remote_mount` says None."""
+        """The mount that a path is on, as its id and its device (`major:minor`); None if it is
+        local. As `remote_mount`, by name."""
         point = self.remote_mount(path)
         return None if point is None else self._mounts.get(point)
 
     def remote(self, device: int) -> bool:
-        """Whether a file system is known to be none of this machine's alone, by its device number.
+        """Whether the file system with this device number is known and not local.
 
-        Of some nobody knows it: btrfs gives its parts numbers that the system does not tell.
+        The devices of btrfs subvolumes are not known.
         """
-        kind = self._type(device)
-        return kind is not None and kind not in LOCAL_TYPES
+        name = self._type(device)
+        return name is not None and name not in LOCAL_TYPES
 
     def _type(self, device: int) -> str | None:
         return self._types.get((os.major(device), os.minor(device)))

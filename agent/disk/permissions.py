@@ -1,21 +1,25 @@
-"""Who may change what the agent hands out, as sshd and sudo judge it of their own files.
+"""Who may change what the agent serves, by the rules that sshd and sudo apply to their own files.
 
-What the agent hands out is run by the supervisor, often as root. So a callback directory, its
-callbacks.conf, an implementation, and every directory on the way to them must be writable for
-nobody but root, the agent's user and, where a group is trusted by name, its members: by the group
-bit, by an entry of a POSIX ACL, or as the owner (whoever saves by rename owns the new file). A link
-is judged by what it leads to, and by every directory on that way too.
+The supervisor runs what the agent serves, often as root. So a callback directory, its
+callbacks.conf, each implementation, and every directory on the paths to them must be writable only
+for root, the agent's user and, where a group is trusted by name, its members: by the group bit, by
+an entry of a POSIX ACL, or as the owner (a save by rename changes the owner). A link is judged by
+its target, and by every directory on the path to it.
 
-A sticky directory of root's, such as /tmp, may be writable for others: they can remove or rename
-only what they own there. So there the owner of the next name decides. It does not matter how others
-may write to it: by the bit for others, by its group, or by an ACL.
+A sticky directory of root, such as /tmp, may be writable for others: they can remove or rename only
+what they own there. So there the owner of the next name decides. It does not matter how others may
+write to it: by the bit for others, by its group, or by an ACL.
 
-Ids that this process's user namespace does not map are all shown as one, so nobody knows whose they
-are: they are strangers, also where the agent itself is shown with that id.
+User ids that this process's user namespace does not map are all shown as one id, so their owners
+are unknown. They are not trusted, even if the agent itself is shown with that id.
 
-There is no race between check and use: the way is walked with open descriptors, each opened from
-the one before without following a link, and what is judged is the descriptor that is then read.
-sshd's safe_path_fd is the model.
+There is no race between check and use: `SafeWalk` opens each directory of a path from the one
+before it without following a link, and what is judged is the descriptor that is then read. The
+model is sshd's safe_path_fd.
+
+`disk.watch.paths` walks over links as well and is a walk of its own: it names each directory and
+name on a path, also where the path ends at something missing, keeps no descriptors and judges
+nothing. Only MAX_LINKS is common to both.
 """
 
 from __future__ import annotations
@@ -35,19 +39,18 @@ REFUSE, WARN, IGNORE = "refuse", "warn", "ignore"
 
 #: The kernel's own limit of links on the way to one file.
 MAX_LINKS = 40
-#: Directories that one reading keeps open, because the links in it lead there. Real ones lead to
-#: one or two.
+#: Directories that one reading keeps open because links lead there. Real links lead to one or two.
 MAX_OPEN = 16
 
-# Linux opens a directory to walk through it even where it may not be listed.
+# On Linux, O_PATH opens a directory that may be searched but not listed.
 _WALK = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
 class Unsafe:
-    """Something that others may change: its path, what is wrong, and the command that mends it.
+    """A path that untrusted users may change: what is wrong, and the command that corrects it.
 
-    `unknown` says that the user database did not answer, so it may turn out to be safe.
+    `unknown`: the user database did not answer, so the path may be safe after all.
     """
 
     path: str
@@ -78,22 +81,23 @@ class Trust:
         return gid in self.groups and gid != identity.unmapped_gid()
 
     def judge(
-        self, path: str, status: os.stat_result, listed: bytes | None, inside: bool = False
+        self, path: str, status: os.stat_result, acl_data: bytes | None, inside: bool = False
     ) -> Unsafe | None:
-        """What is wrong with a file or directory, given its ACL as `acl.read` has it.
+        """What is wrong with a file or directory, None if nothing is.
 
-        `inside` says that it is a directory on the way, in which only the next name matters: there
-        root's sticky ones are well. May block for a bounded time, for the user database.
+        `acl_data` is its ACL, from `acl.read`. `inside`: it is a directory on the path, in which
+        only the next name matters; there a sticky directory of root is safe. May block for a
+        bounded time, for the user database.
         """
         wrong = self.judge_owner(path, status)
         if wrong is not None:
             return wrong
         if inside and status.st_mode & stat.S_ISVTX and status.st_uid == 0:
             return None
-        return self.judge_writers(path, status, listed)
+        return self.judge_writers(path, status, acl_data)
 
     def judge_owner(self, path: str, status: os.stat_result) -> Unsafe | None:
-        """What is wrong with the owner of a file, directory or link."""
+        """What is wrong with the owner of a file, directory or link, None if nothing is."""
         trusted = self.owner(status.st_uid)
         if trusted:
             return None
@@ -101,7 +105,7 @@ class Trust:
         if status.st_uid == identity.unmapped_uid():
             message = (
                 f"{shown} belongs to a user who is not mapped in the agent's user namespace"
-                f" ({found}), who may change it"
+                f" ({found}) and may change it"
             )
             return Unsafe(path, message, "map its owner into the namespace, or copy the files")
         hint = f"chown {self.uid} {shlex.quote(shown)}"
@@ -114,24 +118,23 @@ class Trust:
         return Unsafe(path, f"{shown} belongs to another user ({found}), who may change it", hint)
 
     def judge_writers(
-        self, path: str, status: os.stat_result, listed: bytes | None
+        self, path: str, status: os.stat_result, acl_data: bytes | None
     ) -> Unsafe | None:
-        """Who but the owner may write to a file or directory and is not trusted. As `judge`."""
-        # The commands are to be pasted into a shell.
+        """What is wrong with who may write to a file or directory besides its owner. As `judge`."""
+        # Commands in hints are quoted for a shell.
         shown, quoted = printable(path), shlex.quote(printable(path))
         found = _found(status)
-        if listed is not None:
-            wrong = self._judge_acl(path, status, listed)
+        if acl_data is not None:
+            wrong = self._judge_acl(path, status, acl_data)
             if wrong is not None:
                 return wrong
-        by_group = (
-            listed is None and status.st_mode & stat.S_IWGRP and not self.group(status.st_gid)
-        )
+        group_writes = acl_data is None and status.st_mode & stat.S_IWGRP
+        by_group = group_writes and not self.group(status.st_gid)
         if status.st_mode & stat.S_IWOTH:
-            message = f"{shown} may be written to by anybody ({found})"
+            message = f"{shown} is writable for all users ({found})"
             return Unsafe(path, message, f"chmod {'go' if by_group else 'o'}-w {quoted}")
         if by_group:
-            message = f"{shown} may be written to by its group, which is not trusted ({found})"
+            message = f"{shown} is writable for its group, which is not trusted ({found})"
             return Unsafe(path, message, f"chmod g-w {quoted}, or name the group: --trusted-group")
         return None
 
@@ -140,8 +143,8 @@ class Trust:
         try:
             may_write = acl.writers(data)
         except ValueError as error:
-            message = f"the ACL of {shown} cannot be understood: {error}"
-            return Unsafe(path, message, f"remove it: setfacl -b {quoted}")
+            message = f"the ACL of {shown} cannot be read: {error}"
+            return Unsafe(path, message, f"remove the ACL: setfacl -b {quoted}")
         users = {uid: self.owner(uid) for uid in may_write.users}
         strangers = [f"u:{uid}" for uid, trusted in users.items() if not trusted]
         strangers += [f"g:{gid}" for gid in may_write.groups if not self.group(gid)]
@@ -154,10 +157,7 @@ class Trust:
         if strangers:
             command += f" -x {','.join(strangers)}"
         named = ", ".join([*strangers, *(["its group"] if by_group else [])])
-        message = (
-            f"{shown} may be written to by its ACL by others, who are not trusted:"
-            f" {named} ({_found(status)})"
-        )
+        message = f"{shown} is writable by its ACL for untrusted {named} ({_found(status)})"
         return Unsafe(path, message, f"{command} {quoted}", unknown=None in users.values())
 
 
@@ -167,8 +167,8 @@ def _found(status: os.stat_result) -> str:
 
 
 class End(NamedTuple):
-    """What a path leads to: the open directory, the name in it, and its status. The descriptor is
-    valid until the next walk."""
+    """The end of a path: an open directory, the name in it, and the status of that. The descriptor
+    is valid until the next walk."""
 
     directory: int
     name: str
@@ -177,8 +177,8 @@ class End(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """An open directory: its path, what was found on the way to it, and whether strangers may make
-    names in it (it is sticky, or that was found)."""
+    """An open directory: its path, what is unsafe on the path to it, and whether untrusted users
+    may create names in it."""
 
     fd: int
     path: str
@@ -186,12 +186,12 @@ class _Place:
     shared: bool = False
 
 
-class Way:
+class SafeWalk:
     """Walks along paths, from the root or from an open directory, link by link.
 
-    `unsafe` is what was found on the last way, `passed` each directory on all of them with its
-    status and ACL, so that a later change of one can be noticed. The directories at the ends stay
-    open until `close`, so that thousands of links into one directory take one walk.
+    `unsafe` is what the last walk found. `passed` has each directory of all walks with its status
+    and ACL, so that a later change of it can be noticed. The directories at the ends stay open
+    until `close`, so that thousands of links into one directory take one walk.
     """
 
     def __init__(self, trust: Trust) -> None:
@@ -200,7 +200,7 @@ class Way:
         self.passed: dict[str, tuple[os.stat_result, bytes | None]] = {}
         self._places: dict[tuple[str, str], _Place] = {}
 
-    def __enter__(self) -> Way:
+    def __enter__(self) -> SafeWalk:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -211,20 +211,21 @@ class Way:
         while self._places:
             os.close(self._places.popitem()[1].fd)
 
-    def open(self, path: str, flags: int, at: int | None = None, base: str = "/") -> int:
-        """Open what is at the end of `path`, which begins at the directory `at`, called `base`,
-        unless it is absolute. The end itself is not judged. Raises OSError."""
-        end = self.find(path, at, base)
+    def open(self, path: str, flags: int) -> int:
+        """Open the end of an absolute path, with these flags. The end is not judged; the caller
+        does that. Blocks. Raises OSError."""
+        end = self.find(path)
         return os.open(end.name, flags | os.O_NOFOLLOW, dir_fd=end.directory)
 
     def find(self, path: str, at: int | None = None, base: str = "/") -> End:
-        """As `open`, and does not open it."""
+        """The end of `path`. Unless absolute, it begins at the open directory `at` with the path
+        `base`. The end is not judged. Blocks. Raises OSError."""
         self.unsafe = []
         if len(self._places) >= MAX_OPEN:
             self.close()
         if at is None:
             path = f"/{path}"
-        # Of the directory that a walk begins at, the caller judges the owner and writers.
+        # The caller judges the directory that a walk begins at.
         place = _Place(-1 if at is None else at, base)
         for _ in range(MAX_LINKS + 1):
             head, _, name = path.rpartition("/")
@@ -245,7 +246,7 @@ class Way:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
 
     def _enter(self, start: _Place, path: str) -> _Place:
-        """The directory at a path that begins at another; it stays open. Raises OSError."""
+        """The directory at a path that begins at `start`; it stays open. Raises OSError."""
         key = ("" if path.startswith("/") else start.path, path)
         place = self._places.get(key)
         if place is None:
@@ -296,17 +297,17 @@ class Way:
             raise
 
     def _pass(self, here: _Place, found: list[Unsafe]) -> _Place:
-        """Judge a directory on the way."""
+        """Judge a directory on the path."""
         status = os.fstat(here.fd)
-        listed = acl.read(here.fd, status)
-        self.passed.setdefault(here.path, (status, listed))
-        wrong = self._trust.judge(here.path, status, listed, inside=True)
+        acl_data = acl.read(here.fd, status)
+        self.passed.setdefault(here.path, (status, acl_data))
+        wrong = self._trust.judge(here.path, status, acl_data, inside=True)
         found += [wrong] if wrong is not None else []
-        shared = self._trust.judge_writers(here.path, status, listed) is not None
+        shared = self._trust.judge_writers(here.path, status, acl_data) is not None
         return replace(here, shared=shared)
 
     def _judge_name(self, place: _Place, name: str, status: os.stat_result) -> list[Unsafe]:
-        """In a directory that others may write to, all depends on whose the next name is."""
+        """In a directory where untrusted users may create names, the owner of the name decides."""
         if not place.shared or name == "..":
             return []
         wrong = self._trust.judge_owner(os.path.join(place.path, name), status)

@@ -1,9 +1,10 @@
-"""Goes on without a file system that does not answer.
+"""Continues without a file system that does not answer.
 
-Where the server of a hard NFS mount is gone, or the process behind a FUSE one stands still, a call
-waits, perhaps for ever, and nobody can end it. What waits is a thread of its own, so lookups go on.
-Whoever waits for that thread is told to go on without it after SLOW seconds. While the call has not
-returned, its path is `silent` and is not asked again: a thread or two are lost to it, and no more.
+If the server of a hard NFS mount is down, or the process behind a FUSE mount is stopped, a system
+call blocks, perhaps for ever, and cannot be ended. So such calls are made in threads of their own,
+and lookups continue. Whoever waits for such a thread stops waiting after SLOW seconds. Until the
+call returns, its path is `stalled`, and nothing else is asked there: one or two threads are lost,
+and no more.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from typing import TypeVar, TypeVarTuple
 import anyio
 from anyio import CancelScope
 
-#: Seconds after which a file system counts as one that does not answer. A disk that has to wake up
-#: takes some.
+#: Seconds after which a file system counts as stalled. A disk that has to spin up takes some.
 SLOW = 10.0
-#: Seconds for which others wait for one that may answer yet, and for which a start does.
+#: Seconds for which edits elsewhere wait for a file system that may still answer; and those for
+#: which the start waits.
 PROMPT = 0.5
 PROMPT_AT_START = 3.0
 
@@ -34,12 +35,12 @@ Ts = TypeVarTuple("Ts")
 
 @dataclass(slots=True, eq=False)
 class _Question:
-    """A file system is asked: at which path, for how long, and what waits for the answer."""
+    """A thread that asks a file system: at which path, and what waits for it."""
 
     path: str
-    #: Looks at it since it last answered something. Not time: this process may stand still.
-    looks: int
-    #: The mount that `path` lay on.
+    #: Ticks since its last heartbeat. Ticks, not seconds: the process may have been suspended.
+    ticks: int
+    #: The mount that `path` was on.
     mount: object
     waits: CancelScope | None
     #: Whether the thread computes at the moment, and asks nothing.
@@ -50,11 +51,11 @@ _waiting: ContextVar[CancelScope | None] = ContextVar("waiting", default=None)
 _asked: ContextVar[_Question | None] = ContextVar("asked", default=None)
 
 
-def answered() -> None:
-    """What this thread asked has answered something, and is asked more: slow is not silent."""
+def heartbeat() -> None:
+    """Note that the last call of this thread returned: the file system is slow, not stalled."""
     question = _asked.get()
     if question is not None:
-        question.looks = 0
+        question.ticks = 0
 
 
 @contextmanager
@@ -68,25 +69,26 @@ def computing() -> Iterator[None]:
     try:
         yield
     finally:
-        question.looks = 0
+        question.ticks = 0
         question.computing = False
 
 
-class Patience:
-    """What file systems are asked at the moment, and which of them do not answer."""
+class StallMonitor:
+    """Which file systems are asked at the moment, and which of them are stalled."""
 
     def __init__(self, notice: Callable[[], None], mount: Callable[[str], object]) -> None:
-        #: Told that paths fell silent, or answer again.
+        #: Called when paths become stalled, or answer again.
         self._notice = notice
         self._mount = mount
         self._questions: set[_Question] = set()
-        self.silent: frozenset[str] = frozenset()
-        #: The file systems that were asked by `answering` and have not answered yet.
+        #: The paths of the calls that are overdue.
+        self.stalled: frozenset[str] = frozenset()
+        #: The file systems that were asked by `responding` and did not answer yet.
         self._late: dict[str, str] = {}
 
     @contextmanager
     def asking(self, path: str) -> Iterator[None]:
-        """While this lasts, the file system at `path` is asked. From any thread."""
+        """While this lasts, this thread asks the file system at `path`. From any thread."""
         question = _Question(path, 0, self._mount(path), _waiting.get())
         self._questions.add(question)
         token = _asked.set(question)
@@ -97,8 +99,8 @@ class Patience:
             self._questions.discard(question)
 
     async def wait(self, work: Callable[[*Ts], T], *args: *Ts) -> T | None:
-        """What `work` gives, which runs in a thread, and which asks file systems; None as soon as
-        one of them counts as silent. Then the work may still be done, much later."""
+        """Run `work`, which asks file systems, in a thread, and return its result; None as soon as
+        one of them is stalled. Then the work may still be done, much later."""
         with CancelScope() as scope:
             token = _waiting.set(scope)
             try:
@@ -107,9 +109,12 @@ class Patience:
                 _waiting.reset(token)
         return None
 
-    async def answering(self, paths: Mapping[str, str], file: str, seconds: float) -> set[str]:
-        """Those file systems, each with a directory on it to ask for a file, that answer within so
-        many seconds. The others are noticed when they do, or when they count as silent."""
+    async def responding(self, paths: Mapping[str, str], file: str, seconds: float) -> set[str]:
+        """Those of some file systems that answer within so many seconds.
+
+        `paths` has a directory on each, in which `file` is asked for. `notice` is called when one
+        of the others answers, or becomes stalled.
+        """
         prompt: set[str] = set()
 
         async def ask(name: str, path: str) -> None:
@@ -125,24 +130,25 @@ class Patience:
         return prompt
 
     def _ask(self, path: str, file: str) -> None:
-        # Opening a file is what no cache answers; a directory may be opened without its server.
+        # No cache answers the opening of a file; a directory may be opened without its server.
         with self.asking(path), suppress(OSError):
             os.close(os.open(os.path.join(path, file), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
     async def run(self) -> None:
-        """Look each second, until cancelled."""
+        """Tick every second, until cancelled."""
         while True:
             await anyio.sleep(1.0)
             overdue = []
             for question in list(self._questions):
                 if question.computing:
                     continue
-                question.looks += 1
-                if question.looks > SLOW:
+                question.ticks += 1
+                if question.ticks > SLOW:
                     overdue.append(question)
-            # What waits for a file system that is mounted there no more says nothing of another.
-            before, self.silent = (
-                self.silent,
+            # A call on a file system that is not mounted there any more says nothing of the one
+            # that is.
+            before, self.stalled = (
+                self.stalled,
                 frozenset(q.path for q in overdue if self._mount(q.path) == q.mount),
             )
             for question in overdue:
@@ -151,12 +157,12 @@ class Patience:
             asked = {q.path for q in list(self._questions) if self._mount(q.path) == q.mount}
             late = {name: path for name, path in self._late.items() if path in asked}
             answered_late, self._late = len(late) < len(self._late), late
-            if self.silent != before or answered_late:
+            if self.stalled != before or answered_late:
                 self._notice()
 
 
 async def _in_a_thread(work: Callable[[], T]) -> T:
-    """Run `work` in a thread that nobody needs to wait for, not even the end of this process."""
+    """Run `work` in a thread that nothing waits for, not even the end of this process."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
     context = copy_context()

@@ -19,7 +19,7 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from agent.disk.directory import Mark
+from agent.disk.fingerprint import Fingerprint
 
 #: The longest time in seconds for which a missing file is awaited while an edit goes on. The
 #: filters of git take 20 to 100 ms a file; removed code must not be served for longer than this.
@@ -34,9 +34,9 @@ class Absences:
     _since: dict[str, float] = field(default_factory=dict)
     #: The monotonic time in seconds of the last change of a file that is there.
     _changed: float | None = None
-    _marks: Mapping[str, Mark] = field(default_factory=dict)
+    _marks: Mapping[str, Fingerprint] = field(default_factory=dict)
 
-    def look(self, marks: Mapping[str, Mark], served: Collection[str], now: float) -> None:
+    def look(self, marks: Mapping[str, Fingerprint], served: Collection[str], now: float) -> None:
         """Note a reading made at `now` (monotonic seconds): the marks of its files, and the names
         of those that are served, which must not be dropped without need."""
         before, self._marks = self._marks, marks

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from agent.core.unit import Reading
-from agent.disk import directory
-from agent.disk.directory import Snapshot
+from agent.disk import second_look
+from agent.disk.snapshot import Snapshot
 from agent.reload.absence import Absences
 from agent.reload.checks import PythonSources
 
@@ -36,7 +36,7 @@ class Look:
         return (
             self.same_names
             and self.before is not None
-            and directory.same_content(self.before, self.snapshot)
+            and second_look.same_content(self.before, self.snapshot)
         )
 
     @property

@@ -12,7 +12,8 @@ import os
 from agent.core.index import Callback, ServedDirectory
 from agent.core.quoting import encodable
 from agent.core.unit import CONF, Unit
-from agent.disk.directory import Mark, Snapshot
+from agent.disk.fingerprint import Fingerprint
+from agent.disk.snapshot import Snapshot
 
 Cause = dict[str, str]
 
@@ -28,9 +29,9 @@ def of_readings(before: Snapshot | None, now: Snapshot) -> list[Cause]:
     if before is None:
         return []
     causes = []
-    for name in dict.fromkeys((*before.marks, *now.marks)):
-        was: Mark | None = before.marks.get(name)
-        mark = now.marks.get(name)
+    for name in dict.fromkeys((*before.fingerprints, *now.fingerprints)):
+        was: Fingerprint | None = before.fingerprints.get(name)
+        mark = now.fingerprints.get(name)
         if was == mark or was is None or mark is None:
             continue
         change = "modified"

@@ -8,9 +8,9 @@ from functools import partial
 from agent.core.diagnostic import Diagnostic
 from agent.core.index import ServedDirectory
 from agent.core.unit import CONF, FAULT, Evaluation, Reading, Unit, evaluate
-from agent.disk import directory
-from agent.disk.directory import Snapshot
-from agent.disk.watch import Target
+from agent.disk import second_look
+from agent.disk.snapshot import Snapshot
+from agent.disk.watch.interface import Target
 from agent.reload import causes, checks
 from agent.reload.attempt import Attempt
 from agent.reload.causes import Cause
@@ -77,7 +77,7 @@ class DirectoryState:
             found = causes.of_readings(self.snapshot, snapshot)
             self._evaluate(snapshot, checker)
         except Exception as error:  # of any kind
-            self.snapshot = directory.failed(self.path, snapshot, error)
+            self.snapshot = Snapshot.failed(self.path, snapshot, error)
             fault = self.snapshot.reading.fault
             self.evaluation = Evaluation(self.unit, FAULT, (fault,) if fault else ())
             self.evaluated = None
@@ -109,7 +109,7 @@ class DirectoryState:
         """
         if self.unit is None or self.snapshot is None or not gone:
             return
-        if self.snapshot.marks.get(".") != snapshot.marks.get("."):
+        if self.snapshot.fingerprints.get(".") != snapshot.fingerprints.get("."):
             # Another directory is at this path now: what is missing in it was not removed.
             return
         unit = Unit() if CONF in gone else self.unit.without(gone)
@@ -126,10 +126,10 @@ class DirectoryState:
 
     def target(self) -> Target:
         """What to watch: the target of before where `watched` is the same."""
-        paths, blind = self.watched
+        paths, needs_polling = self.watched
         target = self._target
-        if target is None or (target.paths, target.blind) != (paths, blind):
-            self._target = target = Target(paths, partial(_is_unchanged, self), blind)
+        if target is None or (target.paths, target.needs_polling) != (paths, needs_polling):
+            self._target = target = Target(paths, partial(_is_unchanged, self), needs_polling)
         return target
 
 
@@ -139,4 +139,4 @@ def _is_evaluated(state: DirectoryState, inputs: tuple[Reading, Unit | None]) ->
 
 def _is_unchanged(state: DirectoryState) -> bool:
     snapshot = state.snapshot
-    return snapshot is not None and not snapshot.retry and directory.unchanged(snapshot)
+    return snapshot is not None and not snapshot.retry and second_look.unchanged(snapshot)

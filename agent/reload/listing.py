@@ -8,7 +8,8 @@ from typing import Any
 from agent.core.diagnostic import Diagnostic
 from agent.core.index import Index, ServedDirectory
 from agent.core.unit import Unit
-from agent.disk.watch import Target, Watch
+from agent.disk.watch.combined import Watch
+from agent.disk.watch.interface import Target
 from agent.reload.causes import Cause
 from agent.reload.directory_state import DirectoryState
 from agent.reload.last_good import LastGood

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Collection
 
 from agent.core.unit import CONF
-from agent.disk import directory
-from agent.disk.directory import Snapshot
+from agent.disk import directory, second_look
 from agent.disk.filesystems import Kind
 from agent.disk.permissions import Trust
-from agent.disk.stalls import Patience
+from agent.disk.snapshot import Snapshot
+from agent.disk.stalls import StallMonitor
 from agent.reload import checks
 from agent.reload.absence import git_is_writing
 from agent.reload.attempt import Look
@@ -37,7 +37,7 @@ class Looker:
     def __init__(
         self,
         kind: Callable[[str], Kind],
-        monitor: Patience,
+        monitor: StallMonitor,
         checker: Checker,
         trust: Trust,
         follow: Callable[[Collection[str], bool], None] = _follow_nothing,
@@ -91,7 +91,7 @@ class Looker:
                     self._total_size,
                 )
         except Exception as error:  # of any kind; `read` makes diagnostics of file system errors
-            return Look(directory.failed(d.path, d.snapshot, error), before)
+            return Look(Snapshot.failed(d.path, d.snapshot, error), before)
         # Checks begin at once: they need not wait for the quiet period.
         return Look(snapshot, before, self._python(d, snapshot))
 
@@ -106,13 +106,13 @@ class Looker:
         snapshot = look.snapshot
         try:
             with self._monitor.asking(d.path):
-                look.same = directory.unchanged(snapshot)
-                look.same_names = look.same or directory.same_names(snapshot)
-                look.gone = directory.gone(snapshot)
+                look.same = second_look.unchanged(snapshot)
+                look.same_names = look.same or second_look.same_names(snapshot)
+                look.gone = second_look.confirmed_missing(snapshot)
                 look.awaited = look.gone & self._awaited(d, snapshot)
                 look.gone -= look.awaited
         except Exception as error:  # as above
-            look.snapshot, look.same = directory.failed(d.path, d.snapshot, error), True
+            look.snapshot, look.same = Snapshot.failed(d.path, d.snapshot, error), True
             look.python = None
             return
         if look.python is not None and look.python.urgent:
@@ -129,7 +129,7 @@ class Looker:
             served.add(CONF)
         now = time.monotonic()
         absences = d.attempt.absences
-        absences.look(snapshot.marks, served, now)
+        absences.look(snapshot.fingerprints, served, now)
         waiting = absences.waiting(now)
         if waiting and (absences.edited(now) or git_is_writing(d.path)):
             return waiting

@@ -16,9 +16,10 @@ from agent import settings
 from agent.core.diagnostic import Diagnostic, Severity
 from agent.core.unit import BEING_WRITTEN
 from agent.disk import being_written, directory
-from agent.disk.directory import Mark
-from agent.disk.stalls import Patience
-from agent.disk.watch import Target, Watch
+from agent.disk.fingerprint import Fingerprint, fingerprint_if_closed
+from agent.disk.stalls import StallMonitor
+from agent.disk.watch.combined import Watch
+from agent.disk.watch.interface import Target
 from agent.reload.stored import StoredSettings
 from agent.settings import Settings
 
@@ -39,7 +40,7 @@ class QbConf:
         read: Callable[[], Settings],
         stored: Callable[[], StoredSettings | None],
         watch: Watch,
-        monitor: Patience,
+        monitor: StallMonitor,
         notice: Callable[[Iterable[str]], None],
     ) -> None:
         self.settings = first
@@ -67,7 +68,7 @@ class QbConf:
         """
         began = time.monotonic()
         old = self.settings
-        if self._watch.is_silent(old.qb_conf):
+        if self._watch.is_stalled(old.qb_conf):
             # It is read again when its file system responds.
             self.unsettled_since = None
             return None
@@ -101,11 +102,11 @@ class QbConf:
             return False
         return new is self.settings and findings == self.findings
 
-    def _mark(self) -> Mark | None:
+    def _mark(self) -> Fingerprint | None:
         """What tells whether qb.conf changed, None while somebody writes it. Blocks."""
         path = self.settings.qb_conf
         with self._monitor.asking(path):
-            return directory.still(path, self._watch.mounts.kind(path))
+            return fingerprint_if_closed(path, self._watch.mounts.kind(path))
 
     def _settings_now(self) -> tuple[Settings, tuple[Diagnostic, ...]]:
         """The settings to use, those of before where qb.conf is lost or wrong. Blocks."""

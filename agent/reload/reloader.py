@@ -25,8 +25,8 @@ from agent.disk import directory
 from agent.disk.containment import PAUSE, describe, keep_running
 from agent.disk.mounts import Mounts
 from agent.disk.permissions import Trust
-from agent.disk.stalls import Patience
-from agent.disk.watch import Watch
+from agent.disk.stalls import StallMonitor
+from agent.disk.watch.combined import Watch
 from agent.reload import causes
 from agent.reload.last_good import LastGood
 from agent.reload.listing import Listing
@@ -67,7 +67,7 @@ class Reloader:
         self._pending = Pending()
         self._barrier = Barrier()
         mounts = Mounts()
-        self._monitor = Patience(self.notice, mounts.mount)
+        self._monitor = StallMonitor(self.notice, mounts.mount)
         self.watch = Watch(self.notice, self._monitor, mounts)
         self.qb_conf = QbConf(
             first, read_settings, lambda: last_good.settings, self.watch, self._monitor, self.notice

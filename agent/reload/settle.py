@@ -23,10 +23,10 @@ from dataclasses import replace
 import anyio
 
 from agent.core.unit import CONF, Reading
-from agent.disk import being_written, directory
-from agent.disk.directory import Snapshot
-from agent.disk.stalls import PROMPT, PROMPT_AT_START, Patience
-from agent.disk.watch import Watch
+from agent.disk import being_written, directory, second_look
+from agent.disk.snapshot import Snapshot
+from agent.disk.stalls import PROMPT, PROMPT_AT_START, StallMonitor
+from agent.disk.watch.combined import Watch
 from agent.reload import checks
 from agent.reload.attempt import Look
 from agent.reload.directory_state import DirectoryState
@@ -47,7 +47,7 @@ class Settler:
         self,
         looker: Looker,
         watch: Watch,
-        monitor: Patience,
+        monitor: StallMonitor,
         checker: Checker,
         notice: Callable[[Iterable[str]], None],
     ) -> None:
@@ -73,7 +73,7 @@ class Settler:
         settled: list[Settled] = []
         for d in silent:
             d.attempt.end()
-            settled.append((d, directory.silent(d.path, d.snapshot)))
+            settled.append((d, Snapshot.stalled(d.path, d.snapshot)))
         waiting = []
         if dirty is not None:
             waiting = [d for d in directories if d.path not in dirty and d.attempt.only_writers]
@@ -124,7 +124,7 @@ class Settler:
         silent: list[DirectoryState] = []
         asked: list[DirectoryState] = []
         for d in directories:
-            (silent if self._watch.is_silent(d.path) else asked).append(d)
+            (silent if self._watch.is_stalled(d.path) else asked).append(d)
         # By file system, the directories on it. A directory that was never read may be on any.
         remote: dict[str, list[DirectoryState]] = {}
         for d in asked:
@@ -132,7 +132,7 @@ class Settler:
             if device is not None or d.snapshot is None:
                 remote.setdefault(device or d.path, []).append(d)
         if remote:
-            prompt = await self._monitor.answering(
+            prompt = await self._monitor.responding(
                 {device: on_it[0].path for device, on_it in remote.items()},
                 CONF,
                 PROMPT if self.started else PROMPT_AT_START,
@@ -215,7 +215,7 @@ class Settler:
         for d in waiting:
             if d.attempt.look is not None:
                 with self._monitor.asking(d.path):
-                    if directory.still_written(d.attempt.look.snapshot):
+                    if second_look.still_written(d.attempt.look.snapshot):
                         written.append(d)
         return written
 

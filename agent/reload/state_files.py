@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from agent.core.unit import MAX_CODE_BYTES
 from agent.disk import acl
-from agent.disk.permissions import IGNORE, REFUSE, Trust, Way
+from agent.disk.permissions import IGNORE, REFUSE, SafeWalk, Trust
 
 #: How often something is tried until its error counts.
 READS = 3
@@ -55,10 +55,10 @@ def check_folder(folder: str, trust: Trust) -> None:
     status = os.stat(folder)
     wrong = trust.judge(folder, status, acl.read(folder, status))
     if wrong is None and trust.mode != IGNORE:
-        with Way(trust) as way:
-            os.close(way.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        if way.unsafe and trust.mode == REFUSE:
-            wrong = way.unsafe[0]
+        with SafeWalk(trust) as walk:
+            os.close(walk.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        if walk.unsafe and trust.mode == REFUSE:
+            wrong = walk.unsafe[0]
     if wrong is not None:
         raise OSError(0, f"{wrong.message}; {wrong.hint}")
 

@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("bindfs") is None, reason="there is no bindfs"),
 ]
 
-#: Seconds after which a file system counts as silent here.
+#: Seconds after which a file system counts as stalled here.
 SLOW = 1.0
 
 
@@ -148,7 +148,7 @@ def test_a_reload_that_meets_it_goes_on_without_it(agent: Agent, mounted: Mount)
 
 
 def test_it_may_be_silent_from_the_start(agent: Agent, mounted: Mount) -> None:
-    """What was accepted last of it is served, once it counts as silent."""
+    """What was accepted last of it is served, once it counts as stalled."""
     agent.start()
     agent.stop()
     with mounted.silent():
@@ -276,16 +276,16 @@ def test_the_agent_stops_while_it_is_silent(agent: Agent, mounted: Mount) -> Non
     assert process.wait(DEADLINE) == 0
 
 
-def test_a_slow_one_is_not_silent(agent: Agent, tmp_path: Path, mounted: Mount) -> None:
+def test_a_slow_one_is_not_stalled(agent: Agent, tmp_path: Path, mounted: Mount) -> None:
     """So many files that all of them together take far longer than one may: each stops for a tenth
     of a second."""
     names = [f"n{number}.pl" for number in range(40)]
     conf = "".join(f"{name} = x-job-{number}\n" for number, name in enumerate(names, 100))
     write(tmp_path / "under", conf, **{name.replace(".", "_"): "1\n" for name in names})
     patched = (
-        "import agent.disk.directory as d, agent.disk.stalls as p, agent.cli as c, time;"
-        f"p.SLOW = {SLOW}; old = d._Reader._open_file;"
-        "d._Reader._open_file = lambda *a: (time.sleep(0.1), old(*a))[1]; c.main()"
+        "import agent.disk.files as f, agent.disk.stalls as p, agent.cli as c, time;"
+        f"p.SLOW = {SLOW}; old = f.FileReader._read_open;"
+        "f.FileReader._read_open = lambda *a: (time.sleep(0.1), old(*a))[1]; c.main()"
     )
     agent.program = ["-c", patched]
     agent.start()

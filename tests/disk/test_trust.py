@@ -463,7 +463,7 @@ def test_a_state_folder_that_others_may_write_to_is_not_used(
     assert again.load("/cb") == (None, [])
     assert not again.save("/other", Unit(), None)
     assert len(messages) == 1
-    assert "may be written to by anybody" in messages[0]
+    assert "is writable for all users" in messages[0]
     # The command that it says mends it, without a restart.
     told_command = messages[0].rpartition("; ")[2]
     subprocess.run(["sh", "-c", told_command], check=True)

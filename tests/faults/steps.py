@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent.disk import directory as reading
-from agent.disk import watch
+from agent.disk.watch import interface
 from support.agents import Agent, wait_for
 from support.editors import Edit
 from support.onlooker import Answer, answer, files, put
@@ -104,14 +104,12 @@ class Content:
 
 
 def scanning(agent: Agent, seconds: float) -> Agent:
-    """An agent that scans as often as this: to wait for as long as in the field would be tedious.
-
-    A failed watcher is tried anew as often.
-    """
-    assert seconds <= watch.SCAN <= 30
+    """An agent that polls all targets this often, and tries a failed source of events as often."""
+    assert seconds <= interface.RESCAN_INTERVAL <= 30
     agent.program = [
         "-c",
-        f"import agent.disk.watch as w, agent.cli as c; w.SCAN = {seconds}; c.main()",
+        "import agent.disk.watch.interface as w, agent.cli as c;"
+        f"w.RESCAN_INTERVAL = {seconds}; c.main()",
     ]
     return agent
 

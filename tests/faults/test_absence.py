@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent import client
-from agent.disk.directory import Mark
+from agent.disk.fingerprint import Fingerprint
 from agent.reload.absence import MAX_WAIT, Absences, git_is_writing
 from support import editors
 from support.agents import Agent, running, wait_for, write
@@ -151,10 +151,10 @@ def test_row_30_a_removal_while_others_are_edited_is_believed_in_the_end(tmp_pat
 # The rule -----------------------------------------------------------------------------------------
 
 HERE = (1, 1)
-ALL: dict[str, Mark] = {".": (9,), "a": HERE, "b": HERE, "callbacks.conf": HERE}
+ALL: dict[str, Fingerprint] = {".": (9,), "a": HERE, "b": HERE, "callbacks.conf": HERE}
 
 
-def looked(*marks: dict[str, Mark], at: float = 0.0) -> Absences:
+def looked(*marks: dict[str, Fingerprint], at: float = 0.0) -> Absences:
     absences = Absences()
     for number, one in enumerate(marks):
         absences.look(one, {"a", "b", "callbacks.conf"}, at + number / 100)

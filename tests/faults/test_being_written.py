@@ -14,8 +14,7 @@ import pytest
 
 from agent.core import unit as callback
 from agent.core.unit import FAULT, evaluate
-from agent.disk import directory
-from agent.disk import filesystems as filesystem
+from agent.disk import directory, files, filesystems
 from support.agents import Agent, running, wait_for, write
 from support.sites import replace
 
@@ -135,7 +134,7 @@ def test_a_file_in_the_middle_of_a_path_is_named(tmp_path: Path, cb: Path) -> No
     found = evaluate(directory.read(str(tmp_path / "file/cb")).reading, None)
     (finding,) = found.findings
     assert finding.code == "not-a-directory"
-    assert finding.message.endswith(str(tmp_path / "file"))
+    assert finding.message == f"{tmp_path}/file is not a directory"
     (cb / "a.qcb").unlink()
     (cb / "a.qcb").symlink_to(tmp_path / "file" / "a.qcb")
     found = evaluate(directory.read(str(cb)).reading, None)
@@ -148,7 +147,7 @@ def test_a_file_in_the_middle_of_a_path_is_named(tmp_path: Path, cb: Path) -> No
 
 def test_too_many_bytes_are_not_read(tmp_path: Path) -> None:
     """Sparse files cost no disk, and as much memory as others."""
-    count = directory.MAX_UNIT_BYTES // callback.MAX_CODE_BYTES + 1
+    count = files.MAX_UNIT_BYTES // callback.MAX_CODE_BYTES + 1
     cb = write(tmp_path / "cb", "".join(f"f{n}.qcb = done-job-self\n" for n in range(count)))
     for n in range(count):
         with (cb / f"f{n}.qcb").open("wb") as file:
@@ -164,9 +163,17 @@ def test_too_many_bytes_are_not_read(tmp_path: Path) -> None:
     again = evaluate(directory.read(str(cb), snapshot).reading, None)
     assert again.held is None
     # Others count too.
-    elsewhere = directory.MAX_TOTAL_BYTES - directory.MAX_UNIT_BYTES // 2
+    elsewhere = files.MAX_TOTAL_BYTES - files.MAX_UNIT_BYTES // 2
     third = evaluate(directory.read(str(cb), elsewhere=elsewhere).reading, None)
     assert [f.code for f in third.findings] == ["unit-too-big"]
+
+
+def test_callbacks_conf_itself_may_be_too_much(cb: Path) -> None:
+    """All other directories leave no room for one more byte."""
+    snapshot = directory.read(str(cb), elsewhere=files.MAX_TOTAL_BYTES)
+    found = evaluate(snapshot.reading, None)
+    assert (found.held, [f.code for f in found.findings]) == (callback.ERROR, ["unit-too-big"])
+    assert snapshot.retry
 
 
 def test_no_memory_is_a_fault_of_the_directory(cb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,9 +222,9 @@ def test_where_the_type_is_unknown_it_is_said_once_and_polled(tmp_path: Path, cb
 
 
 def test_statfs_tells_the_kind(tmp_path: Path) -> None:
-    assert filesystem.of("/dev/shm") is filesystem.Kind.LOCAL
-    assert filesystem.of(str(tmp_path / "missing")) is filesystem.Kind.UNKNOWN
+    assert filesystems.of("/dev/shm") is filesystems.Kind.LOCAL
+    assert filesystems.of(str(tmp_path / "missing")) is filesystems.Kind.UNKNOWN
     for name in ("nfs4", "fuse.sshfs", "cifs", "9p"):
-        assert filesystem.of_type(name) is filesystem.Kind.REMOTE
-    assert filesystem.of_type("btrfs") is filesystem.Kind.LOCAL
-    assert filesystem.of_type("of the future") is filesystem.Kind.UNKNOWN
+        assert filesystems.of_type(name) is filesystems.Kind.REMOTE
+    assert filesystems.of_type("btrfs") is filesystems.Kind.LOCAL
+    assert filesystems.of_type("of the future") is filesystems.Kind.UNKNOWN

@@ -20,7 +20,7 @@ ONE = "a.qcb = done-job-self\n"
 #: Runs an agent in which what a flag file names raises, for as long as the file is there.
 FAILING = """
 import os, sys, threading
-from agent.disk import directory
+from agent.disk import directory, second_look
 from agent.reload import directory_state
 from agent.core import unit as callback
 from agent.core import index
@@ -43,7 +43,7 @@ def raising(name, work):
         raise ERRORS[kind]()
     return replaced
 directory.read = raising('read', directory.read)
-directory.unchanged = raising('unchanged', directory.unchanged)
+second_look.unchanged = raising('unchanged', second_look.unchanged)
 directory_state.evaluate = raising('evaluate', directory_state.evaluate)
 index.Index.replace = raising('replace', index.Index.replace)
 threading.Thread.start = raising('thread', threading.Thread.start)
@@ -167,13 +167,14 @@ def test_row_23_a_task_that_fails_is_started_again(tmp_path: Path) -> None:
     """The scan: without events it is the only way by which an edit is noticed."""
     directory = write(tmp_path / "cb", ONE, a_qcb="block-self\n")
     program = (
-        "import sys; from agent.disk import watch; from agent import __main__; n = []\n"
-        "def fails(self, targets, scan=watch.Watch._changed):\n"
+        "import sys; from agent.disk.watch import events, polling\n"
+        "from agent import __main__; n = []\n"
+        "def fails(self, targets, poll=polling.Poller._changed):\n"
         "    n.append(1)\n"
         '    if len(n) < 3: raise RuntimeError("can\'t start new thread")\n'
-        "    return scan(self, targets)\n"
+        "    return poll(self, targets)\n"
         "def deaf(*_): raise OSError(28, 'no watches left')\n"
-        "watch.Watch._changed = fails; watch.RustNotify = deaf\n"
+        "polling.Poller._changed = fails; events.RustNotify = deaf\n"
         "__main__.main()\n"
     )
     agent = Agent(tmp_path, directory)
@@ -181,4 +182,4 @@ def test_row_23_a_task_that_fails_is_started_again(tmp_path: Path) -> None:
     with started(agent):
         edit(directory / "a.qcb", "kill-self\n")
         wait_for(lambda: _serves(agent, "kill-self\n"), "the edit")
-        assert any("scanning failed" in note for note in agent.status()["notes"])
+        assert any("polling failed" in note for note in agent.status()["notes"])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.disk import watch
+from agent.disk.watch import events
 from faults.steps import (
     SCANNED,
     SOON,
@@ -49,12 +49,12 @@ pytestmark = pytest.mark.timeout(600)
 def test_row_10_a_name_that_is_not_utf8(tmp_path: Path, directory: Path) -> None:
     """Row 10: a file whose name is not UTF-8 appears in the directory.
 
-    The agent: goes on; the watcher is made anew, or that directory is scanned instead.
+    The agent: goes on; the watcher is created again, or that directory is polled instead.
     """
     content = Content(directory)
     with running(tmp_path, directory) as agent, Onlooker(agent) as look:
         # More often than the agent would make a watcher that fails anew.
-        for number in range(watch.MAX_FAILURES + 2):
+        for number in range(events.MAX_FAILURES + 2):
             odd = os.fsencode(directory) + b"/\xff\xfe%d.pl" % number
             with open(odd, "wb") as file:
                 file.write(b"# Latin-1\n")
@@ -155,10 +155,10 @@ def scans_instead(agent: Agent, content: Content, look: Onlooker) -> None:
         look.sees(content.edited("a.pl", version), SCANNED)
         look.sees(content.rewritten(CONF, version), SCANNED)
     status = agent.status()
-    assert status["state"] == "ok", "scanning does not degrade"
+    assert status["state"] == "ok", "polling does not degrade"
     (note,) = status["notes"]
-    assert "scanning every 1 s" in note
-    assert agent.errors.read_text().count("scanning") == 1, "once"
+    assert "polling every 1 s" in note
+    assert agent.errors.read_text().count("polling") == 1, "once"
 
 
 # 12 -----------------------------------------------------------------------------------------------

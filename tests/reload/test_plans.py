@@ -11,7 +11,7 @@ import pytest
 
 from agent.core import unit as callback
 from agent.core.unit import Plan
-from agent.disk.stalls import Patience, computing
+from agent.disk.stalls import StallMonitor, computing
 from agent.reload import plans
 from agent.reload.plans import MAX_INLINE, Plans
 from support.agents import running, wait_for, write
@@ -117,10 +117,10 @@ def test_to_compute_is_not_to_ask_a_file_system(monkeypatch: pytest.MonkeyPatch)
     async def main() -> None:
         monkeypatch.setattr(anyio, "sleep", sleep)
         done = threading.Event()
-        patience = Patience(lambda: None, lambda _: None)
+        monitor = StallMonitor(lambda: None, lambda _: None)
 
         def work(how: str) -> str:
-            with patience.asking("/cb"):
+            with monitor.asking("/cb"):
                 if how == "computes":
                     with computing():
                         done.wait(60)
@@ -129,7 +129,7 @@ def test_to_compute_is_not_to_ask_a_file_system(monkeypatch: pytest.MonkeyPatch)
             return how
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(patience.run)
+            tasks.start_soon(monitor.run)
 
             async def end_later() -> None:
                 while looks < 40:
@@ -137,9 +137,9 @@ def test_to_compute_is_not_to_ask_a_file_system(monkeypatch: pytest.MonkeyPatch)
                 done.set()
 
             tasks.start_soon(end_later)
-            assert await patience.wait(work, "computes") == "computes"
+            assert await monitor.wait(work, "computes") == "computes"
             done.clear()
-            assert await patience.wait(work, "asks") is None
+            assert await monitor.wait(work, "asks") is None
             done.set()
             tasks.cancel_scope.cancel()
 

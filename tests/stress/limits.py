@@ -28,7 +28,7 @@ from pathlib import Path
 
 from agent.client import AgentError, Client
 from agent.core import unit as callback
-from agent.disk import directory as reading
+from agent.disk.files import MAX_UNIT_BYTES
 from support.agents import DEADLINE, Agent, wait_for
 from support.onlooker import CONF, EVENT, Onlooker, answer, files, put
 
@@ -112,7 +112,7 @@ def findings_without_end(_: Agent, directory: Path) -> Iterator[None]:
 def sparse_files(_: Agent, directory: Path) -> Iterator[None]:
     """Many files that are long and take no room on disk."""
     size = callback.MAX_CODE_BYTES - 1
-    names = [f"s{number}.pl" for number in range(reading.MAX_UNIT_BYTES // size - 1)]
+    names = [f"s{number}.pl" for number in range(MAX_UNIT_BYTES // size - 1)]
     for name in names:
         with (directory / name).open("wb") as file:
             file.truncate(size)
