@@ -470,7 +470,7 @@ def test_a_state_folder_that_others_may_write_to_is_not_used(
     again.flush()
     assert not again.waiting or again.load("/cb")[0] is not None
     assert again.load("/other")[0] is not None
-    assert "kept again" in messages[1]
+    assert "stored again" in messages[1]
 
 
 def test_a_strangers_state_folder_is_not_used(
