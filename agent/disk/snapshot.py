@@ -82,7 +82,8 @@ class Snapshot:
         )
         device = before.device if before is not None else None
         kind = before.kind if before is not None else Kind.LOCAL
-        return cls(Reading(directory, fault=problem.at(directory)), kind, device, Details(retry=True))
+        reading = Reading(directory, fault=problem.at(directory))
+        return cls(reading, kind, device, Details(retry=True))
 
     @property
     def fingerprints(self) -> Mapping[str, Fingerprint]:
