@@ -15,27 +15,27 @@ How a page is written for this:
 from __future__ import annotations
 
 import ast
-import itertools
 import json
 import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from agent.core import languages as language
+from agent.core import languages
+from agent.core.diagnostic import CODES
 from support.documents import MANUAL, ROOT, Block, blocks
 
 AGENT = ROOT / "agent"
-CODES = MANUAL / "codes"
 EVERYTHING_ON = "supervisor_language_flags = qube,perl,python,mail\n"
 
 #: Strings in the source that look like a code and are something else.
 IS_CODE = re.compile(r"[a-z]+(-[a-z0-9]+)*")
-NOT_CODES = language.CODES | {
+NOT_CODES = languages.CODES | {
     *("callback-agent", "utf-8", "failed-job-self"),
     *(
         "name-type-context-extra",
@@ -65,64 +65,89 @@ NO_EXAMPLE = {
 }
 
 
-@cache
-def codes_of_the_source() -> tuple[frozenset[str], frozenset[str]]:
-    """The codes that the source gives, and all of its strings.
+#: Calls that take a code, and which of their arguments it is.
+TAKES_CODE = {"Problem": 0, "ProblemError": 0, "Diagnostic": 1}
 
-    A code is a kebab-case string, or a string that follows a severity among the arguments of a
-    call or the parts of a tuple.
+
+@cache
+def codes_of_the_source() -> tuple[frozenset[str], Counter[str]]:
+    """What the source gives as a code, and how often it has each string.
+
+    A code is a kebab-case string with a hyphen, or what a call takes as one.
     """
     found: set[str] = set()
-    strings: set[str] = set()
+    strings: Counter[str] = Counter()
     for path in AGENT.rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            parts: list[ast.expr] = []
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                strings.add(node.value)
-                if "-" in node.value:
+                strings[node.value] += 1
+                if "-" in node.value and IS_CODE.fullmatch(node.value):
                     found.add(node.value)
-            elif isinstance(node, ast.Call):
-                parts = node.args
-            elif isinstance(node, ast.Tuple):
-                parts = node.elts
-            for before, after in itertools.pairwise(parts):
-                if (
-                    isinstance(before, ast.Attribute)
-                    and isinstance(before.value, ast.Name)
-                    and before.value.id == "Severity"
-                    and isinstance(after, ast.Constant)
-                ):
-                    found.add(str(after.value))
-    return frozenset(filter(IS_CODE.fullmatch, found - NOT_CODES)), frozenset(strings)
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                place = TAKES_CODE.get(node.func.id)
+                given = node.args[place : place + 1] if place is not None else []
+                found |= {str(arg.value) for arg in given if isinstance(arg, ast.Constant)}
+    return frozenset(found - NOT_CODES), strings
 
 
 def pages() -> dict[str, str]:
-    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(CODES.glob("*.md"))}
+    folder = MANUAL / "codes"
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.md"))}
 
 
-def test_every_code_of_the_source_has_its_page() -> None:
+def test_every_code_of_the_source_is_in_the_registry() -> None:
     """A string that only looks like a code belongs in NOT_CODES."""
     found, _ = codes_of_the_source()
-    assert "no-equals" in found
-    assert sorted(found - pages().keys()) == []
+    assert {"no-equals", "missing-file"} <= found
+    assert sorted(found - CODES.keys()) == []
 
 
-def test_every_page_is_of_a_code_of_the_source() -> None:
+def test_every_code_of_the_registry_is_given() -> None:
     _, strings = codes_of_the_source()
-    assert sorted(pages().keys() - strings) == []
+    assert [code for code in CODES if strings[code] < 2] == []
 
 
-def test_every_code_of_the_fixtures_has_its_page() -> None:
+def test_every_code_has_its_page() -> None:
+    assert sorted(CODES) == sorted(pages())
+
+
+def test_every_code_of_the_fixtures_is_in_the_registry() -> None:
     expected = (path.read_text() for path in (ROOT / "fixtures").rglob("EXPECTED"))
     found = {code for text in expected for code in re.findall(r"\[([a-z0-9-]+)\]$", text, re.M)}
     assert found
-    assert sorted(found - pages().keys()) == []
+    assert sorted(found - CODES.keys()) == []
 
 
-def test_the_list_of_findings_has_every_code() -> None:
-    listed = re.findall(r"\(codes/([\w-]+)\.md\)", (MANUAL / "findings.md").read_text())
-    assert sorted(listed) == sorted(pages())
+def row_of(code: str) -> str:
+    """The row of the list of findings."""
+    about = CODES[code]
+    severity = " or ".join(sorted({about.severity, about.other or about.severity}))
+    explanation = about.explanation.replace("|", r"\|")
+    return f"| [{code}](codes/{code}.md) | {severity} | {explanation} |"
+
+
+def test_the_list_of_findings_is_that_of_the_registry() -> None:
+    """UPDATE_DOCUMENTS=1 writes the rows that are there; a new one is added by hand."""
+    page = MANUAL / "findings.md"
+    text = page.read_text(encoding="utf-8")
+    expected = re.sub(
+        r"^\| \[([\w-]+)\].*$", lambda m: row_of(m[1]) if m[1] in CODES else m[0], text, flags=re.M
+    )
+    if text != expected and os.environ.get("UPDATE_DOCUMENTS") == "1":
+        page.write_text(expected, encoding="utf-8")
+    assert text == expected
+    listed = re.findall(r"^\| \[([\w-]+)\]", text, re.M)
+    assert sorted(listed) == sorted(CODES)
+
+
+@pytest.mark.parametrize("code", sorted(CODES))
+def test_a_page_states_the_severity_of_the_registry(code: str) -> None:
+    stated = re.search(r"^Severity: (.*?)\. Effect", pages()[code], re.MULTILINE | re.DOTALL)
+    assert stated
+    about = CODES[code]
+    assert set(re.findall("error|warning", stated[1])) == {
+        str(severity) for severity in (about.severity, about.other) if severity
+    }
 
 
 @pytest.mark.parametrize("code", sorted(pages()))
@@ -172,7 +197,7 @@ class Example:
         """Write the files that callbacks.conf names and that are not there."""
         for line in (self.callback / "callbacks.conf").read_text().splitlines():
             name = line.partition("=")[0].strip().strip('"')
-            if language.language_of(name) and "/" not in name:
+            if languages.language_of(name) and "/" not in name:
                 path = self.callback / name
                 if not path.exists():
                     path.write_text("mail-status\n" if name.endswith(".qcb") else "x = 1\n")
