@@ -94,9 +94,9 @@ CODES: Mapping[str, Code] = {
     "single-operator": Code(WARNING, SERVED, "A single `&` or `|` is between two words"),
     "escaped-star": Code(WARNING, SERVED, "The trigger holds `\\*`"),
     # Files and directories.
-    "missing-file": Code(ERROR, HELD, "A file that callbacks.conf names was never there"),
+    "missing-file": Code(ERROR, HELD, "A file is missing that was not served before"),
     "removed": Code(ERROR, REMOVED, "A file whose callbacks were served was removed"),
-    "no-conf": Code(ERROR, REMOVED, "The directory is healthy and has no callbacks.conf"),
+    "no-conf": Code(ERROR, REMOVED, "The directory can be read and has no callbacks.conf"),
     "empty-conf": Code(WARNING, REMOVED, "callbacks.conf served callbacks and now has 0 bytes"),
     "not-a-regular-file": Code(ERROR, HELD, "A directory, device, socket or pipe has the name"),
     "unreadable": Code(ERROR, HELD, "A file or a directory cannot be read"),
@@ -126,7 +126,7 @@ CODES: Mapping[str, Code] = {
     "qb-conf-unreadable": Code(ERROR, SETTINGS, "qb.conf exists and cannot be read"),
     "qb-conf-lost": Code(ERROR, SETTINGS, "qb.conf was there and is gone"),
     "bad-settings": Code(ERROR, SETTINGS, "The settings, read again, cannot be used"),
-    "bad-flags": Code(ERROR, SETTINGS, "`supervisor_language_flags` is not a number"),
+    "bad-flags": Code(ERROR, SETTINGS, "`supervisor_language_flags` begins with a digit"),
     "bad-path": Code(ERROR, SETTINGS, "A path in qb.conf cannot be the path of a directory"),
     "too-many-directories": Code(ERROR, SETTINGS, "The callback path lists too many directories"),
     "unknown-flag": Code(WARNING, SERVED, "A language flag is unknown"),
@@ -134,7 +134,7 @@ CODES: Mapping[str, Code] = {
     "duplicate-setting": Code(WARNING, SERVED, "qb.conf sets a parameter twice"),
     "unclosed-brace": Code(WARNING, SERVED, "A brace in qb.conf is never closed"),
     "kept-damaged": Code(WARNING, SERVED, "The stored version of a directory cannot be used"),
-    "more-findings": Code(WARNING, SERVED, "One file has more findings than are shown", ERROR),
+    "more-findings": Code(WARNING, SERVED, "There are more findings than are shown", ERROR),
 }
 
 
