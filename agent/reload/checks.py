@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
-from agent.core import languages as language
+from agent.core import languages
 from agent.core.diagnostic import Diagnostic, Severity
 from agent.core.quoting import shown
 from agent.core.unit import Implementation, Reading, Unit
@@ -116,7 +116,7 @@ def reported(checker: Checker, reading: Reading, accepted: Unit | None) -> Readi
 
 def _python(files: Mapping[str, object]) -> Iterator[tuple[str, Implementation]]:
     for file, found in files.items():
-        if isinstance(found, Implementation) and language.language_of(file) == "python":
+        if isinstance(found, Implementation) and languages.language_of(file) == "python":
             yield file, found
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Mapping
 import anyio
 from anyio import CancelScope
 
-from agent.core import languages as language
+from agent.core import languages
 from agent.core.languages import Verdict
 from agent.core.python_source import Report
 from agent.reload.check_sources import Check, Sources
@@ -224,9 +224,9 @@ class Checker:
                 self._sources.requeue(check)
                 return
             why = f"the check took {result.limit}"
-            check.verdict = language.does_not_compile(why, hint="make it simpler")
+            check.verdict = languages.does_not_compile(why, hint="make it simpler")
         else:
-            check.verdict = language.verdict(result)
+            check.verdict = languages.verdict(result)
         check.source, check.trouble = b"", None
         self._report(self._sources.concerned(check))
 

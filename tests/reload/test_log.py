@@ -154,7 +154,9 @@ def test_half_a_line_that_a_crash_left_does_not_spoil_the_next(tmp_path: Path) -
     assert path.read_bytes().splitlines()[1] == encoded()
 
 
-def test_what_cannot_be_written_waits_and_is_told_once(tmp_path: Path, messages: list[str]) -> None:
+def test_what_cannot_be_written_waits_and_is_reported_once(
+    tmp_path: Path, messages: list[str]
+) -> None:
     path = tmp_path / "reload.log"
     path.mkdir()
     one = log(path)
@@ -196,7 +198,7 @@ def test_on_a_full_disk_no_half_record_stays(
     assert [json.loads(r)["generation"] for r in path.read_text().splitlines()] == [1, 2, 3]
 
 
-def test_only_so_many_wait_and_the_loss_is_told(
+def test_only_so_many_wait_and_the_loss_is_reported(
     tmp_path: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_module, "MAX_WAITING", 2)
@@ -232,12 +234,12 @@ def test_a_log_that_cannot_be_written_never_stops_the_serving(tmp_path: Path) ->
             write(directory, "a.py = done-job-self\n", a_py=f"x = {number}\n")
             agent.reload()
             assert agent.served() == [(f"{directory}/a.py", "done-job-self", f"x = {number}\n")]
-        # It goes to standard error, once, and to status.
+        # It is reported once on standard error, and in status.
         assert agent.errors.read_text().count("cannot be written") == 1
         assert any("cannot be written" in note for note in agent.status()["notes"])
         assert agent.status()["state"] == "ok"
         agent.log.rmdir()
-        # It resumes by itself, and nothing is lost.
+        # It resumes automatically, and nothing is lost.
         wait_for(lambda: len(agent.records()) == len(agent.history()))
         assert agent.records() == agent.history()
     finally:
@@ -266,7 +268,7 @@ def test_as_text_by_default_and_to_standard_output_with_a_hyphen(tmp_path: Path)
     assert not agent.log.exists()
 
 
-def test_nobody_need_read_standard_output_and_standard_error(tmp_path: Path) -> None:
+def test_standard_output_and_standard_error_need_not_be_read(tmp_path: Path) -> None:
     """As in `serve --log - 2>&1 | head -1`."""
     directory = write(tmp_path / "cb", "a.py = done-job-self\n", a_py="x = 0\n")
     agent = Agent(tmp_path, directory)

@@ -1,13 +1,13 @@
-"""The Nth file operation fails, for N = 1, 2, 3 ... until a run is clean: once, and for ever after.
+"""The Nth file operation fails, for N = 1, 2, 3 ... until a run is clean: once, and from then on always.
 
-The operations are those of the code that reads callback directories and qb.conf, keeps what was
+The operations are those of the code that reads callback directories and qb.conf, stores what was
 accepted, and writes the log. They fail in the process of the test: each of these modules has its
-`os` replaced by one that counts, and does nothing else in its place. The files, the threads and the
+`os` replaced by one that counts and otherwise does the same. The files, the threads and the
 reloader are the real ones. EINTR is not among the errors: Python itself repeats a call that was
 interrupted.
 
 What is served must be the old version or the new one, whole. When the operations work again, all
-must be well again: the newest version served and kept, nothing held, the log written.
+must be well again: the newest version served and stored, nothing held, the log written.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ from agent.core.index import Index
 from agent.core.unit import Unit
 from agent.disk import directory
 from agent.disk.permissions import IGNORE, Trust
-from agent.reload import last_good as kept
-from agent.reload import log, state_files
+from agent.reload import last_good, log, state_files
 from agent.reload.last_good import LastGood
 from agent.reload.log import Log
 from agent.reload.reloader import Reloader
@@ -41,7 +40,7 @@ from support.given import by_flag
 from support.messages import logged
 from support.versions import LINES, Versions
 
-MODULES = (directory, kept, log, settings, state_files)
+MODULES = (directory, last_good, log, settings, state_files)
 ERRORS = (errno.EIO, errno.EACCES, errno.ESTALE, errno.ENOSPC, errno.EMFILE)
 #: What is made to fail. `open` and `fdopen` of files stand for reading and writing those, too.
 OPERATIONS = (
@@ -55,7 +54,7 @@ LIMIT = 3600 if THOROUGH else 900
 MOST = 1000
 #: Seconds until a wait in the reloader is a failure.
 PATIENCE = 60.0
-#: Who may write where the tests are is another matter.
+#: The permissions of the folder of the tests do not matter.
 TRUST = Trust(IGNORE)
 
 
@@ -80,7 +79,7 @@ class Operations:
             self._nth = sys.maxsize
 
     def step(self, name: str) -> None:
-        """One operation: OSError where it is to fail."""
+        """One operation. Raises OSError if it is to fail."""
         with self._lock:
             self.count += 1
             if self.count != self._nth and not (self._for_ever and self.count > self._nth):
@@ -212,8 +211,8 @@ class Site:
         assert version is not None, found
         return version
 
-    def kept(self) -> int | None:
-        """The version that is kept."""
+    def stored(self) -> int | None:
+        """The version that is stored."""
         with logged() as messages:
             opened = LastGood(str(self.state), str(self.pipe), TRUST)
             opened.open()
@@ -255,20 +254,20 @@ async def to_the_disk(reloader: Reloader) -> None:
 
 
 async def well(site: Site, operations: Operations, reloader: Reloader) -> None:
-    """When all works again, all is well: what stands on disk is served, kept and logged."""
+    """When all works again, all is well: what is on disk is served, stored and logged."""
     await to_the_disk(reloader)
     operations.disarm()
     await reloader.reload()
     assert site.shown(reloader.index) == site.version
     assert reloader.state == "ok"
     assert not [d for d in reloader.directories() if d["held"]]
-    # What could not be kept is written behind the reload: now.
+    # What could not be stored is written behind the reload: now.
     await anyio.to_thread.run_sync(reloader._last_good.flush)
-    assert site.kept() == site.version
+    assert site.stored() == site.version
     # The next edit brings the log up to date.
     site.write(site.version + 1)
     await reloader.reload()
-    assert site.shown(reloader.index) == site.kept() == site.version
+    assert site.shown(reloader.index) == site.stored() == site.version
     assert site.logged() == len(site.records)
 
 
@@ -306,8 +305,8 @@ async def start(site: Site, operations: Operations, arm: Callable[[], None]) -> 
 
 
 async def start_held(site: Site, operations: Operations, arm: Callable[[], None]) -> None:
-    """A start on a callbacks.conf of which every line is broken: what was kept is served, unless
-    it cannot be read; nothing else is, and that is told of."""
+    """A start on a callbacks.conf of which every line is broken: what was stored is served, unless
+    it cannot be read; nothing else is, and that is reported."""
     await first_start(site)
     site.write(2, broken=True)
 
@@ -333,7 +332,7 @@ async def first_start(site: Site) -> None:
 
     site.write(1)
     await with_agent(site, use)
-    assert site.kept() == 1
+    assert site.stored() == 1
 
 
 @pytest.mark.timeout(LIMIT)

@@ -1,4 +1,4 @@
-"""Large callbacks.conf files are parsed once each, in a thread, and nobody waits long for them."""
+"""Large callbacks.conf files are parsed once each, in a thread, and nothing waits long for them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent.core import unit as callback
+from agent.core import unit
 from agent.core.unit import Plan
 from agent.disk.stalls import StallMonitor, computing
 from agent.reload import plans
@@ -26,7 +26,7 @@ class Parser:
     def __init__(self) -> None:
         self.may = threading.Event()
         self.parsed: list[bytes] = []
-        self.told: list[str] = []
+        self.reported: list[str] = []
         self.error: Exception | None = None
 
     def plan(self, data: bytes, path: str, before: Plan | None = None) -> Plan:
@@ -42,46 +42,46 @@ class Parser:
 def parser(monkeypatch: pytest.MonkeyPatch) -> Iterator[Parser]:
     parser = Parser()
     monkeypatch.setattr(plans, "WAIT", 0.01)
-    monkeypatch.setattr(callback, "plan", parser.plan)
+    monkeypatch.setattr(unit, "plan", parser.plan)
     yield parser
     parser.may.set()
 
 
 def test_a_small_file_is_parsed_at_once(parser: Parser) -> None:
-    found = Plans(parser.told.append)
+    found = Plans(parser.reported.append)
     assert found.plan("/cb", "/cb/callbacks.conf", SMALL, None) == Plan()
-    assert parser.told == []
+    assert parser.reported == []
 
 
 def test_a_large_file_is_parsed_once_however_often_it_is_asked_for(parser: Parser) -> None:
-    found = Plans(parser.told.append)
+    found = Plans(parser.reported.append)
     for _ in range(5):
         assert found.plan("/cb", "/cb/callbacks.conf", LARGE, None) is None
     # Another directory does not wait for it.
     assert found.plan("/other", "/other/callbacks.conf", SMALL, None) == Plan()
     parser.may.set()
-    wait_for(lambda: parser.told == ["/cb"], "the plan")
+    wait_for(lambda: parser.reported == ["/cb"], "the plan")
     for _ in range(5):
         assert found.plan("/cb", "/cb/callbacks.conf", LARGE, None) == Plan()
     assert parser.parsed.count(LARGE) == 1
 
 
 def test_only_the_newest_content_waits(parser: Parser) -> None:
-    found = Plans(parser.told.append)
+    found = Plans(parser.reported.append)
     contents = [LARGE + b"# %d\n" % n for n in range(10)]
     for content in contents:
         assert found.plan("/cb", "/cb/callbacks.conf", content, None) is None
     parser.may.set()
-    wait_for(lambda: len(parser.told) == 2, "the first, which was begun, and the newest")
+    wait_for(lambda: len(parser.reported) == 2, "the first, which was begun, and the newest")
     assert parser.parsed == [contents[0], contents[-1]]
     assert found.plan("/cb", "/cb/callbacks.conf", contents[-1], None) == Plan()
 
 
 def test_what_the_parser_raises_is_raised_once_and_then_tried_again(parser: Parser) -> None:
-    found = Plans(parser.told.append)
+    found = Plans(parser.reported.append)
     parser.error = MemoryError("none left")
     parser.may.set()
-    wait_for(lambda: parser.told or _raises(found, LARGE), "the error")
+    wait_for(lambda: parser.reported or _raises(found, LARGE), "the error")
     parser.error = None
     wait_for(lambda: not _raises(found, LARGE), "no error")
     wait_for(lambda: found.plan("/cb", "/cb/callbacks.conf", LARGE, None) == Plan(), "the plan")
@@ -95,8 +95,8 @@ def _raises(found: Plans, data: bytes) -> bool:
     return False
 
 
-def test_a_directory_that_is_listed_no_more_is_forgotten(parser: Parser) -> None:
-    found = Plans(parser.told.append)
+def test_a_directory_that_is_not_listed_any_more_is_forgotten(parser: Parser) -> None:
+    found = Plans(parser.reported.append)
     parser.may.set()
     wait_for(lambda: found.plan("/cb", "/cb/callbacks.conf", LARGE, None) == Plan(), "the plan")
     found.forget(["/cb"])

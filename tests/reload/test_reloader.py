@@ -1,24 +1,18 @@
-"""Edits, as a real agent takes them: what is served, what is held, and the record of each."""
+"""Edits, as a real agent accepts or holds them: what is served, and the record of each."""
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import signal
-import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from agent.disk import being_written
-from agent.reload import helper
-from agent.rpc.messages import Record, StatusResult
-from support.agents import ALL_LANGUAGES, Agent, running, summary, wait_for, write
-from support.sites import Site, replace, start
+from agent.rpc.messages import Record
+from support.agents import Agent, running, summary, wait_for, write
+from support.records import changes, found, held
+from support.sites import Site, replace
 from support.valid import check
 
 ONE = "a.py = done-job-self\n"
@@ -29,31 +23,7 @@ TWO = ONE + "b.py = failed-job-self\n"
 TRIES = 10
 
 
-@pytest.fixture(scope="module")
-def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
-    agent = start(tmp_path_factory.mktemp("agent"))
-    yield agent
-    assert agent.stop() == 0
-
-
-@pytest.fixture
-def site(agent: Agent, tmp_path: Path) -> Site:
-    return Site(agent, tmp_path)
-
-
-def held(record: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(Path(h["directory"]).name, h["reason"]) for h in record["held"]]
-
-
-def changes(record: dict[str, Any]) -> list[tuple[str, str, str, int]]:
-    return [(c["change"], Path(c["path"]).name, c["trigger"], c["line"]) for c in record["changes"]]
-
-
-def found(record: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(d["severity"], d["code"]) for d in record["diagnostics"]]
-
-
-# Edits that are accepted -------------------------------------------------------------------------
+# Edits that are accepted --------------------------------------------------------------------------
 
 
 def test_the_first_record_is_started_and_adds_all(tmp_path: Path) -> None:
@@ -197,7 +167,7 @@ def test_sighup_reloads(tmp_path: Path) -> None:
         agent.process.send_signal(signal.SIGHUP)
         wait_for(lambda: agent.served() == [(f"{directory}/a.py", "done-job-self", "1\n")])
         assert agent.process.poll() is None
-        # Again, now that nothing changed and all is told of: no record, and it goes on.
+        # Again, now that nothing changed and everything is recorded: no record.
         agent.reload()
         records = len(agent.history())
         agent.process.send_signal(signal.SIGHUP)
@@ -205,7 +175,7 @@ def test_sighup_reloads(tmp_path: Path) -> None:
         assert len(agent.history()) == records
 
 
-# Edits that are held -----------------------------------------------------------------------------
+# Edits that are held ------------------------------------------------------------------------------
 
 
 def test_an_error_holds_the_unit_and_says_where(site: Site) -> None:
@@ -220,7 +190,7 @@ def test_an_error_holds_the_unit_and_says_where(site: Site) -> None:
     assert finding["path"] == str(site.directory / "callbacks.conf")
     assert (finding["line"], finding["column"]) == (2, 16)
     assert "job" in finding["hint"]
-    # Not one file of the edit is served, though a.py by itself is well.
+    # No file of the edit is served, although a.py alone is valid.
     assert site.agent.call("list", {"code": True}) == before
     status = site.agent.status()
     assert status["state"] == "degraded"
@@ -256,7 +226,7 @@ def test_the_same_bytes_again_restore_it(site: Site) -> None:
         assert site.agent.call("list", {"code": True}) == before
 
 
-def test_a_mended_edit_is_served_whole(site: Site) -> None:
+def test_a_corrected_edit_is_served_whole(site: Site) -> None:
     site.serve(ONE, a_py="0\n")
     site.edit("a.py = nonsense\n", a_py="1\n")
     record = site.edit("a.py = submit-job-self\n")
@@ -313,7 +283,7 @@ def test_python_that_never_compiled_is_served_with_a_warning(site: Site) -> None
     assert site.agent.status()["state"] == "ok"
 
 
-def test_warnings_are_told_of_and_served(site: Site) -> None:
+def test_warnings_are_reported_and_the_callbacks_served(site: Site) -> None:
     conf = (
         "a.py = done-work-self\na.py = done-job-self\na.py = done-job-self\n"
         "a.py = Done-job-self\na.py = done-work-self-\\*\n"
@@ -331,7 +301,7 @@ def test_warnings_are_told_of_and_served(site: Site) -> None:
     assert len(site.served()) == 6
 
 
-# Removals ----------------------------------------------------------------------------------------
+# Removals -----------------------------------------------------------------------------------------
 
 
 def test_a_removed_implementation_goes_at_once_and_the_rest_stays(site: Site) -> None:
@@ -344,7 +314,7 @@ def test_a_removed_implementation_goes_at_once_and_the_rest_stays(site: Site) ->
     assert site.served() == [("b.py", "failed-job-self", "0\n")]
     # Nothing is held, but a finding is an error.
     assert site.agent.status()["state"] == "degraded"
-    # It counts as served as long as its line stands, so later edits are taken.
+    # It counts as served as long as its line is accepted, so later edits are accepted.
     record = site.edit(TWO + "c.py = submit-job-self\n", c_py="0\n")
     assert (record["held"], [c[1] for c in changes(record)]) == ([], ["c.py"])
     (site.directory / "a.py").write_text("1\n")
@@ -383,7 +353,7 @@ def test_a_line_that_is_removed_with_its_file_is_no_error(site: Site) -> None:
     (site.directory / "a.py").unlink()
     record = site.reload()
     assert (record["held"], record["diagnostics"]) == ([], [])
-    # Its line is gone from the accepted unit: named again, it was never served.
+    # The accepted unit has no line of it any more: named again, it was never served.
     assert found(site.edit(TWO)) == [("error", "missing-file")]
 
 
@@ -419,7 +389,7 @@ def test_a_directory_that_is_gone_is_a_fault_and_what_was_served_stays(site: Sit
         assert site.agent.status()["state"] == "ok"
 
 
-def test_a_missing_directory_is_held_and_served_when_it_comes(site: Site) -> None:
+def test_a_missing_directory_is_held_and_served_when_it_is_created(site: Site) -> None:
     record = site.path_list(site.directory)
     assert (record["event"], held(record)) == ("held", [("cb", "fault")])
     assert (site.served(), site.agent.status()["state"]) == ([], "degraded")
@@ -429,7 +399,7 @@ def test_a_missing_directory_is_held_and_served_when_it_comes(site: Site) -> Non
     wait_for(lambda: "restored" in [r["event"] for r in site.records()])
 
 
-def test_held_comes_before_restored_in_one_reload(site: Site) -> None:
+def test_held_takes_precedence_over_restored_in_one_reload(site: Site) -> None:
     well = write(site.folder / "one", ONE, a_py="0\n")
     broken = write(site.folder / "two", "nonsense\n", a_py="0\n")
     site.path_list(well, broken)
@@ -446,7 +416,7 @@ def test_held_comes_before_restored_in_one_reload(site: Site) -> None:
     assert (record["event"], held(record)) == ("held", [(broken.name, "error")])
 
 
-# The first reading, and restarts -----------------------------------------------------------------
+# The first reading, and restarts ------------------------------------------------------------------
 
 
 def test_at_the_first_reading_the_good_lines_are_served_and_it_is_held(site: Site) -> None:
@@ -473,7 +443,7 @@ def test_a_restart_judges_as_before(tmp_path: Path) -> None:
         wait_for(lambda: agent.fires("failed-job-self") == ["a.py", "b.py"])
         agent.reload()
         assert agent.stop() == 0
-        # Held over a restart: the kept unit is what is served.
+        # Held over a restart: the stored unit is served.
         write(directory, "a.py = nonsense\n", a_py="x = 2\n")
         agent.start()
         assert agent.fires("failed-job-self") == ["a.py", "b.py"]
@@ -493,7 +463,7 @@ def test_a_restart_judges_as_before(tmp_path: Path) -> None:
         record = agent.reload()
         assert (record["held"], found(record)) == ([], [("error", "removed")])
         assert agent.stop() == 0
-        # The conf removed: nothing, though there is a kept unit.
+        # The conf is removed: nothing is served, although a unit is stored.
         (directory / "callbacks.conf").unlink()
         agent.start()
         assert (agent.served(), agent.status()["state"]) == ([], "degraded")
@@ -513,370 +483,3 @@ def test_python_that_compiled_before_a_restart_and_does_not_now_holds(tmp_path: 
         assert held(agent.reload()) == [("cb", "error")]
     finally:
         agent.stop()
-
-
-# qb.conf -----------------------------------------------------------------------------------------
-
-
-def test_the_path_list_takes_effect_live(site: Site) -> None:
-    one = write(site.folder / "one", ONE, a_py="1\n")
-    two = write(site.folder / "two", ONE, a_py="2\n")
-    site.path_list(one)
-    site.seen()
-    text = site.agent.qb_conf.read_text()
-    replace(site.agent.qb_conf, text.replace(f"{one}", f" {two} , {one}/../one ,"))
-    wait_for(lambda: [c for _, _, c in site.served()] == ["2\n", "1\n"])
-    # What is served is told of a moment later; this waits for it.
-    record = site.reload()
-    assert record["event"] == "reloaded"
-    assert [(c["change"], c["path"]) for c in record["changes"]] == [("added", f"{two}/a.py")]
-    assert {c["path"] for c in record["causes"]} == {str(site.agent.qb_conf)}
-    before = site.agent.status()
-    replace(site.agent.qb_conf, text.replace(f"{one}", f"{one},{two}"))
-    wait_for(lambda: [c for _, _, c in site.served()] == ["1\n", "2\n"])
-    # Another order is another index, in which no callback changed.
-    record = site.reload()
-    assert (record["changes"], record["generation"]) == ([], before["generation"] + 1)
-    assert record["digest"] != before["digest"]
-    replace(site.agent.qb_conf, text.replace(f"{one}", f"{two}"))
-    wait_for(lambda: [c for _, _, c in site.served()] == ["2\n"])
-    record = site.reload()
-    assert [(c["change"], c["path"]) for c in record["changes"]] == [("removed", f"{one}/a.py")]
-    assert site.agent.status()["state"] == "ok"
-
-
-def test_a_dropped_path_is_forgotten(site: Site) -> None:
-    """Old code must not come back to life."""
-    other = write(site.folder / "other", "")
-    site.serve(TWO, a_py="old\n", b_py="old\n")
-    site.path_list(other)
-    assert site.served() == []
-    write(site.directory, "b.py = failed-job-self\nnonsense\n", a_py="new\n", b_py="new\n")
-    site.path_list(site.directory, other)
-    assert site.served() == [("b.py", "failed-job-self", "new\n")]
-
-
-def test_a_held_directory_that_is_dropped_is_not_held_any_more(site: Site) -> None:
-    other = write(site.folder / "other", ONE, a_py="0\n")
-    site.serve("nonsense\n")
-    record = site.path_list(other)
-    assert (record["held"], record["diagnostics"]) == ([], [])
-    assert site.agent.status()["state"] == "ok"
-
-
-def test_the_language_mask_takes_effect_live(site: Site) -> None:
-    site.serve("a.py = done-job-self\nq.qcb = done-job-self\n", a_py="0\n", q_qcb="mail-status\n")
-    assert [c["enabled"] for c in site.agent.lookup("done-job-self")["callbacks"]] == [True, True]
-    before = site.agent.status()
-    path = f"supervisor_universal_callback_path = {site.directory}\n"
-    replace(site.agent.qb_conf, f"{path}supervisor_language_flags = 0x5\n")
-    wait_for(
-        lambda: (
-            [c["enabled"] for c in site.agent.lookup("done-job-self")["callbacks"]] == [True, False]
-        )
-    )
-    record = site.reload()
-    assert changes(record) == [("modified", "q.qcb", "done-job-self", 2)]
-    assert found(record) == [("warning", "language-off")]
-    assert (record["diagnostics"][0]["line"], record["held"]) == (2, [])
-    assert record["digest"] != before["digest"]
-    # Without a word about them the default counts: Perl and Python are off.
-    replace(site.agent.qb_conf, path)
-    wait_for(
-        lambda: (
-            [c["enabled"] for c in site.agent.lookup("done-job-self")["callbacks"]] == [False, True]
-        )
-    )
-    assert site.agent.status()["state"] == "ok"
-
-
-def test_a_change_of_qb_conf_that_is_not_ours_makes_no_record(site: Site) -> None:
-    site.serve(ONE, a_py="0\n")
-    text = site.agent.qb_conf.read_text()
-    replace(site.agent.qb_conf, f"# x\nqb_domain = \"a\nx_map = {{\n'x=\n}}\n{text}")
-    site.reload()
-    replace(site.agent.qb_conf, f"{text}qb_domain = = =\n")
-    record = site.reload()
-    assert (site.records(), record["diagnostics"]) == ([], [])
-
-
-@pytest.mark.parametrize("loss", ["removed", "unreadable", "bad path list", "bad languages"])
-def test_a_lost_qb_conf_leaves_the_last_settings_and_degrades(site: Site, loss: str) -> None:
-    site.serve(ONE, a_py="0\n")
-    qb_conf, text = site.agent.qb_conf, site.agent.qb_conf.read_text()
-    before = site.agent.call("list", {"code": True})
-    for _ in range(2):
-        try:
-            if loss == "bad path list":
-                replace(qb_conf, f'supervisor_universal_callback_path = "{site.folder}\n')
-            elif loss == "bad languages":
-                replace(qb_conf, text.replace('"qube,perl,python,mail"', "4x"))
-            else:
-                qb_conf.unlink()
-                if loss == "unreadable":
-                    qb_conf.mkdir()
-            wait_for(lambda: site.agent.status()["state"] == "degraded")
-            record = site.reload()
-            assert [d["severity"] for d in record["diagnostics"]] == ["error"]
-            assert (record["held"], record["changes"]) == ([], [])
-            assert record["diagnostics"][0]["path"] == str(qb_conf)
-            assert site.agent.call("list", {"code": True}) == before
-            # Edits of callbacks are still taken.
-            (site.directory / "a.py").write_text("1\n")
-            site.reload()
-            assert site.served() == [("a.py", "done-job-self", "1\n")]
-            (site.directory / "a.py").write_text("0\n")
-        finally:
-            if qb_conf.is_dir():
-                qb_conf.rmdir()
-            replace(qb_conf, text)
-        wait_for(lambda: site.agent.status()["state"] == "ok")
-        # The last edit of a.py may still be on its way.
-        site.reload()
-        before = site.agent.call("list", {"code": True})
-    assert {r["event"] for r in site.records()} == {"reloaded"}
-
-
-def test_a_qb_conf_that_comes_later_is_taken_and_missed_when_it_goes(tmp_path: Path) -> None:
-    directory = write(tmp_path / "cb", ONE, a_py="0\n")
-    agent = Agent(tmp_path, directory)
-    agent.qb_conf.unlink()
-    agent.start()
-    try:
-        assert agent.status()["state"] == "ok"
-        # It says nothing that is ours, yet now there is one.
-        replace(agent.qb_conf, "qb_domain = farm\n")
-        agent.reload()
-        assert agent.status()["state"] == "ok"
-        agent.qb_conf.unlink()
-        wait_for(lambda: agent.status()["state"] == "degraded")
-        replace(agent.qb_conf, ALL_LANGUAGES)
-        wait_for(lambda: agent.lookup("done-job-self")["callbacks"][0]["enabled"])
-        assert agent.status()["state"] == "ok"
-    finally:
-        agent.stop()
-
-
-def test_a_qb_conf_that_is_being_written_is_not_read_by_half(site: Site) -> None:
-    site.serve(ONE, a_py="0\n")
-    text = site.agent.qb_conf.read_text()
-    before = site.agent.call("list", {"code": True})
-    began = time.monotonic()
-    with site.agent.qb_conf.open("w") as file:
-        file.write(text[:10])
-        file.flush()
-        # Enough for some reloads, if the writer were not seen.
-        while time.monotonic() - began < 0.3:
-            assert site.agent.call("list", {"code": True}) == before
-        file.write(text[10:])
-    took = time.monotonic() - began
-    site.reload()
-    assert site.agent.call("list", {"code": True}) == before
-    # On a machine that stood still it may have been told of that somebody writes.
-    assert site.records() == [] or took >= being_written.WRITING
-
-
-# The record --------------------------------------------------------------------------------------
-
-
-def test_the_log_as_json_is_the_records_one_a_line(site: Site) -> None:
-    site.serve(ONE, a_py="0\n")
-    site.edit("nonsense\n")
-    site.edit(ONE)
-    records = site.agent.history()
-    assert site.agent.records()[-len(records) :] == records
-    for record in records:
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", record["time"])
-        assert record["duration_ms"] >= 0
-    assert [r["time"] for r in records] == sorted(r["time"] for r in records)
-
-
-def test_history_gives_the_newest_last_and_no_more_than_asked_for(site: Site) -> None:
-    site.serve(ONE, a_py="0\n")
-    site.edit(ONE, a_py="1\n")
-    site.edit(ONE, a_py="2\n")
-    everything = site.agent.history()
-    for limit in (0, 1, 2, len(everything), len(everything) + 5):
-        records = site.agent.call("history", {"limit": limit})["records"]
-        assert records == (everything[-limit:] if limit else [])
-    assert summary(everything[-1]) == site.agent.status()["last_reload"]
-
-
-def test_a_finding_about_a_whole_file_has_no_line(site: Site) -> None:
-    site.serve(ONE, a_py="0\n")
-    (site.directory / "callbacks.conf").unlink()
-    (finding,) = site.reload()["diagnostics"]
-    assert (finding["line"], finding["column"]) == (None, None)
-
-
-def test_a_qb_conf_that_somebody_writes_for_long_is_told_of(site: Site) -> None:
-    site.serve(ONE, a_py="0\n")
-    text = site.agent.qb_conf.read_text()
-    before = site.agent.call("list", {"code": True})
-    with site.agent.qb_conf.open("w") as file:
-        record = site.reload()
-        assert found(record) == [("error", "being-written")]
-        assert record["diagnostics"][0]["path"] == str(site.agent.qb_conf)
-        assert site.agent.status()["state"] == "degraded"
-        # Edits of callbacks do not wait for him.
-        (site.directory / "a.py").write_text("1\n")
-        site.reload()
-        assert site.served() == [("a.py", "done-job-self", "1\n")]
-        (site.directory / "a.py").write_text("0\n")
-        file.write(text)
-    wait_for(lambda: site.agent.status()["state"] == "ok")
-    site.reload()
-    assert site.agent.call("list", {"code": True})["digest"] == before["digest"]
-
-
-def test_generations_count_only_what_was_accepted(site: Site) -> None:
-    site.serve(ONE, a_py="0\n")
-    first = site.agent.status()["generation"]
-    site.edit(ONE, a_py="1\n")
-    site.edit("nonsense\n")
-    site.edit("more nonsense\n")
-    site.edit(ONE)
-    site.edit(ONE, a_py="2\n")
-    assert [r["generation"] - first for r in site.records()] == [1, 1, 1, 1, 2]
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_stops_with_0_a_last_record_and_no_socket(tmp_path: Path, number: int) -> None:
-    directory = write(tmp_path / "cb", ONE, a_py="0\n")
-    agent = Agent(tmp_path, directory).start()
-    try:
-        with agent.connect() as one, one.makefile("rb") as lines:
-            one.sendall(b'{"jsonrpc":"2.0","id":1,"method":"subscribe"}\n')
-            assert b'"result"' in lines.readline()
-            digest = agent.status()["digest"]
-            assert agent.stop(number) == 0
-            # Who subscribed is told, then the connection ends.
-            assert b'"event":"stopped"' in lines.read().splitlines()[-1]
-    finally:
-        agent.stop()
-    assert not agent.pipe.exists()
-    record = agent.records()[-1]
-    check(Record, record)
-    assert (record["event"], record["digest"], record["changes"]) == ("stopped", digest, [])
-    assert (record["generation"], record["callbacks"]) == (1, 1)
-
-
-# Links, and checks that take long ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", [".", "callbacks.conf", "a.py"])
-def test_a_link_that_leads_nowhere_is_a_fault_and_what_was_served_stays(
-    site: Site, name: str
-) -> None:
-    real = write(site.folder / "real", ONE, a_py="0\n")
-    if name == ".":
-        site.directory.symlink_to(real)
-        target = real
-    else:
-        write(site.directory, ONE, a_py="0\n")
-        target = real / name
-        (site.directory / name).unlink()
-        (site.directory / name).symlink_to(target)
-    site.path_list(site.directory)
-    assert site.served() == [("a.py", "done-job-self", "0\n")]
-    site.seen()
-    target.rename(site.folder / "away")
-    record = site.reload()
-    assert (record["event"], held(record)) == ("held", [("cb", "fault")])
-    assert [s for s, _ in found(record)] == ["error"]
-    assert site.served() == [("a.py", "done-job-self", "0\n")]
-    assert site.agent.status()["state"] == "degraded"
-    (site.folder / "away").rename(target)
-    record = site.reload()
-    assert (record["event"], record["held"], record["diagnostics"]) == ("restored", [], [])
-    assert site.agent.status()["state"] == "ok"
-
-
-def test_a_source_that_compiles_for_long_makes_nobody_wait(tmp_path: Path) -> None:
-    directory = write(tmp_path / "cb", ONE, a_py="x = 1\n")
-    agent = Agent(tmp_path, directory).start()
-    try:
-        agent.reload()
-        # Some 960 KB take Python more than a minute, if it is let.
-        write(directory, ONE, a_py="def f():\n    pass\n" * 56_000)
-        for _ in range(50):
-            began = time.monotonic()
-            assert agent.fires("done-job-self") == ["a.py"]
-            assert time.monotonic() - began < 20
-    finally:
-        # Nor does it keep the agent from stopping.
-        assert agent.stop() == 0
-    assert agent.records()[-1]["event"] == "stopped"
-
-
-def test_the_very_first_answer_is_whole(tmp_path: Path) -> None:
-    """There is no answer before there is an index, and no status without a record."""
-    conf = "".join(f"a.py = done-job-{number}\n" for number in range(2000))
-    agent = Agent(tmp_path, write(tmp_path / "cb", conf, a_py="0\n"))
-    process = agent.launch()
-    try:
-        one = wait_for(lambda: connected(agent))
-        assert one is not None
-        with one, one.makefile("rb") as answers:
-            one.sendall(
-                b'{"jsonrpc":"2.0","id":1,"method":"status"}\n{"jsonrpc":"2.0","id":2,"method":"list"}\n'
-            )
-            status = json.loads(answers.readline())["result"]
-            check(StatusResult, status)
-            assert (status["generation"], status["callbacks"]) == (1, 2000)
-            assert status["last_reload"]["event"] == "started"
-            assert len(json.loads(answers.readline())["result"]["callbacks"]) == 2000
-    finally:
-        assert process.poll() is None
-        assert agent.stop() == 0
-
-
-def connected(agent: Agent) -> socket.socket | None:
-    try:
-        return agent.connect()
-    except OSError:
-        return None
-
-
-def test_a_directory_that_was_renamed_away_and_back_is_watched_as_before(tmp_path: Path) -> None:
-    """watchfiles forgets the watch of what is renamed, and the directory is the same as before."""
-    one = write(tmp_path / "one", "a.pl = x-job-1\n", a_pl="1\n")
-    with running(tmp_path, one) as agent:
-        for number in range(3):
-            one.rename(tmp_path / "away")
-            (tmp_path / "away").rename(one)
-            agent.reload()
-            (one / "callbacks.conf").write_text(f"a.pl = x{number}-job-1\n")
-            # Before a scan would find it.
-            wait_for(lambda n=number: agent.fires(f"x{n}-job-1"), deadline=25)  # type: ignore[misc]
-
-
-def test_removal_does_not_wait_for_who_writes_another_file(tmp_path: Path) -> None:
-    """Deleting is an emergency stop: at once, whatever else goes on in the directory."""
-    conf = "a.pl = x-job-1\nb.pl = x-job-1\n"
-    one = write(tmp_path / "one", conf, a_pl="1\n", b_pl="2\n")
-    agent = Agent(tmp_path, one)
-    # So long is a writer waited for that a removal which waits for him too cannot be missed.
-    patience = "import agent.disk.being_written as w, agent.cli as c; w.WRITING = 300; c.main()"
-    agent.program = ["-c", patience]
-    agent.start()
-    try:
-        with (one / "a.pl").open("a"):
-            (one / "b.pl").unlink()
-            wait_for(lambda: agent.fires("x-job-1") == ["a.pl"])
-            (one / "callbacks.conf").unlink()
-            wait_for(lambda: agent.fires("x-job-1") == [])
-            assert {d["code"] for d in agent.reload()["diagnostics"]} == {"no-conf"}
-            assert agent.fires("x-job-1") == [], "and it stays off"
-    finally:
-        agent.stop()
-
-
-def test_removal_does_not_wait_for_the_check_of_another_source(tmp_path: Path) -> None:
-    """A source that takes so long to compile that the check gives it up, after 10 s of processor
-    time, and another callback that must stop."""
-    one = write(tmp_path / "one", "a.py = x-job-1\nb.pl = x-job-1\n", a_py="1\n", b_pl="2\n")
-    with running(tmp_path, one) as agent:
-        replace(one / "a.py", "def f():\n pass\n" * 70_000)
-        (one / "b.pl").unlink()
-        wait_for(lambda: agent.fires("x-job-1") == ["a.py"], deadline=helper.MAX_CPU - 1)

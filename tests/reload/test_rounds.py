@@ -1,9 +1,9 @@
 """*Valid, broken, the same valid again*: one table of all kinds of break, each round made twice.
 
-The commonest fault of programs that reload is a failure that sticks. So after each step against a
-real agent all is asserted that could stick: digest, generation, state, what is served, what is
-held, and the number of records. A bad reload leaves generation and digest untouched; when on disk
-is again what is served, nothing is held any more and the state is `ok`, at once.
+The most common fault of programs that reload is a failure that persists. So after each step against
+a real agent everything is asserted that could persist: digest, generation, state, what is served,
+what is held, and the number of records. A bad reload leaves generation and digest untouched. When
+the files on disk are those that are served again, nothing is held and the state is `ok`, at once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BOTH = ("a.py", "b.pl")
 
 
 class Site:
-    """A callback directory that is broken and mended again, byte for byte."""
+    """A callback directory that is broken and restored, byte for byte."""
 
     def __init__(self, folder: Path, linked: bool = False) -> None:
         self.folder = folder
@@ -95,12 +95,12 @@ class Site:
         (self.folder / "new").rename(self.directory)
 
     def code_link(self) -> None:
-        """The implementation becomes a link that leads nowhere."""
+        """The implementation becomes a dangling link."""
         (self.directory / ".new").symlink_to(self.folder / "nowhere")
         (self.directory / ".new").rename(self.code)
 
     def no_file(self) -> None:
-        """The implementation becomes a named pipe, which nobody writes to."""
+        """The implementation becomes a named pipe without a writer."""
         os.mkfifo(self.folder / "fifo")
         (self.folder / "fifo").rename(self.code)
 
@@ -141,7 +141,7 @@ class Break:
     generations: tuple[int, int] = (0, 0)
 
 
-#: An edit that is no error of the whole: it is taken, and taken back.
+#: An edit that does not hold the unit: it is accepted, and undone.
 TAKEN = ("reloaded", "reloaded")
 
 BREAKS = {
@@ -202,7 +202,7 @@ def assert_rounds(agent: Agent, site: Site, kind: Break) -> None:
             records += 1
             wait_for(lambda n=records: len(agent.history()) >= n, "a record")  # type: ignore[misc]
             generation += kind.generations[0]
-            assert_stands(agent, records, generation, kind.state, kind.served)
+            assert_is(agent, records, generation, kind.state, kind.served)
             record = agent.history()[-1]
             assert record["event"] == kind.events[0]
             wanted = [{"directory": path, "reason": kind.held}] if kind.held else []
@@ -215,13 +215,13 @@ def assert_rounds(agent: Agent, site: Site, kind: Break) -> None:
             # Asked once more, it is the same, and no new record.
             again = agent.reload()
             assert (again["changes"], again["held"]) == ([], wanted)
-            assert_stands(agent, records, generation, kind.state, kind.served)
+            assert_is(agent, records, generation, kind.state, kind.served)
             # The same valid again.
             kind.mend(site)
             records += 1
             wait_for(lambda n=records: len(agent.history()) >= n, "a record")  # type: ignore[misc]
             generation += kind.generations[1]
-            assert_stands(agent, records, generation, "ok", BOTH)
+            assert_is(agent, records, generation, "ok", BOTH)
             record = agent.history()[-1]
             assert record["event"] == kind.events[1]
             assert record["held"] == []
@@ -231,12 +231,12 @@ def assert_rounds(agent: Agent, site: Site, kind: Break) -> None:
             assert [d["held"] for d in status["directories"]] == [None]
             again = agent.reload()
             assert (again["changes"], again["held"]) == ([], [])
-            assert_stands(agent, records, generation, "ok", BOTH)
+            assert_is(agent, records, generation, "ok", BOTH)
     seen = {tuple(path.rpartition("/")[2] for path, _, _ in answer) for answer in look.seen}
     assert seen <= allowed, "something else was served for an instant"
 
 
-def assert_stands(
+def assert_is(
     agent: Agent, records: int, generation: int, state: str, served: tuple[str, ...]
 ) -> None:
     status = agent.status()
@@ -266,13 +266,13 @@ def test_valid_broken_the_same_valid_again(tmp_path: Path, name: str) -> None:
 
 
 def _checked(agent: Agent) -> bool:
-    """Whether the agent has kept that its Python compiles."""
-    kept = []
+    """Whether the agent has stored that its Python compiles."""
+    stored = []
     for file in agent.state.rglob("*"):
         # What is new is renamed as soon as it is on the disk.
         with contextlib.suppress(FileNotFoundError, IsADirectoryError):
-            kept.append(file.read_bytes())
-    return any(b'"compiles":true' in data for data in kept)
+            stored.append(file.read_bytes())
+    return any(b'"compiles":true' in data for data in stored)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may start an agent as another user")

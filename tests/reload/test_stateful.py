@@ -1,14 +1,14 @@
 """Any sequence of file operations, then quiet: a running agent serves what a fresh one does, and
 what the rules say.
 
-The rules are written down here once more, as plainly as can be, and know nothing of the agent's
-code: what is accepted of a directory, given what was accepted before and what stands on disk now.
-Where edits follow one another without a barrier, the agent may have seen any of the states in
-between or not; so the model keeps all that may be accepted. After a barrier, or in the end, what
-stands on disk was seen, and what is served must be one of them.
+The rules are written here a second time, as simply as possible and without the agent's code: what
+is accepted of a directory, given what was accepted before and what is on disk now. If edits follow
+one another without a barrier, the agent may have seen any of the states in between, or none; so the
+model keeps everything that may be accepted. After a barrier, and at the end, the state on disk was
+seen, and what is served must be one of these.
 
 A fresh agent is one that is started after this one has stopped, on the same pipe, state directory
-and settings. Then it goes on as the running one.
+and settings. It then continues as the running one.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Disk:
-    """What stands in a directory; a `fault` where it cannot be read."""
+    """What is in a directory; a `fault` if it cannot be read."""
 
     fault: bool = False
     #: None where there is none.
@@ -204,7 +204,7 @@ class AnyEdits(RuleBasedStateMachine):
     # What the agent may have seen
 
     def _saw(self) -> None:
-        """The agent may have seen what stands on disk, or not."""
+        """The agent may have seen what is on disk, or not."""
         for name, may in self.may.items():
             disk = on_disk(self.folder / name)
             may |= {judge(before, disk)[0] for before in may}
@@ -279,7 +279,7 @@ class AnyEdits(RuleBasedStateMachine):
 
     @rule(place=places, name=st.sampled_from((*NAMES, "callbacks.conf")), data=st.data())
     def link_file(self, place: str, name: str, data: st.DataObject) -> None:
-        """The file becomes a link to one elsewhere, which is there or not."""
+        """The file becomes a link to another place, where there may be a file."""
         file = self.folder / place / name
         target = self.other / f"{place}-{name}"
         if not file.parent.is_dir():
@@ -416,7 +416,7 @@ class AnyEdits(RuleBasedStateMachine):
         self._wait()
 
     def _wait(self) -> None:
-        """No barrier: the agent sees it by itself."""
+        """No barrier: the agent notices the edit."""
         try:
             wait_for(self._is_right, deadline=SEEN)
         except AssertionError:
@@ -461,7 +461,7 @@ def test_any_sequence_of_edits_then_quiet(tmp_path: Path) -> None:
         run_state_machine_as_test(
             AnyEdits,
             settings=settings(
-                # A failure is told as it was found: to make it smaller takes many real agents.
+                # A failure is reported as it was found: to make it smaller takes many real agents.
                 phases=[Phase.explicit, Phase.reuse, Phase.generate],
                 max_examples=1000 if THOROUGH else 25,
                 stateful_step_count=40 if THOROUGH else 20,
