@@ -1,4 +1,4 @@
-"""The Nth file operation fails, for N = 1, 2, 3 ... until a run is clean: once, and from then on always.
+"""The Nth file operation fails, for N = 1, 2, 3 ... until a run is clean: once, and permanently.
 
 The operations are those of the code that reads callback directories and qb.conf, stores what was
 accepted, and writes the log. They fail in the process of the test: each of these modules has its
