@@ -36,32 +36,17 @@ EVERYTHING_ON = "supervisor_language_flags = qube,perl,python,mail\n"
 #: Strings in the source that look like a code and are something else.
 IS_CODE = re.compile(r"[a-z]+(-[a-z0-9]+)*")
 NOT_CODES = languages.CODES | {
-    *("callback-agent", "utf-8", "failed-job-self"),
-    *(
-        "name-type-context-extra",
-        "by-name",
-        "x-params",
-        "utf-16-be",
-        "date-time",
-        "x-notifications",
-    ),
+    *("callback-agent", "utf-8", "utf-16-be", "by-name", "date-time"),
+    *("x-params", "x-notifications", "name-type-context-extra"),
+    *("failed-job-self", "failed-work-self-7", "failed-work-parent-7"),
 }
 
 #: Pages without an example that can be set up here. What they describe is shown by tests/faults.
 NO_EXAMPLE = {
     *("bad-path", "bad-settings", "being-written", "kept-damaged", "no-answer", "not-utf-8"),
     *("out-of-resources", "qb-conf-lost", "removed", "too-long", "too-many-callbacks"),
-    *(
-        "unmounted",
-        "unreadable",
-        "more-findings",
-        "empty-conf",
-        "internal-error",
-        "not-checked",
-        "check-budget",
-        "unit-too-big",
-        "too-many-directories",
-    ),
+    *("unmounted", "unreadable", "more-findings", "empty-conf", "internal-error", "not-checked"),
+    *("check-budget", "unit-too-big", "too-many-directories"),
 }
 
 
