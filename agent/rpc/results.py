@@ -109,14 +109,17 @@ def is_heavy(params: LookupParams) -> bool:
 class LookupCache:
     """Results of `lookup` on one index, encoded. It never holds more than MAX_CACHE_BYTES.
 
-    Each index has a new one, so that no result outlives its index.
+    A result is found by its parameters, or, since most events of a farm are asked for only once
+    (the frame is in them), by the callbacks that fire. Each index has a new cache, so that no
+    result outlives its index.
     """
 
     __slots__ = ("_index", "_results", "_size")
 
     def __init__(self, index: Index) -> None:
         self._index = index
-        self._results: dict[LookupParams, bytes] = {}
+        #: By parameters; and by whether code is wanted and the identity of each callback.
+        self._results: dict[LookupParams | tuple[int, ...], bytes] = {}
         self._size = 0
 
     def result(self, params: LookupParams, late: Callable[[], bool] = lambda: False) -> bytes:
@@ -150,12 +153,19 @@ class LookupCache:
         found = self._index.lookup(*events(params), check)
         if not _is_quick(found, params.code):
             raise NotQuick
-        encoded = _lookup(self._index, found, params.code, no_limit)
-        self._store(params, encoded)
+        if found.partial:
+            encoded = _lookup(self._index, found, params.code, no_limit)
+        else:
+            fires = (params.code, *map(id, found.callbacks))
+            known = self._results.get(fires)
+            encoded = known or _lookup(self._index, found, params.code, no_limit)
+            if known is None:
+                self._store(fires, 8 * len(fires), encoded)
+        self._store(params, _size(params), encoded)
         return encoded
 
-    def _store(self, params: LookupParams, encoded: bytes) -> None:
-        size = len(_encode(params))
+    def _store(self, key: LookupParams | tuple[int, ...], size: int, encoded: bytes) -> None:
+        """Store a result under a key of `size` bytes."""
         if size > MAX_CACHED_PARAMS:
             return
         size += len(encoded) + ENTRY_OVERHEAD
@@ -163,8 +173,15 @@ class LookupCache:
             # Computing a result again is cheap; an order of use would cost every lookup.
             self._results.clear()
             self._size = 0
-        self._results[params] = encoded
+        self._results[key] = encoded
         self._size += size
+
+
+def _size(params: LookupParams) -> int:
+    """The bytes of parameters, about."""
+    if type(params.event) is str and params.owner is None and not params.occurred:
+        return len(params.event)
+    return len(_encode(params))
 
 
 def _is_quick(found: Match, code: bool) -> bool:

@@ -48,6 +48,18 @@ def test_the_cache_changes_no_response() -> None:
         assert found == responses(*events, code=code)
 
 
+def test_events_that_were_never_asked_get_their_own_result() -> None:
+    """A result that is found by the callbacks that fire is that of exactly these."""
+    chance = random.Random(7)
+    cache = LookupCache(INDEX)
+    names = ("done", "submit", "complete")
+    for number in range(300):
+        place = chance.choice(("job-x", "job-y", f"job-{number}", f"work-self-{number}"))
+        event, code = f"{chance.choice(names)}-{place}", chance.random() < 0.5
+        [found] = cache.responses(requests(event, code=code), never)
+        assert found == responses(event, code=code)[0], event
+
+
 def test_the_cache_is_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here 20,000 bytes, of the results of 2,000 different lookups."""
     monkeypatch.setattr(results, "MAX_CACHE_BYTES", 20_000)
