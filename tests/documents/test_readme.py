@@ -15,14 +15,15 @@ import pytest
 
 from support.documents import (
     ROOT,
+    Command,
     Comparison,
-    Session,
     bad_links,
     carry_out,
     hold,
     programs_not_run,
     rows,
     section,
+    steps,
 )
 
 README = ROOT / "README.md"
@@ -35,29 +36,20 @@ pytestmark = pytest.mark.timeout(600)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the README's session was made on Linux")
 
 
-@pytest.fixture(scope="module")
-def session() -> Session:
-    """The README's session, run once."""
-    return carry_out("README.md", TEXT)
-
-
 @linux
-def test_every_command_prints_what_the_readme_says(session: Session) -> None:
+def test_every_command_prints_what_the_readme_says() -> None:
+    session = carry_out("README.md", TEXT)
     assert session.runs
     hold(README, session)
-
-
-@linux
-def test_the_session_ends_what_it_starts(session: Session) -> None:
     assert session.left == ()
 
 
-@linux
-def test_no_changed_line_passes(session: Session) -> None:
+def test_no_changed_line_passes() -> None:
     """Every line that the README shows matters: another, a missing or an extra one fails."""
     tried = 0
-    for run in session.runs:
-        said = run.command.printed
+    for step in steps(TEXT):
+        said = step.printed if isinstance(step, Command) else ()
+        assert Comparison().agree(said, said)
         for place, line in enumerate(said):
             if "..." in said[max(0, place - 1) : place + 2]:
                 continue  # The lines beside it may be any.
@@ -66,7 +58,7 @@ def test_no_changed_line_passes(session: Session) -> None:
                 (*said[:place], *said[place + 1 :]),
                 (*said[:place], line, line, *said[place + 1 :]),
             ):
-                assert not Comparison().agree(wrong, run.printed), (run.command, wrong)
+                assert not Comparison().agree(wrong, said), (step, wrong)
                 tried += 1
     assert tried > 40
 
