@@ -37,7 +37,7 @@ from agent.disk import acl, identity
 
 REFUSE, WARN, IGNORE = "refuse", "warn", "ignore"
 
-#: The kernel's own limit of links on the way to one file.
+#: Links on the path to one file; the kernel's own limit.
 MAX_LINKS = 40
 #: Directories that one reading keeps open because links lead there. Real links lead to one or two.
 MAX_OPEN = 16

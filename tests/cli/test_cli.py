@@ -12,177 +12,28 @@ import os
 import pty
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pytest
 
-from support.agents import summary
-from support.valid import check_result, request_validator
-
-ROOT = Path(__file__).parents[2]
-DIGEST = "sha256:" + "0" * 64
-
-#: Seconds that anything may take that happens at once on a machine that is not busy.
-SOON = 60
-
-
-class StandIn:
-    """Answers each method with what `answers` has for it: a result, or a dict with `error`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-        self.answers: dict[str, Any] = {}
-        self.requests: list[dict[str, Any]] = []
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.bind(self.path)
-        self._socket.listen()
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._socket.accept()
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError), connection.makefile("rb") as lines:
-            for line in lines:
-                request = json.loads(line)
-                self.requests.append(request)
-                given = self.answers[request["method"]]
-                key = "error" if isinstance(given, dict) and "code" in given else "result"
-                answer = {"jsonrpc": "2.0", "id": request["id"], key: given}
-                connection.sendall(json.dumps(answer).encode() + b"\n")
-
-    def well(self, method: str, result: dict[str, Any]) -> None:
-        """Answer so from now on; the answer must be one that the agent may give."""
-        check_result(method, result)
-        self.answers[method] = result
-
-    def params(self) -> Any:
-        """The parameters of the last request."""
-        return self.requests[-1].get("params")
-
-    def stop(self) -> None:
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-
-
-@pytest.fixture
-def agent(tmp_path: Path) -> Iterator[StandIn]:
-    server = StandIn(tmp_path / "pipe")
-    yield server
-    server.stop()
-
-
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """An environment in which nothing of this machine's own settings counts."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("CALLBACK_AGENT_", "XDG_")) and name not in ("QBDIR", "NO_COLOR")
-    }
-    return {
-        **kept,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-        "HOME": str(tmp_path),
-        "XDG_RUNTIME_DIR": str(tmp_path / "runtime"),
-        "XDG_STATE_HOME": str(tmp_path / "state"),
-        "TERM": "xterm",
-    }
-
-
-@pytest.fixture
-def run(tmp_path: Path, environment: dict[str, str]) -> Run:
-    def run(*arguments: str | bytes, **changed: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "agent", *arguments],
-            cwd=tmp_path,
-            env={**environment, **changed},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=2 * SOON,
-        )
-
-    return run
-
-
-def callback(file: str = "mail-status.qcb", line: int = 7, **fields: Any) -> dict[str, Any]:
-    languages = {"qcb": "qube", "py": "python", "pl": "perl"}
-    return {
-        "file": file,
-        "path": f"/farm/callback/{file}",
-        "directory": "/farm/callback",
-        "language": languages[file.rpartition(".")[2]],
-        "trigger": "done-job-self",
-        "line": line,
-        "digest": DIGEST,
-        "enabled": True,
-        **fields,
-    }
-
-
-def off(**fields: Any) -> dict[str, Any]:
-    return callback("logFailuresToDB.py", 6, trigger="failed-job-self-*", enabled=False, **fields)
-
-
-def answered(*callbacks: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"generation": 1, "digest": "d", "callbacks": list(callbacks), **more}
-
-
-def record(**fields: Any) -> dict[str, Any]:
-    return {
-        "time": "2014-01-20T17:58:36.000Z",
-        "event": "reloaded",
-        "generation": 2,
-        "digest": "d",
-        "callbacks": 1,
-        "duration_ms": 1.5,
-        "causes": [],
-        "changes": [],
-        "held": [],
-        "diagnostics": [],
-        **fields,
-    }
-
-
-def health(**fields: Any) -> dict[str, Any]:
-    directory = {"path": "/farm/callback", "callbacks": 1, "held": None, "watch": "events"}
-    return {
-        "version": "0.1.0",
-        "pid": 1234,
-        "uptime": 3725.5,
-        "state": "ok",
-        "generation": 2,
-        "digest": "sha256:index",
-        "callbacks": 1,
-        "directories": [{**directory, "digest": "d"}],
-        "settings": {
-            "pipe": {"value": "/run/x/pipe", "source": "--pipe"},
-            "languages": {"value": ["mail", "qube"], "source": "/etc/qb.conf:12"},
-        },
-        "last_reload": summary(record()),
-        **fields,
-    }
-
-
-def is_one_line(text: str) -> bool:
-    return text.endswith("\n") and text.count("\n") == 1 and text.startswith("callback-agent: ")
-
+from cli.stand_in import (
+    DIGEST,
+    ROOT,
+    SOON,
+    Run,
+    StandIn,
+    answered,
+    callback,
+    health,
+    is_one_line,
+    off,
+    record,
+)
+from support.valid import request_validator
 
 # -- lookup ---------------------------------------------------------------------------------------
 
@@ -607,226 +458,6 @@ def test_check_of_what_is_well_prints_nothing(run: Run, tmp_path: Path) -> None:
     assert (json.loads(done.stdout), done.returncode) == ({"diagnostics": []}, 0)
 
 
-# -- log ------------------------------------------------------------------------------------------
-
-
-def text_record(number: int) -> str:
-    return f"[Jan 20, 2014 17:58:36] record {number}\n    one {number}\n    two {number}\n"
-
-
-def json_record(number: int) -> str:
-    return json.dumps({"record": number}) + "\n"
-
-
-@pytest.mark.parametrize("written", [text_record, json_record])
-def test_log_shows_the_last_records(
-    written: Callable[[int], str], run: Run, tmp_path: Path
-) -> None:
-    log = tmp_path / "reload.log"
-    # So many that the file is read from its end in several steps.
-    log.write_text("".join(written(n) for n in range(10_000)))
-    for options, count in (
-        ([], 10),
-        (["-n", "0"], 0),
-        (["-n", "1"], 1),
-        (["-n", "5000"], 5000),
-        (["-n", "9999999"], 10_000),
-    ):
-        done = run("log", "--log", "reload.log", *options)
-        assert done.stdout == "".join(written(n) for n in range(10_000 - count, 10_000))
-        assert (done.returncode, done.stderr) == (0, "")
-    log.write_text("")
-    assert run("log", "--log", str(log)).stdout == ""
-
-
-def test_log_finds_the_file_by_flag_variable_agent_and_default(
-    agent: StandIn, run: Run, tmp_path: Path
-) -> None:
-    for name in ("flag", "variable", "agent"):
-        (tmp_path / name).write_text(f"[{name}]\n")
-    setting = {"log": {"value": str(tmp_path / "agent"), "source": "--log"}}
-    agent.well("status", health(settings=setting))
-    pipe = {"CALLBACK_AGENT_PIPE": agent.path}
-    variable = {"CALLBACK_AGENT_LOG": "variable"}
-    assert run("log", "--log", "flag", **pipe, **variable).stdout == "[flag]\n"
-    assert run("log", **pipe, **variable).stdout == "[variable]\n"
-    assert run("log", **pipe).stdout == "[agent]\n"
-    assert run("log", "--pipe", agent.path).stdout == "[agent]\n"
-    agent.well("status", health(settings={"log": {"value": "-", "source": "--log"}}))
-    done = run("log", **pipe)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert is_one_line(done.stderr)
-    assert "standard output" in done.stderr
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root's default log is a file of the system's")
-def test_without_an_agent_the_default_log_is_shown(run: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "state" / "callback-agent"
-    folder.mkdir(parents=True)
-    (folder / "reload.log").write_text("[default]\n")
-    done = run("log", CALLBACK_AGENT_PIPE=str(tmp_path / "none"))
-    assert done.stdout == "[default]\n"
-
-
-def test_a_log_that_is_not_there_or_cannot_be_read_is_told(run: Run, tmp_path: Path) -> None:
-    done = run("log", "--log", str(tmp_path / "none"))
-    assert (done.returncode, done.stdout) == (1, "")
-    assert is_one_line(done.stderr)
-    done = run("log", "--log", str(tmp_path))
-    assert (done.returncode, done.stdout) == (1, "")
-    assert is_one_line(done.stderr)
-
-
-class Following:
-    """`callback-agent log -f` on a file, and what it has shown so far."""
-
-    def __init__(self, log: Path, environment: dict[str, str], *options: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "agent", "log", "-f", "--log", str(log), *options],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.shown = ""
-        self.said = ""
-        self._changed = threading.Condition()
-        for stream, is_output in ((self.process.stdout, True), (self.process.stderr, False)):
-            assert stream is not None
-            threading.Thread(target=self._read, args=(stream, is_output), daemon=True).start()
-
-    def _read(self, stream: TextIO, is_output: bool) -> None:
-        for line in stream:
-            with self._changed:
-                if is_output:
-                    self.shown += line
-                else:
-                    self.said += line
-                self._changed.notify_all()
-
-    def wait_for(self, shown: str = "", said: str = "") -> None:
-        """Wait until exactly this is shown, and all of that is said."""
-        with self._changed:
-            there = self._changed.wait_for(
-                lambda: self.shown == shown and said in self.said, timeout=SOON
-            )
-        assert there, (self.shown, self.said)
-
-    def interrupt(self) -> int:
-        self.process.send_signal(signal.SIGINT)
-        return self.process.wait(SOON)
-
-
-@pytest.fixture
-def follow(environment: dict[str, str]) -> Iterator[Callable[..., Following]]:
-    started: list[Following] = []
-
-    def follow(log: Path, *options: str) -> Following:
-        started.append(Following(log, environment, *options))
-        return started[-1]
-
-    yield follow
-    for following in started:
-        following.process.kill()
-        following.process.wait(SOON)
-
-
-def append(log: Path, text: str) -> None:
-    with open(log, "a") as file:
-        file.write(text)
-
-
-def test_log_follows_across_a_rename_and_a_new_file(
-    follow: Callable[..., Following], tmp_path: Path
-) -> None:
-    log = tmp_path / "reload.log"
-    log.write_text(text_record(1) + text_record(2))
-    following = follow(log, "-n", "1")
-    shown = text_record(2)
-    following.wait_for(shown)
-    for generation in (3, 5):  # Each rotation twice.
-        append(log, text_record(generation))
-        log.rename(tmp_path / f"reload.log.{generation}")
-        # Who writes still has the old file open for a moment.
-        append(tmp_path / f"reload.log.{generation}", text_record(99))
-        log.write_text(text_record(generation + 1))
-        shown += text_record(generation) + text_record(99) + text_record(generation + 1)
-        following.wait_for(shown)
-    assert following.interrupt() == 0
-    assert following.said == ""
-
-
-def test_log_follows_across_copy_and_truncate(
-    follow: Callable[..., Following], tmp_path: Path
-) -> None:
-    log = tmp_path / "reload.log"
-    log.write_text(text_record(1))
-    following = follow(log)
-    shown = text_record(1)
-    following.wait_for(shown)
-    for number in (2, 4):
-        append(log, text_record(number) + text_record(number))
-        shown += text_record(number) * 2
-        following.wait_for(shown)
-        shutil.copy(log, tmp_path / "reload.log.1")
-        os.truncate(log, 0)
-        append(log, text_record(number + 1))
-        shown += text_record(number + 1)
-        following.wait_for(shown)
-    assert following.interrupt() == 0
-
-
-def test_log_shows_a_line_when_it_is_whole(
-    follow: Callable[..., Following], tmp_path: Path
-) -> None:
-    log = tmp_path / "reload.log"
-    log.write_text('{"record": 1}\n{"record"')
-    following = follow(log)
-    following.wait_for('{"record": 1}\n')
-    append(log, ": 2}\n")
-    following.wait_for('{"record": 1}\n{"record": 2}\n')
-    assert following.interrupt() == 0
-
-
-def test_log_waits_for_a_file_that_is_not_there_yet(
-    follow: Callable[..., Following], tmp_path: Path
-) -> None:
-    log = tmp_path / "reload.log"
-    following = follow(log)
-    following.wait_for(said=f"waiting for {log}\n")
-    (tmp_path / "new").write_text(text_record(1))
-    (tmp_path / "new").rename(log)
-    following.wait_for(text_record(1))
-    log.unlink()
-    (tmp_path / "new").write_text(text_record(2))
-    (tmp_path / "new").rename(log)
-    following.wait_for(text_record(1) + text_record(2))
-    assert following.interrupt() == 0
-
-
-def test_following_ends_when_nobody_reads(environment: dict[str, str], tmp_path: Path) -> None:
-    log = tmp_path / "reload.log"
-    log.write_text(text_record(1))
-    with subprocess.Popen(
-        [sys.executable, "-m", "agent", "log", "-f", "--log", str(log)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()
-        process.stdout.close()
-        deadline = time.monotonic() + SOON
-        while process.poll() is None:
-            assert time.monotonic() < deadline
-            append(log, text_record(2))
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.1)
-        assert (process.returncode, process.stderr.read()) == (0, b"")
-
-
 # -- the real agent -------------------------------------------------------------------------------
 
 
@@ -869,7 +500,8 @@ def test_the_commands_ask_a_real_agent(
         assert lines[-1] == "    mail-status"
         assert run("explain", "done-job-self", **pipe).returncode == 0
         assert len(run("list", **pipe).stdout.splitlines()) == 3
-        append(tmp_path / "callback" / "callbacks.conf", "nothing\n")
+        with open(tmp_path / "callback" / "callbacks.conf", "a") as conf:
+            conf.write("nothing\n")
         done = run("reload", **pipe)
         assert done.returncode == 1
         assert "callbacks.conf:10:1: error: " in done.stdout, done

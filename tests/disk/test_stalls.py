@@ -1,6 +1,6 @@
 """A file system that does not answer: FUSE by bindfs, whose process is stopped meanwhile.
 
-Every call that needs it waits in the kernel, as on a hard NFS mount whose server is gone.
+Every call on it blocks in the kernel, as on a hard NFS mount whose server is down.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Mount:
         wait_for(lambda: os.path.ismount(at), "the mount")
 
     @contextlib.contextmanager
-    def silent(self) -> Iterator[None]:
+    def stalled(self) -> Iterator[None]:
         self.server.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -58,7 +58,7 @@ class Mount:
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Mount]:
     under = write(tmp_path / "under", "far.pl = x-job-1\n", far_pl="1\n")
-    mount = Mount(under, tmp_path / "far away")  # a name that the kernel writes otherwise
+    mount = Mount(under, tmp_path / "far away")  # the kernel escapes the space in this name
     yield mount
     mount.end()
 
@@ -107,12 +107,12 @@ def test_nobody_waits_for_it_but_its_own_edits(
     client.start()
     try:
         for number in (2, 4):
-            with mounted.silent():
+            with mounted.stalled():
                 edit(tmp_path / "under", number)
-                # The scan of each second meets it; who asks for a reload is not kept waiting.
+                # The poll of each second finds it; a call of reload does not wait for it.
                 wait_for(lambda: held(agent) == {str(mounted.at): "fault"})
-                # A link into another directory, so that the watches are set anew: to set one on
-                # the silent file system would keep the whole agent, lookups and all.
+                # A link into another directory, so that the watches are set again: setting one on
+                # the stalled file system would block the whole agent, lookups included.
                 other = tmp_path / f"other{number}"
                 other.mkdir()
                 (other / "near.pl").write_text("1\n")
@@ -140,18 +140,18 @@ def test_nobody_waits_for_it_but_its_own_edits(
 
 def test_a_reload_that_meets_it_goes_on_without_it(agent: Agent, mounted: Mount) -> None:
     agent.start()
-    with mounted.silent():
+    with mounted.stalled():
         record = agent.reload()
         assert record["held"] == [{"directory": str(mounted.at), "reason": "fault"}]
         assert agent.fires("x-job-1") == ["far.pl", "near.pl"]
     assert agent.reload()["held"] == [] or wait_for(lambda: held(agent) == {})
 
 
-def test_it_may_be_silent_from_the_start(agent: Agent, mounted: Mount) -> None:
-    """What was accepted last of it is served, once it counts as stalled."""
+def test_it_may_be_stalled_from_the_start(agent: Agent, mounted: Mount) -> None:
+    """What was accepted last is served, once the file system counts as stalled."""
     agent.start()
     agent.stop()
-    with mounted.silent():
+    with mounted.stalled():
         agent.start()
         assert agent.fires("x-job-1") == ["far.pl", "near.pl"]
         assert held(agent) == {str(mounted.at): "fault"}
@@ -163,7 +163,7 @@ def test_qb_conf_may_be_on_it(agent: Agent, mounted: Mount, near: Path, tmp_path
     (tmp_path / "under" / "qb.conf").write_text('supervisor_language_flags = "perl"\n')
     agent.qb_conf = mounted.at / "qb.conf"
     agent.start()
-    with mounted.silent():
+    with mounted.stalled():
         wait_for(lambda: held(agent) == {str(mounted.at): "fault"})
         edit(near, 2)
         wait_for(lambda: agent.fires("x-job-2") == ["near.pl"])
@@ -177,7 +177,7 @@ def test_qb_conf_may_be_on_it(agent: Agent, mounted: Mount, near: Path, tmp_path
 
 
 def test_links_into_it_are_told_of_at_once(agent: Agent, mounted: Mount, tmp_path: Path) -> None:
-    """The name of a link does not say what it leads to; where it led last is remembered."""
+    """The name of a link does not show its target; the last target is remembered."""
     more = [write(tmp_path / "under" / f"d{n}", f"m{n}.pl = x-job-1\n") for n in range(20)]
     links = []
     for number, directory in enumerate(more):
@@ -186,7 +186,7 @@ def test_links_into_it_are_told_of_at_once(agent: Agent, mounted: Mount, tmp_pat
         links[-1].symlink_to(mounted.at / directory.name)
     agent.directories = (*agent.directories, *links)
     agent.start()
-    with mounted.silent():
+    with mounted.stalled():
         wait_for(lambda: len(held(agent)) == 21)
         assert agent.process is not None
         assert len(os.listdir(f"/proc/{agent.process.pid}/task")) < 20
@@ -196,10 +196,10 @@ def test_links_into_it_are_told_of_at_once(agent: Agent, mounted: Mount, tmp_pat
 def test_another_in_its_place_is_read(
     agent: Agent, mounted: Mount, near: Path, tmp_path: Path
 ) -> None:
-    """The usual repair: `umount -l`, and mount it anew. The first one never answers."""
+    """The usual repair: `umount -l`, then mount it again. The first mount never answers."""
     agent.start()
     other = write(tmp_path / "other", "new.pl = x-job-1\n", new_pl="1\n")
-    with mounted.silent():
+    with mounted.stalled():
         wait_for(lambda: held(agent) == {str(mounted.at): "fault"})
         subprocess.run(["umount", "-l", mounted.at], check=True)
         again = Mount(other, mounted.at)
@@ -215,7 +215,7 @@ def test_another_in_its_place_is_read(
 def test_what_is_mounted_below_it_is_not_watched_through_it(
     agent: Agent, mounted: Mount, near: Path, tmp_path: Path
 ) -> None:
-    """To set a watch there goes through it, and would keep the whole agent."""
+    """Setting a watch there goes through the stalled one, and would block the whole agent."""
     (tmp_path / "under" / "below").mkdir()
     below = mounted.at / "below"
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", below], check=True)
@@ -224,7 +224,7 @@ def test_what_is_mounted_below_it_is_not_watched_through_it(
         agent.directories = (*agent.directories, below)
         agent.start()
         assert agent.fires("x-job-1") == ["far.pl", "near.pl", "below.pl"]
-        with mounted.silent():
+        with mounted.stalled():
             wait_for(lambda: str(mounted.at) in held(agent))
             for number in (2, 3):
                 other = tmp_path / f"other{number}"
@@ -253,32 +253,31 @@ def test_all_on_the_same_file_system_are_told_of(
     agent.start()
     fires = agent.fires("x-job-1")
     assert len(fires) == 22
-    with mounted.silent():
+    with mounted.stalled():
         wait_for(lambda: len(held(agent)) == 21)
         assert agent.fires("x-job-1") == fires
-        # Not each by waiting for it: that would lose a thread to each.
+        # The agent does not wait for each of them: that would lose one thread each.
         assert agent.process is not None
         assert len(os.listdir(f"/proc/{agent.process.pid}/task")) < 20
     wait_for(lambda: held(agent) == {})
 
 
-def test_the_agent_stops_while_it_is_silent(agent: Agent, mounted: Mount) -> None:
+def test_the_agent_stops_during_a_stall(agent: Agent, mounted: Mount) -> None:
     agent.start()
     process = agent.process
     assert process is not None
-    with mounted.silent():
+    with mounted.stalled():
         wait_for(lambda: held(agent) == {str(mounted.at): "fault"})
         process.terminate()
-        # The kernel may not let go of a thread whose request bindfs has read before it was stopped.
-        # Then what is left of the process is a zombie with that thread.
+        # The kernel may not release a thread whose request bindfs read before it was stopped. Then
+        # the process remains as a zombie with that thread.
         status = Path(f"/proc/{process.pid}/status")
         wait_for(lambda: process.poll() is not None or "State:\tZ" in status.read_text())
     assert process.wait(DEADLINE) == 0
 
 
 def test_a_slow_one_is_not_stalled(agent: Agent, tmp_path: Path, mounted: Mount) -> None:
-    """So many files that all of them together take far longer than one may: each stops for a tenth
-    of a second."""
+    """All files together take far longer than one call may: each takes a tenth of a second."""
     names = [f"n{number}.pl" for number in range(40)]
     conf = "".join(f"{name} = x-job-{number}\n" for number, name in enumerate(names, 100))
     write(tmp_path / "under", conf, **{name.replace(".", "_"): "1\n" for name in names})
@@ -296,13 +295,13 @@ def test_a_slow_one_is_not_stalled(agent: Agent, tmp_path: Path, mounted: Mount)
 def test_a_reload_waits_for_it_and_edits_elsewhere_do_not(
     agent: Agent, mounted: Mount, near: Path
 ) -> None:
-    """From the first moment of its silence on."""
+    """From the first moment of the stall on."""
     agent.program = [part.replace(f"SLOW = {SLOW}", "SLOW = 8") for part in agent.program]
     agent.start()
 
     def elsewhere_first(number: int) -> bool:
         agent.reload()
-        with mounted.silent():
+        with mounted.stalled():
             reload = [sys.executable, "-m", "agent", "reload", "--pipe", str(agent.pipe)]
             waiting = subprocess.Popen(reload, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             edit(near, number)
@@ -311,14 +310,14 @@ def test_a_reload_waits_for_it_and_edits_elsewhere_do_not(
         waiting.wait(DEADLINE)
         return first
 
-    # It may fall silent in the middle of being read, for which others wait.
+    # It may stall in the middle of a reading, for which others wait.
     assert any(elsewhere_first(number) for number in range(2, 8))
 
 
 def test_several_are_waited_for_together_at_the_start(
     agent: Agent, near: Path, tmp_path: Path
 ) -> None:
-    """It would take minutes, were each waited for."""
+    """One after the other, they would take minutes."""
     agent.program = [part.replace(f"SLOW = {SLOW}", "SLOW = 600") for part in agent.program]
     with contextlib.ExitStack() as ends:
         mounts = []
@@ -327,9 +326,9 @@ def test_several_are_waited_for_together_at_the_start(
             mounts.append(Mount(under, tmp_path / f"m{number}"))
             ends.callback(mounts[-1].end)
         agent.directories = (near, *(mount.at for mount in mounts))
-        with contextlib.ExitStack() as silent:
+        with contextlib.ExitStack() as stalls:
             for mount in mounts:
-                silent.enter_context(mount.silent())
+                stalls.enter_context(mount.stalled())
             agent.start()
             assert agent.fires("x-job-1") == ["near.pl"]
             assert held(agent) == {str(mount.at): "fault" for mount in mounts}
@@ -338,9 +337,9 @@ def test_several_are_waited_for_together_at_the_start(
         assert agent.stop() == 0
 
 
-def test_check_tells_of_it(mounted: Mount, near: Path) -> None:
+def test_check_reports_it(mounted: Mount, near: Path) -> None:
     program = "import sys, agent.disk.stalls as p, agent.cli as c; p.SLOW = 1; sys.exit(c.main())"
-    with mounted.silent():
+    with mounted.stalled():
         done = subprocess.run(
             [sys.executable, "-c", program, "check", str(mounted.at), str(near)],
             capture_output=True,

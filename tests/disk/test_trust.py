@@ -1,4 +1,4 @@
-"""Who may write callbacks: every rule, with files of real users, and no race."""
+"""Who may change callbacks: every rule, with files of real users, and no race."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def users() -> Iterator[Strangers]:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder that every user may enter: pytest's own are closed to others."""
+    """A folder that every user may enter; pytest's own folders are closed to other users."""
     with tempfile.TemporaryDirectory(prefix="trust-") as folder:
         place = Path(folder).resolve()
         place.chmod(0o755)
@@ -49,7 +49,7 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture
 def cb(place: Path) -> Path:
-    """A callback directory, two levels down, of which nothing is wrong."""
+    """A callback directory, two levels down, with nothing unsafe."""
     return safe(write(place / "above" / "cb", CONF, a_pl="# a\n", b_pl="# b\n"))
 
 
@@ -72,12 +72,12 @@ def served(judgement: Evaluation) -> list[str]:
 
 
 def command(hint: str | None) -> str:
-    """The command of a hint, without what it says besides."""
+    """The command of a hint, without the rest of its text."""
     assert hint is not None
     return hint.partition(", or ")[0]
 
 
-#: What can be unsafe, from the callback directory; and whether other lines are served then.
+#: What can be unsafe, relative to the callback directory; and whether other lines are then served.
 PLACES = {".": False, "callbacks.conf": False, "a.pl": True, "..": False, "../..": False}
 
 
@@ -106,7 +106,7 @@ def test_what_others_may_write_is_refused_and_the_command_mends_it(
     found = path.stat()
     assert f"owner {found.st_uid}" in finding.message
     assert f"mode {stat.S_IMODE(found.st_mode):04o}" in finding.message
-    # What became unsafe later keeps what was served.
+    # If something becomes unsafe later, what was served stays served.
     later = judged(cb, accepted=accepted)
     assert later.held == UNSAFE
     assert later.unit == accepted
@@ -136,7 +136,7 @@ def test_a_trusted_group_may_write(cb: Path, users: Strangers, name: str) -> Non
     assert unsafe(judged(cb))
     trust = Trust(REFUSE, groups=frozenset({users.group}))
     assert not unsafe(judged(cb, trust))
-    # Its group alone: not everybody, and no other group.
+    # Only its group: not all users, and not another group.
     assert unsafe(judged(cb, Trust(REFUSE, groups=frozenset({users.group + 1}))))
     path.chmod(path.stat().st_mode | 0o002)
     assert unsafe(judged(cb, trust))
@@ -146,7 +146,7 @@ def test_the_agents_user_is_trusted_and_no_other(cb: Path, users: Strangers) -> 
     for path in (cb.parent, cb, *cb.iterdir()):
         os.chown(path, users.other.uid, -1)
     own = Trust(REFUSE, uid=users.other.uid)
-    # What is above belongs to root, who is trusted too.
+    # The parents belong to root, who is trusted too.
     assert judged(cb, own).held is None
     assert served(judged(cb, own)) == ["a.pl", "b.pl"]
     assert unsafe(judged(cb, Trust(REFUSE, uid=users.member.uid)))
@@ -161,7 +161,7 @@ def test_the_agents_user_is_trusted_and_no_other(cb: Path, users: Strangers) -> 
 def test_in_a_sticky_directory_of_roots_what_is_ours_is_ours(cb: Path, users: Strangers) -> None:
     cb.parent.chmod(0o1777)
     assert judged(cb).held is None
-    # What is another's there is not.
+    # A directory there that belongs to another user is unsafe.
     os.chown(cb, users.other.uid, -1)
     assert judged(cb).held == UNSAFE
     assert judged(cb, Trust(REFUSE, uid=users.other.uid)).held is None
@@ -177,12 +177,12 @@ def test_a_sticky_directory_of_anothers_is_unsafe(cb: Path, users: Strangers) ->
     cb.parent.chmod(0o1777)
     os.chown(cb.parent, users.other.uid, -1)
     assert judged(cb).held == UNSAFE
-    # It must be root's, not the agent's user's.
+    # It must belong to root, not to the agent's user.
     assert judged(cb, Trust(REFUSE, uid=users.other.uid)).held == UNSAFE
 
 
 def test_a_callback_directory_may_not_itself_be_one_of_anybodys(cb: Path) -> None:
-    """In it anybody may make the file that a line names, before root does."""
+    """Any user may create the file that a line names there, before root does."""
     cb.chmod(0o1777)
     assert judged(cb).held == UNSAFE
 
@@ -192,7 +192,7 @@ def test_a_callback_directory_may_not_itself_be_one_of_anybodys(cb: Path) -> Non
 
 @pytest.fixture
 def elsewhere(place: Path) -> Path:
-    """Another directory, two levels down, for links to lead to."""
+    """Another directory, two levels down, as the target of links."""
     return safe(write(place / "far" / "off", CONF, a_pl="# far\n", b_pl="# b\n"))
 
 
@@ -219,7 +219,7 @@ def test_a_directory_that_is_a_link_is_judged_by_what_it_leads_to_and_over(
     found = judged(link)
     assert found.held == UNSAFE
     assert served(found) == []
-    # With dots the way leads over the end too, which is told of by both its names.
+    # With dots, the path leads over its own end, which is reported by both names.
     assert {f.path for f in unsafe(found)} - {str(elsewhere)} <= {str(link), str(wrong)}
     assert str(wrong if bad == "way" else link) in {f.path for f in unsafe(found)}
 
@@ -244,7 +244,7 @@ def test_a_file_that_is_a_link_is_judged_by_what_it_leads_to_and_over(
 def test_a_strangers_link_in_a_sticky_directory_is_his(
     place: Path, cb: Path, users: Strangers
 ) -> None:
-    """He may lead it to anything at any time, however safe it is what it leads to now."""
+    """They may change it at any time, however safe its present target is."""
     sticky = place / "sticky"
     sticky.mkdir()
     sticky.chmod(0o1777)
@@ -328,7 +328,7 @@ def test_live_it_is_held_with_the_old_served_and_heals(tmp_path: Path, cb: Path,
         (told,) = [d for d in record["diagnostics"] if d["code"] == "unsafe"]
         subprocess.run(["sh", "-c", command(told["hint"])], check=True)
         if name == "..":
-            # What is above the directories is looked at when asked, and at every scan.
+            # Parents of the directories are checked at each reload and each poll.
             agent.reload()
         wait_for(lambda: agent.status()["state"] == "ok", "it heals by itself")
         assert agent.fires("done-job-self", code=True) == ["a.pl"]
@@ -354,7 +354,7 @@ def test_after_a_restart_what_was_served_stays_and_nothing_unsafe_comes(
     agent = Agent(tmp_path, cb, CALLBACK_AGENT_UNSAFE_PERMISSIONS="refuse")
     agent.start()
     before = agent.served()
-    agent.reload()  # What is served is kept when it returns.
+    agent.reload()  # When it returns, what is served is stored.
     assert agent.stop() == 0
     (cb / "b.pl").write_text("# evil\n")
     cb.chmod(0o777)
@@ -371,7 +371,7 @@ def test_after_a_restart_what_was_served_stays_and_nothing_unsafe_comes(
 
 @contextlib.contextmanager
 def swapping(place: Path, *ones: Path) -> Iterator[None]:
-    """What stands at `place` is one of these, each in its turn, by rename, as fast as may be."""
+    """Meanwhile, these take turns at `place`, by rename, as fast as possible."""
 
     def swap() -> None:
         spare = place.with_name(f"{place.name}.spare")
@@ -384,7 +384,7 @@ def swapping(place: Path, *ones: Path) -> Iterator[None]:
                 os.rename(spare, place)
                 spare.unlink(missing_ok=True)
 
-    # A process, not a thread: it must come between any two steps of the reader's.
+    # A process, not a thread: it must be able to run between any two steps of the reader.
     swapper = multiprocessing.get_context("fork").Process(target=swap, daemon=True)
     swapper.start()
     try:
@@ -394,7 +394,7 @@ def swapping(place: Path, *ones: Path) -> Iterator[None]:
         swapper.join()
 
 
-#: So many readings at least. Each error of this kind that was tried showed within some hundred.
+#: Readings, at least. Each error of this kind that was tried showed within some hundred.
 READINGS = 3000
 
 
@@ -405,7 +405,7 @@ def test_unsafe_bytes_are_never_served_however_files_are_swapped(
 ) -> None:
     evil = safe(write(place / "evil" / "cb", "a.pl = evil-job-self\n", a_pl="# evil\n"))
     (evil / "b.pl").write_text("# b\n")
-    # Where links lead, the end is as safe as can be: only the way there tells.
+    # The target of a link is safe itself: only the path to it is not.
     if what in ("file", "conf"):
         (evil / "a.pl").chmod(0o666)
         (evil / "callbacks.conf").chmod(0o666)
@@ -464,7 +464,7 @@ def test_a_state_folder_that_others_may_write_to_is_not_used(
     assert not again.save("/other", Unit(), None)
     assert len(messages) == 1
     assert "is writable for all users" in messages[0]
-    # The command that it says mends it, without a restart.
+    # The command in the message corrects it, without a restart.
     told_command = messages[0].rpartition("; ")[2]
     subprocess.run(["sh", "-c", told_command], check=True)
     again.flush()

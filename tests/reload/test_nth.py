@@ -51,7 +51,7 @@ THOROUGH = hypothesis_settings.get_current_profile_name() == "thorough"
 #: Seconds for one test.
 LIMIT = 3600 if THOROUGH else 900
 #: More operations than any run has.
-MOST = 1000
+MAX_OPERATIONS = 1000
 #: Seconds until a wait in the reloader is a failure.
 PATIENCE = 60.0
 #: The permissions of the folder of the tests do not matter.
@@ -64,7 +64,7 @@ class Operations:
     def __init__(self) -> None:
         self.count = 0
         self.failed: list[str] = []
-        self._nth = MOST
+        self._nth = MAX_OPERATIONS
         self._error = 0
         self._for_ever = False
         self._lock = threading.Lock()
@@ -342,7 +342,7 @@ def test_the_nth_file_operation_fails(
     tmp_path: Path, operations: Operations, scene: Callable[..., Any], for_ever: bool
 ) -> None:
     seen: set[str] = set()
-    for nth in range(1, MOST):
+    for nth in range(1, MAX_OPERATIONS):
         # One error for each N would do; all of them where there is time.
         for error in ERRORS if THOROUGH else (ERRORS[nth % len(ERRORS)],):
             operations.disarm()

@@ -1,4 +1,4 @@
-"""Watches targets by events and by polling, and tells which may have changed.
+"""Watches targets by events and by polling, and reports which may have changed.
 
 Events come from one source, whatever gives no event is polled; see `events` and `polling`. The
 paths to the targets are looked up here, again whenever an event concerns one of them, so that the
@@ -24,7 +24,7 @@ from agent.disk.watch.interface import POLL_INTERVAL, Target, Watcher
 from agent.disk.watch.paths import UNKNOWN, PathWalker, WatchSet, watch_set
 from agent.disk.watch.polling import Poller
 
-#: Paths of events that are looked at one by one; if there are more, the whole path is looked up.
+#: Paths of events that are compared one by one; if there are more, the target is looked up again.
 MAX_TOUCHED = 100
 #: How often `follow` looks up the paths again if a directory disappears meanwhile.
 _ATTEMPTS = 3

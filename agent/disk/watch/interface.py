@@ -1,4 +1,4 @@
-"""What a source of events offers, and what it is told.
+"""The interface of a source of events, and what it watches.
 
 A source of events is one file in this folder with one class that has the methods of `Watcher`;
 `combined` chooses it. Everything that it misses is found by `polling`, so a source may fail at any
