@@ -20,6 +20,8 @@ from support.valid import check_result
 #: Seconds until a wait is a failure. Generous: a shared machine may stand still for many seconds,
 #: and a wait that goes well costs nothing of it.
 DEADLINE = 60.0
+#: Seconds between two tries of a wait, at first and at most.
+MIN_PAUSE, MAX_PAUSE = 0.002, 0.05
 
 ALL_LANGUAGES = 'supervisor_language_flags = "qube,perl,python,mail"\n'
 
@@ -27,8 +29,13 @@ T = TypeVar("T")
 
 
 def wait_for(what: Callable[[], T], message: str = "", deadline: float = DEADLINE) -> T:
-    """The first true value of `what`, asked again and again; a failure after the deadline."""
-    end = time.monotonic() + deadline
+    """The first true value of `what`, asked again and again; a failure after the deadline.
+
+    The pauses grow with the time that has passed: a long wait must not take the processor from the
+    agent that it waits for.
+    """
+    began = time.monotonic()
+    end = began + deadline
     while True:
         # Looked at before: this process may stand still as well, and then asks once more.
         over = time.monotonic() > end
@@ -37,7 +44,7 @@ def wait_for(what: Callable[[], T], message: str = "", deadline: float = DEADLIN
             return value
         if over:
             raise AssertionError(f"not within {deadline} s: {message or what}")
-        time.sleep(0.002)
+        time.sleep(min(max(MIN_PAUSE, (time.monotonic() - began) / 20), MAX_PAUSE))
 
 
 class Agent:
