@@ -109,7 +109,7 @@ def test_the_architecture_lists_all_modules() -> None:
     layers = [row[0].strip("`/") for row in rows(section(text, "Layers"))[2:]]
     assert [n for n in layers if not list((ROOT / "agent").glob(f"{n}*"))] == []
     listed = section(text, "Modules")
-    expected = "\n".join(["", "| module | |", "|---|---|", *modules(layers), "", ""])
+    expected = "\n".join(["", "| module | |", "|---|---|", *modules(layers), ""])
     if listed != expected and os.environ.get("UPDATE_DOCUMENTS") == "1":
         head = "## Modules\n"
         page.write_text(text.replace(head + listed, head + expected), encoding="utf-8")
