@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from agent.core import languages
-from agent.core.diagnostic import Diagnostic, Severity
+from agent.core.diagnostic import Diagnostic, Problem
 from agent.core.quoting import shown
 from agent.core.unit import Implementation, Reading, Unit
 from agent.reload.check_sources import CHECK_BUDGET
@@ -134,7 +134,7 @@ def _not_checked(path: str, why: str | None, edited: bool) -> Diagnostic:
     hint = "nothing to do: the check is tried again"
     if edited:
         hint = "the check is tried again; until then the version before the edit is served"
-    return Diagnostic(Severity.WARNING, NOT_CHECKED, path, None, None, message, hint)
+    return Problem(NOT_CHECKED, message, hint).at(path)
 
 
 def _over_budget(directory: str, files: list[str]) -> Diagnostic:
@@ -144,4 +144,4 @@ def _over_budget(directory: str, files: list[str]) -> Diagnostic:
         f" to compile; {len(files)} are not checked: {named}"
     )
     hint = "make the largest files simpler, or move some to another directory"
-    return Diagnostic(Severity.ERROR, CHECK_BUDGET_USED, directory, None, None, message, hint)
+    return Problem(CHECK_BUDGET_USED, message, hint).at(directory)

@@ -21,7 +21,7 @@ import logging
 import os
 import threading
 
-from agent.core.diagnostic import Diagnostic, Severity
+from agent.core.diagnostic import Diagnostic, Problem
 from agent.core.quoting import printable
 from agent.core.unit import Unit
 from agent.disk.permissions import Trust
@@ -249,4 +249,4 @@ def _damaged(directory: str, path: str, error: BaseException) -> Diagnostic:
     why = str(error) or type(error).__name__
     message = f"the stored version of {printable(directory)} is damaged and not used: {why}"
     hint = "nothing to do: it is written again"
-    return Diagnostic(Severity.WARNING, "kept-damaged", path, None, None, message, hint)
+    return Problem("kept-damaged", message, hint).at(path)

@@ -13,7 +13,7 @@ from dataclasses import replace
 import anyio
 
 from agent import settings
-from agent.core.diagnostic import Diagnostic, Severity
+from agent.core.diagnostic import Diagnostic, Problem
 from agent.core.unit import BEING_WRITTEN
 from agent.disk import being_written, directory
 from agent.disk.fingerprint import Fingerprint, fingerprint_if_closed
@@ -116,17 +116,13 @@ class QbConf:
                 new = self._read()
         except settings.SettingsError as error:
             hint = "the last valid settings stay until then"
-            return old, (_error("bad-settings", old.qb_conf, str(error), hint),)
+            return old, (Problem("bad-settings", str(error), hint).at(old.qb_conf),)
         if new.bad:
             return old, new.findings
         last = self._stored()
         if not new.found and last is not None and last.found and last.qb_conf == new.qb_conf:
             message = "the file does not exist any more, so the last valid settings stay"
             hint = "put it back; an empty file means the defaults"
-            return old, (_error("qb-conf-lost", new.qb_conf, message, hint),)
+            return old, (Problem("qb-conf-lost", message, hint).at(new.qb_conf),)
         same = new == replace(old, findings=new.findings)
         return (old if same else new), new.findings
-
-
-def _error(code: str, path: str, message: str, hint: str) -> Diagnostic:
-    return Diagnostic(Severity.ERROR, code, path, None, None, message, hint)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
-from agent.core.diagnostic import Diagnostic, Severity, capped
+from agent.core.diagnostic import Diagnostic, Problem, Severity, capped
 from agent.core.quoting import encodable, shown
 from agent.settings.host import BadPath, Host, default_log, default_pipe, default_state
 from agent.settings.path_list import DEFAULT, PathList, QbConf, normalise
@@ -281,10 +281,7 @@ def resolve(
         why = qb.strerror or type(qb).__name__
         message = f"the supervisor's configuration cannot be read: {why}"
         hint = "let the agent's user read it, or name another with --qb-conf"
-        path = values["qb_conf"]
-        findings.append(
-            Diagnostic(Severity.ERROR, "qb-conf-unreadable", path, None, None, message, hint)
-        )
+        findings.append(Problem("qb-conf-unreadable", message, hint).at(values["qb_conf"]))
     conf = QbConf(qb if isinstance(qb, bytes) else b"", values["qb_conf"], findings)
     paths = PathList(environ, host, conf)
     values["directories"], sources["directories"] = _directories(given, paths)

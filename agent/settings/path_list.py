@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from agent.core.conf import Setting, closing_quote, read_qb, unescaped
-from agent.core.diagnostic import MAX_UNCAPPED, Diagnostic, Severity, capped
+from agent.core.diagnostic import MAX_UNCAPPED, Diagnostic, Problem, Severity, capped
 from agent.core.languages import DEFAULT_FLAGS, read_flags
 from agent.core.quoting import shown
 from agent.settings.host import BadPath, Host, home
@@ -54,22 +54,13 @@ class QbConf:
                 self._looked_up[name] = setting, f"{self.path}:{setting.line}", broken
         return self._looked_up[name]
 
-    def note(
-        self,
-        severity: Severity,
-        code: str,
-        setting: Setting,
-        offset: int,
-        message: str,
-        hint: str | None = None,
-    ) -> None:
-        """Add a finding about the character at `offset` of the setting's value."""
-        place = setting.line, setting.column_of(offset)
-        self._add(Diagnostic(severity, code, self.path, *place, message, hint))
+    def note(self, problem: Problem, setting: Setting, offset: int) -> None:
+        """Add a problem of the character at `offset` of the setting's value."""
+        self._add(problem.at(self.path, setting.line, setting.column_of(offset)))
 
-    def note_flag(self, code: str, source: str, message: str, hint: str) -> None:
-        """Add a warning about the value of a flag or variable."""
-        self._add(Diagnostic(Severity.WARNING, code, source, None, None, message, hint))
+    def note_flag(self, problem: Problem, source: str) -> None:
+        """Add a problem of the value of a flag or variable."""
+        self._add(problem.at(source))
 
     def _add(self, finding: Diagnostic) -> None:
         self._findings.append(finding)
@@ -91,8 +82,8 @@ class QbConf:
         for entry, offset in entries:
             more, problems = read_flags(entry)
             flags |= more
-            for p in problems:
-                self.note(p.severity, p.code, setting, offset, p.message, p.hint)
+            for problem in problems:
+                self.note(problem, setting, offset)
         return flags, source
 
 
@@ -112,7 +103,7 @@ class PathList:
                 raise BadPath(_TOO_MANY)
             directory = self._directory(entry)
             if directory in found:
-                self._conf.note_flag("duplicate-directory", source, *_listed_twice(directory))
+                self._conf.note_flag(_listed_twice(directory), source)
             found[directory] = None
         return tuple(found)
 
@@ -137,19 +128,16 @@ class PathList:
         for count, (entry, offset) in enumerate(_split(setting.value)):
             if count == MAX_DIRECTORIES:
                 hint = "put several sets of callbacks into one directory"
-                code = "too-many-directories"
-                self._conf.note(Severity.ERROR, code, setting, offset, _TOO_MANY, hint)
+                self._conf.note(Problem("too-many-directories", _TOO_MANY, hint), setting, offset)
                 break
             try:
                 directory = self._directory(entry)
             except BadPath as error:
-                self._conf.note(Severity.ERROR, "bad-path", setting, offset, str(error))
+                self._conf.note(Problem("bad-path", str(error)), setting, offset)
                 usable = False
                 continue
             if directory in found:
-                message, hint = _listed_twice(directory)
-                code = "duplicate-directory"
-                self._conf.note(Severity.WARNING, code, setting, offset, message, hint)
+                self._conf.note(_listed_twice(directory), setting, offset)
             found[directory] = None
         return usable
 
@@ -186,7 +174,7 @@ class PathList:
             offset, wrong = 0, f"a path may have at most {MAX_PATH} characters"
             if "\0" in value:
                 offset, wrong = setting.value.index("\0"), "a path cannot contain NUL"
-            self._conf.note(Severity.ERROR, "bad-path", setting, offset, wrong)
+            self._conf.note(Problem("bad-path", wrong), setting, offset)
         return "/Applications/pfx/qube" if self._host.system == "darwin" else "/usr/local/pfx/qube"
 
 
@@ -208,8 +196,9 @@ def _check_length(path: str) -> None:
         )
 
 
-def _listed_twice(directory: str) -> tuple[str, str]:
-    return f"{shown(directory)} is listed twice and is read once", "remove one of the two"
+def _listed_twice(directory: str) -> Problem:
+    message = f"{shown(directory)} is listed twice and is read once"
+    return Problem("duplicate-directory", message, "remove one of the two")
 
 
 def _split(value: str) -> Iterator[tuple[str, int]]:
