@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.disk import directory as reading
+from agent.disk.directory import QUIET
 from agent.disk.watch import interface
 from support.agents import Agent, wait_for
 from support.editors import Edit
@@ -24,7 +24,7 @@ from support.onlooker import Answer, answer, files, put
 SOON = 25.0
 #: Seconds between two times of files that show that less than a quiet time lay between the changes:
 #: the clock of files may go in steps of 4 ms.
-TOGETHER = reading.QUIET / 5
+TOGETHER = QUIET / 5
 #: Seconds within which what gives no event is served: a scan each second, and a busy machine.
 SCANNED = 2.0 + SOON
 
@@ -98,7 +98,7 @@ class Content:
         began = time.monotonic()
         with (file or self.directory / name).open("wb", 0) as opened:
             opened.write(self.now[name].encode())
-        if time.monotonic() - began >= reading.QUIET:
+        if time.monotonic() - began >= QUIET:
             self.right.append(between)
         return self.answer
 

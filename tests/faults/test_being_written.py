@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent.core import unit as callback
+from agent.core import unit
 from agent.core.unit import FAULT, evaluate
 from agent.disk import directory, files, filesystems
 from support.agents import Agent, running, wait_for, write
@@ -124,7 +124,7 @@ def test_an_error_of_open_means_one_thing(
         assert snapshot.busy == {name}
         return
     assert not snapshot.busy
-    judgement = evaluate(snapshot.reading, callback.Unit())
+    judgement = evaluate(snapshot.reading, unit.Unit())
     assert code in {f.code for f in judgement.findings}
     assert judgement.held is not None
 
@@ -147,14 +147,14 @@ def test_a_file_in_the_middle_of_a_path_is_named(tmp_path: Path, cb: Path) -> No
 
 def test_too_many_bytes_are_not_read(tmp_path: Path) -> None:
     """Sparse files cost no disk, and as much memory as others."""
-    count = files.MAX_UNIT_BYTES // callback.MAX_CODE_BYTES + 1
+    count = files.MAX_UNIT_BYTES // unit.MAX_CODE_BYTES + 1
     cb = write(tmp_path / "cb", "".join(f"f{n}.qcb = done-job-self\n" for n in range(count)))
     for n in range(count):
         with (cb / f"f{n}.qcb").open("wb") as file:
-            file.truncate(callback.MAX_CODE_BYTES)
+            file.truncate(unit.MAX_CODE_BYTES)
     snapshot = directory.read(str(cb))
     found = evaluate(snapshot.reading, None)
-    assert found.held == callback.ERROR
+    assert found.held == unit.ERROR
     assert [f.code for f in found.findings] == ["unit-too-big"]
     assert snapshot.size == 0
     # It is well as soon as it is smaller.
@@ -172,7 +172,7 @@ def test_callbacks_conf_itself_may_be_too_much(cb: Path) -> None:
     """All other directories leave no room for one more byte."""
     snapshot = directory.read(str(cb), elsewhere=files.MAX_TOTAL_BYTES)
     found = evaluate(snapshot.reading, None)
-    assert (found.held, [f.code for f in found.findings]) == (callback.ERROR, ["unit-too-big"])
+    assert (found.held, [f.code for f in found.findings]) == (unit.ERROR, ["unit-too-big"])
     assert snapshot.retry
 
 

@@ -22,7 +22,6 @@ FAILING = """
 import os, sys, threading
 from agent.disk import directory, second_look
 from agent.reload import directory_state
-from agent.core import unit as callback
 from agent.core import index
 from agent import __main__
 FLAGS = {flags!r}

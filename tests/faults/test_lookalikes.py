@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.core import look_alikes as alike
-from agent.core import unit as callback
+from agent.core import unit
 from agent.core.unit import CONF, Absent
 from agent.disk import directory
 from support.agents import running, write
@@ -21,7 +21,7 @@ NFD = unicodedata.normalize("NFD", "grün.py")
 def hint_of(folder: Path) -> str:
     """The hint of the one finding about a directory at its first reading."""
     snapshot = directory.read(str(folder))
-    (finding,) = callback.evaluate(snapshot.reading, None).findings
+    (finding,) = unit.evaluate(snapshot.reading, None).findings
     return finding.hint or ""
 
 

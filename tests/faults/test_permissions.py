@@ -14,7 +14,7 @@ import pytest
 
 from agent.core.diagnostic import Diagnostic
 from agent.core.unit import UNSAFE, Evaluation, evaluate
-from agent.disk import permissions as trust
+from agent.disk import permissions
 from agent.disk.directory import read
 from agent.disk.permissions import REFUSE, Trust
 from support import strangers
@@ -287,12 +287,12 @@ def test_a_link_in_a_sticky_directory_is_its_owners_however_they_may_write(
 
 
 def test_a_walk_leaves_no_descriptors_open(place: Path, cb: Path) -> None:
-    for number in range(trust.MAX_OPEN * 2):
+    for number in range(permissions.MAX_OPEN * 2):
         folder = place / f"d{number}"
         folder.mkdir()
         (folder / "x.pl").write_text("#\n")
         (cb / f"x{number}.pl").symlink_to(folder / "x.pl")
-    lines = "".join(f"x{n}.pl = done-work-self\n" for n in range(trust.MAX_OPEN * 2))
+    lines = "".join(f"x{n}.pl = done-work-self\n" for n in range(permissions.MAX_OPEN * 2))
     (cb / "callbacks.conf").write_text(lines)
     before = len(os.listdir("/proc/self/fd"))
     assert judged(cb).held is None

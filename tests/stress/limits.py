@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agent.client import AgentError, Client
-from agent.core import unit as callback
+from agent.core import unit
 from agent.disk.files import MAX_UNIT_BYTES
 from support.agents import DEADLINE, Agent, wait_for
 from support.onlooker import CONF, EVENT, Onlooker, answer, files, put
@@ -94,7 +94,7 @@ def a_long_line(_: Agent, directory: Path) -> Iterator[None]:
     put(
         directory,
         {
-            "a.qcb": 'x = "' + "x" * (callback.MAX_CODE_BYTES - 100),
+            "a.qcb": 'x = "' + "x" * (unit.MAX_CODE_BYTES - 100),
             CONF: "a.qcb = done-job-nobody\n",
         },
     )
@@ -105,13 +105,13 @@ def a_long_line(_: Agent, directory: Path) -> Iterator[None]:
 
 def findings_without_end(_: Agent, directory: Path) -> Iterator[None]:
     """A callbacks.conf of which every line is wrong."""
-    put(directory, {CONF: "nothing here\n" * (callback.MAX_CONF_LINES - 1)})
+    put(directory, {CONF: "nothing here\n" * (unit.MAX_CONF_LINES - 1)})
     yield
 
 
 def sparse_files(_: Agent, directory: Path) -> Iterator[None]:
     """Many files that are long and take no room on disk."""
-    size = callback.MAX_CODE_BYTES - 1
+    size = unit.MAX_CODE_BYTES - 1
     names = [f"s{number}.pl" for number in range(MAX_UNIT_BYTES // size - 1)]
     for name in names:
         with (directory / name).open("wb") as file:
