@@ -60,10 +60,9 @@ def health(status: JsonObject, paint: Paint) -> Iterator[str]:
     """The state first, then its parts; each line begins with its subject."""
     state = status["state"]
     yield "state: " + paint(printable(state), "green" if state == "ok" else "red")
-    clients = status.get("clients")
     yield printable(
-        f"agent: version {status['version']}, pid {status['pid']}, up {_span(status['uptime'])}"
-        + ("" if clients is None else f", {count(clients, 'client')}")
+        f"agent: version {status['version']}, pid {status['pid']}, up {_span(status['uptime'])},"
+        f" {count(status['clients'], 'client')}"
     )
     yield printable(
         f"index: generation {status['generation']}, {count(status['callbacks'], 'callback')},"
@@ -83,7 +82,7 @@ def health(status: JsonObject, paint: Paint) -> Iterator[str]:
         value = setting["value"]
         shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         yield printable(f"setting: {name.ljust(width)}  {shown}  ({setting['source']})")
-    for note in status.get("notes") or []:
+    for note in status["notes"]:
         yield printable(f"note: {note}")
     yield "last reload:"
     record = status["last_reload"]
@@ -119,7 +118,7 @@ def count(number: int, one: str, many: str | None = None) -> str:
 
 
 def _span(seconds: float) -> str:
-    """A time in its two largest units: `3 h 12 min`."""
+    """A duration in its two largest units: `3 h 12 min`."""
     left = int(seconds)
     parts: list[str] = []
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):

@@ -122,6 +122,8 @@ def health(**fields: Any) -> dict[str, Any]:
             "languages": {"value": ["mail", "qube"], "source": "/etc/qb.conf:12"},
         },
         "last_reload": summary(record()),
+        "clients": 1,
+        "notes": [],
         **fields,
     }
 
