@@ -30,7 +30,7 @@ from agent.reload.log import Log
 from agent.reload.reloader import Reloader
 from agent.server.access import AccessPolicy
 from agent.server.handlers import Handlers
-from agent.server.listener import LOOK, MAX_CONNECTIONS, Held, Pipe
+from agent.server.listener import MAX_CONNECTIONS, SOCKET_CHECK_INTERVAL, Pipe, PipeInUse
 from agent.server.service import Service
 from agent.settings import STANDARD_OUTPUT, TABLE, Given, Settings, SettingsError
 from agent.settings.host import Host
@@ -72,7 +72,7 @@ def run(given: Mapping[str, Given], signals: Signals) -> int:
     messages.install()
     try:
         agent = _start(given, messages, signals)
-    except Held as error:
+    except PipeInUse as error:
         _logger.error("%s", error)
         messages.drain()
         return EXIT_PIPE_IN_USE
@@ -92,7 +92,7 @@ def run(given: Mapping[str, Given], signals: Signals) -> int:
 
 
 def _start(given: Mapping[str, Given], messages: MessageHandler, signals: Signals) -> _Agent:
-    """Put the parts together and take the pipe's lock. Raises as `run`, and Held."""
+    """Put the parts together and take the pipe's lock. Raises as `run`, and PipeInUse."""
     raise_fd_limit(MAX_CONNECTIONS + OTHER_DESCRIPTORS)
     host = Host.here()
     now = settings.read(given, host=host)
@@ -195,11 +195,11 @@ async def _keep_pipe(agent: _Agent, service: Service) -> None:
     """Make the pipe again if somebody removes it, and report it, or why it cannot be made."""
     reported = ""
     while True:
-        await anyio.sleep(LOOK)
+        await anyio.sleep(SOCKET_CHECK_INTERVAL)
         try:
-            if agent.pipe.lost():
+            if agent.pipe.is_missing():
                 pipe_folder.make(agent.reloader.settings)
-                await agent.pipe.listen_anew(service, agent.access)
+                await agent.pipe.rebind(service, agent.access)
                 _logger.warning(
                     "somebody removed the pipe %s or its lock; it is made again",
                     printable(agent.pipe.path),

@@ -1,7 +1,7 @@
-"""Who is at the other end of a Unix socket, as the kernel says, and whether he may ask.
+"""Which user is at the other end of a Unix socket, by the kernel's word, and what they may do.
 
-The modes of the pipe and of its folder are the first lock. This is the second: it holds whatever
-the modes have become.
+The modes of the pipe and of its folder protect it first. This check holds even if somebody changed
+them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ REPORT_INTERVAL = 60.0
 MAX_REPORTED = 1000
 
 _SO_PEERGROUPS = 59
-#: The most bytes that Python reads of a socket option: 256 groups.
-_MOST_OPTION = 1024
-#: The most groups of a process on Linux; see limits.h.
+#: Bytes of a socket option that Python can read: 256 groups.
+_MAX_OPTION = 1024
+#: Groups that a process may have on Linux; see limits.h.
 _NGROUPS_MAX = 65536
 _LOCAL_PEERCRED = 1
 
@@ -51,10 +51,10 @@ class Peer:
         raw = one.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         _, uid, gid = struct.unpack("3I", raw)
         try:
-            raw = one.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST_OPTION)
+            raw = one.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_OPTION)
         except OSError as error:
             if error.errno == errno.ENOPROTOOPT:
-                # A Linux before 4.13. The user database may be on a server that does not answer.
+                # A Linux before 4.13. The user database is not asked: its server may be down.
                 return cls(uid, frozenset((gid,)))
             raw = _many_groups(one)
         groups = struct.unpack(f"{len(raw) // 4}I", raw)
@@ -63,7 +63,7 @@ class Peer:
 
 def _many_groups(one: socket.socket) -> bytes:
     """More groups than Python's `getsockopt` can read. Raises OSError."""
-    import ctypes  # Few users are in so many groups.
+    import ctypes  # Imported late: few users are in so many groups.
 
     libc = ctypes.CDLL(None, use_errno=True)
     raw = ctypes.create_string_buffer(4 * _NGROUPS_MAX)
@@ -75,7 +75,7 @@ def _many_groups(one: socket.socket) -> bytes:
 
 
 class AccessPolicy:
-    """Lets in root, the agent's user, and the members of one group if there is one."""
+    """Allows root, the agent's user, and the members of one group if there is one."""
 
     def __init__(self, uid: int, group: int | None, reload_for: str) -> None:
         self._owners = {0, uid}
@@ -84,7 +84,8 @@ class AccessPolicy:
         self._reported: dict[int, float] = {}
 
     def allows(self, peer: Peer) -> bool:
-        """Whether the peer may ask. A refusal is logged, once in REPORT_INTERVAL for each user."""
+        """Whether the peer may connect. A refusal is logged, once in REPORT_INTERVAL for each
+        user."""
         if peer.uid in self._owners or self._group in peer.groups:
             return True
         now = time.monotonic()
@@ -93,7 +94,7 @@ class AccessPolicy:
             if len(self._reported) >= MAX_REPORTED:
                 self._reported.clear()
             self._reported[peer.uid] = now
-            _logger.warning("refused a client of the user id %d, who may not ask", peer.uid)
+            _logger.warning("refused a client of user id %d, who may not connect", peer.uid)
         return False
 
     def allows_reload(self, peer: Peer) -> bool:

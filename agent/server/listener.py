@@ -1,7 +1,4 @@
-"""The local pipe: a Unix stream socket, its lock, and who is let in.
-
-What a connection may ask and cost is in `connection.py`.
-"""
+"""The pipe: a Unix stream socket, its lock, and which clients are accepted."""
 
 from __future__ import annotations
 
@@ -22,24 +19,24 @@ from agent.server.connection import LINGER, Connection
 from agent.server.shared import Client, Service, Shared
 from agent.settings import SettingsError
 
-#: Connections at the same time. A supervisor has some dozens; each costs some kilobytes.
+#: Connections at the same time. A supervisor has some dozens, and each costs some kilobytes.
 MAX_CONNECTIONS = 1000
-#: Descriptors that connections leave free, for reading directories and starting helpers: a reload
-#: needs some dozens. Where the process may have few, half of them.
+#: Descriptors that connections leave free. A reload needs some dozens, to read directories and to
+#: start helpers. If the process may have few, half of them.
 RESERVED_DESCRIPTORS = 128
-#: Refused clients that are kept until they had time to read why. Each has a descriptor.
+#: Refused clients whose sockets stay open for LINGER seconds, so that they can read why.
 MAX_LINGERING = 16
-#: Connections that wait to be accepted: a farm's supervisor opens its own at once.
+#: Connections that may wait to be accepted. A supervisor may open all of its own at once.
 BACKLOG = 512
-#: Connections that are accepted in one turn of the loop: about a millisecond.
+#: Connections that are accepted in one turn of the loop, in about a millisecond.
 MAX_ACCEPTED = 8
-#: Seconds without accepting after the system had no descriptor or no memory for a connection.
+#: Seconds without accepting after the system lacked a descriptor or memory for a connection.
 ACCEPT_PAUSE = 0.5
-#: Seconds between two looks whether the socket's file is still there.
-LOOK = 1.0
+#: Seconds between two checks whether the file of the socket is still there.
+SOCKET_CHECK_INTERVAL = 1.0
 
 
-class Held(Exception):
+class PipeInUse(Exception):
     """Another agent holds the pipe."""
 
 
@@ -48,20 +45,20 @@ class Pipe:
 
     def __init__(self, path: str, group: int | None = None) -> None:
         self.path = path
-        #: Whose members may connect, besides root and the agent's user.
+        #: The group whose members may connect, beside root and the agent's user.
         self._group = group
         self.clients: set[Client] = set()
         self._lock = -1
         self._listener: _Listener | None = None
         self._shared: Shared | None = None
-        #: Device and inode of the socket's file.
+        #: Device and inode of the file of the socket.
         self._made: tuple[int, int] | None = None
 
     def lock(self) -> None:
-        """Take the pipe, for the life of this process. Raises Held, or SettingsError.
+        """Take the pipe for the life of this process. Raises PipeInUse or SettingsError.
 
-        The lock is the kernel's, on a file beside the pipe: it ends with the process, however that
-        ends, so it tells a live agent from what a dead one left.
+        The kernel drops the lock when the process ends, however it ends. So a lock that is held
+        means that an agent runs; the file alone means nothing.
         """
         path = f"{self.path}.lock"
         shown = printable(path)
@@ -70,16 +67,17 @@ class Pipe:
             lock = os.open(path, flags, 0o600)
         except OSError as error:
             raise SettingsError(
-                f"the lock of the pipe, {shown}, cannot be opened: {error.strerror}"
+                f"the lock of the pipe, {shown}, cannot be opened: {error.strerror};"
+                " correct its folder, or use --pipe FILE"
             ) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = _holder(lock)
             os.close(lock)
-            raise Held(
+            raise PipeInUse(
                 f"another agent (process {holder}) holds the pipe {printable(self.path)};"
-                " stop it, or say --pipe FILE"
+                " stop it, or use --pipe FILE"
             ) from None
         except OSError as error:
             os.close(lock)
@@ -88,7 +86,7 @@ class Pipe:
                 " put the pipe on a file system that supports flock, with --pipe"
             ) from None
         with contextlib.suppress(OSError):
-            # Only told: a full disk does not matter.
+            # For messages only, so a full disk does not matter.
             os.ftruncate(lock, 0)
             os.pwrite(lock, b"%d\n" % os.getpid(), 0)
         if self._lock >= 0:
@@ -97,16 +95,16 @@ class Pipe:
         self._refuse_files()
 
     def _refuse_files(self) -> None:
-        """A pipe's path that is somebody's file is never deleted. Raises SettingsError."""
+        """Never delete a file that is not a socket. Raises SettingsError."""
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(os.lstat(self.path).st_mode):
                 raise SettingsError(
-                    f"{printable(self.path)} is no pipe but a file of another kind; it is left"
-                    " alone: move it away, or say --pipe FILE"
+                    f"{printable(self.path)} is not a socket, and is not replaced; move it away, or"
+                    " use --pipe FILE"
                 )
 
     async def listen(self, service: Service, access: AccessPolicy) -> None:
-        """Make the socket, in the place of a dead agent's, and serve it. Needs the lock.
+        """Make the socket and serve it. It replaces one that a dead agent left. Needs the lock.
 
         Raises SettingsError.
         """
@@ -119,7 +117,7 @@ class Pipe:
             listener.setblocking(False)
             listener.bind(self.path)
             bound = True
-            # Nobody can connect before it listens, which is after the mode is right.
+            # Nobody can connect before it listens, so the mode is right by then.
             if self._group is None:
                 os.chmod(self.path, 0o600)
             else:
@@ -131,22 +129,22 @@ class Pipe:
             if listener is not None:
                 listener.close()
             if bound:
-                # Else it would be taken for somebody else's, or, with the inode of the last, for
-                # one that is served.
+                # Otherwise it would count as another program's, or, if it has the inode of the
+                # last one, as served.
                 with contextlib.suppress(OSError):
                     os.unlink(self.path)
             raise SettingsError(
                 f"the pipe {printable(self.path)} cannot be made: {error.strerror};"
-                " say where it is to be with --pipe"
+                " correct its folder, or use --pipe FILE"
             ) from None
         if self._shared is None:
             self._shared = Shared(service, self.clients)
         self._listener = _Listener(listener, self._shared, access)
 
-    def lost(self) -> bool:
-        """Whether the socket's file was removed, or that of its lock, without which another agent
-        would take it. Raises SettingsError if something else stands in its place, which is left
-        alone."""
+    def is_missing(self) -> bool:
+        """Whether the file of the socket was removed, or that of its lock, without which another
+        agent would take the pipe. Raises SettingsError if another file is in its place, which is
+        not touched."""
         try:
             found = os.lstat(self.path)
         except OSError:
@@ -155,21 +153,20 @@ class Pipe:
             return True
         if _identity(found) != self._made:
             raise SettingsError(
-                "somebody put another file in the place of this agent's pipe,"
-                f" {printable(self.path)}: nobody new can ask; remove that file, and the pipe is"
-                " made anew"
+                f"another file is in the place of this agent's pipe {printable(self.path)}, so no"
+                " new client can connect; remove that file, and the pipe is made again"
             )
         return False
 
     def _is_locked(self) -> bool:
-        """Whether the lock that this agent holds is the one that another would find."""
+        """Whether the lock that this agent holds is the one that another would try."""
         try:
             found = os.lstat(f"{self.path}.lock")
         except OSError:
             return False
         return _identity(found) == _identity(os.fstat(self._lock))
 
-    async def listen_anew(self, service: Service, access: AccessPolicy) -> None:
+    async def rebind(self, service: Service, access: AccessPolicy) -> None:
         """Make the socket again, after it was lost. Those who are connected notice nothing.
 
         Raises SettingsError, or Held where another agent has the pipe by now.
@@ -182,25 +179,25 @@ class Pipe:
         await self.listen(service, access)
 
     def stop_listening(self) -> None:
-        """Take no more clients, and remove the socket. The lock ends with the process."""
+        """Accept no more clients, and remove the socket. The lock ends with the process."""
         if self._listener is not None:
             self._listener.close()
             self.remove()
 
     def remove(self) -> None:
-        """Remove the socket, if it is the one that this agent made."""
+        """Remove the file of the socket, if it is the one that this agent made."""
         with contextlib.suppress(OSError):
             if _identity(os.lstat(self.path)) == self._made:
                 os.unlink(self.path)
 
     def close(self) -> None:
-        """Serve nobody any more."""
+        """Close all connections."""
         for client in list(self.clients):
             client.close()
 
 
 class _Listener:
-    """Accepts clients, as long as there is room for them."""
+    """Accepts clients, and refuses those that may not connect or for whom there is no room."""
 
     def __init__(self, listening: socket.socket, shared: Shared, access: AccessPolicy) -> None:
         self._socket: socket.socket | None = listening
@@ -213,7 +210,7 @@ class _Listener:
         self._loop.add_reader(listening.fileno(), self._accept)
 
     def close(self) -> None:
-        """Accept nobody any more."""
+        """Accept no more clients."""
         if self._socket is not None:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
@@ -228,11 +225,11 @@ class _Listener:
             except (BlockingIOError, ConnectionError, InterruptedError):
                 return
             except OSError:
-                # No descriptor, or no memory. The loop would come here again at once.
+                # No descriptor or no memory. Without a pause, the loop would call this at once.
                 self._loop.remove_reader(listening.fileno())
                 self._loop.call_later(ACCEPT_PAUSE, self._accept_again)
                 return
-            # Those that closed meanwhile are noticed before.
+            # Later, so that connections that closed meanwhile are not counted.
             self._loop.call_soon(self._admit, client)
 
     def _accept_again(self) -> None:
@@ -245,13 +242,13 @@ class _Listener:
             peer = Peer.of(client)
         except OSError as error:
             self._refuse(
-                client, f"the kernel does not say who you are ({error.strerror}); try again"
+                client, f"the kernel does not report your user id ({error.strerror}); try again"
             )
             return
         why = self._full(client)
         if why is None and not self._access.allows(peer):
             why = (
-                f"the user id {peer.uid} may not ask: only root, the agent's user and the"
+                f"user id {peer.uid} may not connect: only root, the agent's user and the"
                 " members of the group of --pipe-group may"
             )
         if why is not None:
@@ -264,17 +261,16 @@ class _Listener:
         task.add_done_callback(self._opening.discard)
 
     def _full(self, client: socket.socket) -> str | None:
-        """Why there is no room for one more."""
+        """Why there is no room for one more client; None if there is."""
         there = len(self._shared.clients)
         if there >= MAX_CONNECTIONS:
             return f"there are {MAX_CONNECTIONS} connections already; try again later"
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        # The kernel gives the lowest number that is free: all below it are in use.
+        # The kernel gives the lowest free number, so all below it are in use.
         if limit != resource.RLIM_INFINITY and client.fileno() >= limit - reserved(limit):
             return (
-                f"there are {there} connections already, all that the limit of {limit} open files"
-                " leaves room for; try again later, or raise the agent's limit (ulimit -n,"
-                " LimitNOFILE)"
+                f"there are {there} connections already, as many as the limit of {limit} open files"
+                " allows; try again later, or raise the agent's limit (ulimit -n, LimitNOFILE)"
             )
         return None
 
@@ -287,9 +283,9 @@ class _Listener:
             raise
 
     def _refuse(self, client: socket.socket, why: str) -> None:
-        """Say why, and close a little later: a client whose request is unread would otherwise read
-        that the connection was reset."""
-        data = {"expected": "a client that is let in", "found": why}
+        """Say why, and close after LINGER seconds: closing a socket with unread bytes resets it,
+        and the client could not read why."""
+        data = {"expected": "a client that may connect", "found": why}
         with contextlib.suppress(OSError):
             client.send(jsonrpc.error(None, REFUSED, f"Connection refused: {why}", data))
             client.shutdown(socket.SHUT_WR)
@@ -305,12 +301,12 @@ class _Listener:
 
 
 def reserved(limit: int) -> int:
-    """How many of so many descriptors connections leave free."""
+    """How many descriptors connections leave free, given the limit of the process."""
     return min(RESERVED_DESCRIPTORS, limit // 2)
 
 
 def _holder(lock: int) -> str:
-    """The process id that the holder of a lock wrote into its file."""
+    """The process id that the holder of a lock wrote into its file, or `unknown`."""
     with contextlib.suppress(OSError):
         written = os.pread(lock, 20, 0).decode("utf-8", "replace").strip()
         if written:

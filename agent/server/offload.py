@@ -1,6 +1,6 @@
-"""Work that takes long, in threads beside the loop that serves; it ends when nobody waits for it.
+"""Long work, in threads beside the loop that serves. It ends when nobody waits for it.
 
-The threads are daemon threads: one that never returns does not keep the process from ending.
+The threads are daemon threads: one that never returns does not keep the process from exiting.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-#: Seconds of work on one request. The largest honest ones take some seconds.
+#: Seconds of work on one request. The largest real ones take some seconds.
 MAX_SECONDS = 20.0
 #: Bytes of one result. `list` of 100,000 callbacks has about 25 MB.
 MAX_RESULT_BYTES = 64 << 20
@@ -26,26 +26,26 @@ class Abandoned(Exception):
 
 
 class OverLimit(Exception):
-    """A request costs more than any may. The text says what was found and what to do."""
+    """A request costs more than is allowed. The text says what was found and what to do."""
 
 
 class Effort:
-    """What is spent on one request. Long work calls `check` and `spend` as it goes."""
+    """What is spent on one request. Long work calls `check` and `spend` between its steps."""
 
     def __init__(self, abandoned: Callable[[], bool], seconds: float | None = None) -> None:
-        """`abandoned` tells whether the client is gone; it is called from the worker's thread."""
+        """`abandoned` says whether the client is gone. It is called in the thread of the worker."""
         self._abandoned = abandoned
         self._seconds = MAX_SECONDS if seconds is None else seconds
         self._until = time.monotonic() + self._seconds
         self._bytes = 0
 
     def begin(self) -> None:
-        """Count the time from now on: waiting for a thread costs nothing."""
+        """Count the time from now on. Waiting for a thread does not count."""
         self._until = time.monotonic() + self._seconds
         self.check()
 
     def check(self) -> None:
-        """Raises Abandoned, or OverLimit."""
+        """Raises Abandoned or OverLimit if the work should end."""
         if self._abandoned():
             raise Abandoned
         if time.monotonic() > self._until:
@@ -55,7 +55,7 @@ class Effort:
             )
 
     def spend(self, size: int) -> None:
-        """So many bytes of the result are made. Raises as `check` does."""
+        """Count bytes of the result that were made. Raises as `check` does."""
         self._bytes += size
         if self._bytes > MAX_RESULT_BYTES:
             raise OverLimit(
@@ -66,7 +66,7 @@ class Effort:
 
 
 class Workers:
-    """A few threads that take work in the order in which it came."""
+    """A few threads that do work in the order in which it came."""
 
     def __init__(self, count: int, name: str) -> None:
         self._count = count
@@ -77,15 +77,15 @@ class Workers:
         ] = SimpleQueue()
 
     def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Do it in a thread. The future has its result, or what it raised.
+        """Do work in a thread. The future gets its result, or what it raised.
 
-        Raises RuntimeError if there is no thread, and the system gives none.
+        Raises RuntimeError or MemoryError if there is no thread and none can be started.
         """
         while self._threads < self._count:
             try:
-                threading.Thread(target=self._work, name=self._name, daemon=True).start()
+                threading.Thread(target=self._run_all, name=self._name, daemon=True).start()
             except (RuntimeError, MemoryError):
-                # The limit of tasks is reached. Those that run are enough, if there are any.
+                # A limit of the system. The threads that run are enough, if there are any.
                 if not self._threads:
                     raise
                 break
@@ -95,7 +95,7 @@ class Workers:
         self._queue.put((work, future, loop))
         return future
 
-    def _work(self) -> None:
+    def _run_all(self) -> None:
         while True:
             work, future, loop = self._queue.get()
             result, error = None, None
@@ -103,10 +103,10 @@ class Workers:
                 result = work()
             except BaseException as raised:
                 error = raised
-            # The loop is closed when the agent ends.
+            # RuntimeError: the loop is closed, because the agent ends.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_finish, future, result, error)
-            # Not kept until the next work comes.
+            # Otherwise the result would stay in memory until the next work.
             del work, future, result, error
 
 

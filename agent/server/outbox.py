@@ -1,6 +1,6 @@
-"""Answers that a client has not read yet, and how many bytes are held for all clients together.
+"""Responses that a client has not read yet, and how many bytes are held for all clients together.
 
-Nothing is copied: a large answer that waits for two hundred clients is in memory once.
+Nothing is copied: a large response that waits for two hundred clients is in memory once.
 """
 
 from __future__ import annotations
@@ -10,37 +10,37 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
-#: An answer, with its line feed: whole, or in the pieces that it was made of.
+#: A response with its line feed: whole, or in the pieces that it was made of.
 Line = bytes | tuple[bytes, ...]
 
-#: Bytes from which a piece is kept as an object of its own, which several clients may share.
-#: Smaller ones are cheaper to copy than to count.
+#: Bytes from which a piece is kept as an object that several clients may share. Smaller ones are
+#: cheaper to copy than to count.
 MIN_SHARED = 1 << 16
-#: Bytes that a waiting piece costs beside its own: the view of it and its place in the queue.
+#: Bytes that a waiting piece costs beside its own, for its view and its place in the queue.
 PIECE_OVERHEAD = 300
 #: Pieces in one write. The kernel takes at most 1,024 (IOV_MAX).
 MAX_PIECES = 64
 
 
 class Ledger:
-    """The bytes that are held for all clients together. What several hold counts once."""
+    """Counts the bytes that are held for all clients together. What several hold counts once."""
 
     def __init__(self, limit: int, over: Callable[[], None]) -> None:
         """`over` is called whenever more than `limit` bytes are held."""
         self.total = 0
         self._limit = limit
         self._over = over
-        #: For each shared piece, by its id: in how many queues it is. The queues keep it alive.
+        #: By the id of each shared piece, in how many queues it is. The queues keep it alive.
         self._holders: dict[int, int] = {}
 
     def add(self, size: int) -> None:
-        """Count so many bytes more, or fewer."""
+        """Count bytes more, or fewer if negative."""
         self.total += size
         if self.total > self._limit and size > 0:
             self._over()
 
     def hold(self, piece: bytes) -> None:
-        """Count a piece that is in one queue more."""
+        """Count a piece that was added to a queue."""
         if len(piece) < MIN_SHARED:
             self.add(len(piece) + PIECE_OVERHEAD)
             return
@@ -50,7 +50,7 @@ class Ledger:
             self.add(len(piece))
 
     def release(self, piece: bytes) -> None:
-        """Count a piece that is in one queue fewer."""
+        """Count a piece that was removed from a queue."""
         if len(piece) < MIN_SHARED:
             self.total -= len(piece) + PIECE_OVERHEAD
             return
@@ -66,18 +66,18 @@ class Outbox:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        #: Each piece, the view of what is left of it, and whether it ends a line.
+        #: Each piece, the view of its unsent part, and whether it ends a line.
         self._pieces: deque[tuple[bytes, memoryview, bool]] = deque()
-        #: Bytes that wait, with what keeping them costs.
+        #: Bytes that wait, with what it costs to keep them.
         self.size = 0
-        #: Whether what was sent so far ends with a whole line.
+        #: Whether what was sent so far ends with a complete line.
         self.between_lines = True
 
     def __len__(self) -> int:
         return len(self._pieces)
 
     def put(self, line: Line, sent: int = 0) -> None:
-        """Add a line at the end, of which so many bytes are sent already."""
+        """Add a line of which `sent` bytes are sent already."""
         if sent:
             self.between_lines = False
         pieces = (line,) if isinstance(line, bytes) else line
@@ -95,7 +95,7 @@ class Outbox:
             self._ledger.hold(piece)
 
     def send(self, descriptor: int) -> None:
-        """Write what the kernel takes at once. Raises OSError, BlockingIOError if it takes none."""
+        """Write what the kernel takes at once. Raises OSError; BlockingIOError if it takes none."""
         sent = os.writev(descriptor, [view for _, view, _ in islice(self._pieces, MAX_PIECES)])
         self.size -= sent
         while sent:
@@ -124,7 +124,7 @@ def length(line: Line) -> int:
 
 
 def joined(pieces: list[bytes]) -> Line:
-    """One line of these pieces. Small ones are joined, large ones kept as they are."""
+    """One line of these pieces. Small ones are joined, large ones stay as they are."""
     if sum(map(len, pieces)) < MIN_SHARED:
         return b"".join(pieces)
     line: list[bytes] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.server.listener import Held, Pipe
+from agent.server.listener import Pipe, PipeInUse
 from agent.settings import SettingsError
 from faults.steps import linux
 from support.agents import Agent, wait_for, write
@@ -49,7 +49,7 @@ def test_row_27_only_a_lock_that_is_held_is_another_agent(
 ) -> None:
     (tmp_path / "pipe.lock").write_text("4711\n")
     fail(monkeypatch, name)
-    with pytest.raises(Held, match="another agent \\(process 4711\\)"):
+    with pytest.raises(PipeInUse, match="another agent \\(process 4711\\)"):
         Pipe(str(tmp_path / "pipe")).lock()
 
 
@@ -62,7 +62,7 @@ def test_row_27_a_holder_that_cannot_be_read_is_unknown(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "pread", pread)
-    with pytest.raises(Held, match="process unknown"):
+    with pytest.raises(PipeInUse, match="process unknown"):
         Pipe(str(tmp_path / "pipe")).lock()
 
 

@@ -351,7 +351,7 @@ def test_what_is_no_pipe_is_never_deleted(place: Path, kind: str) -> None:
     )  # fmt: skip
     assert real.read_text() == "years of work\n"
     told = agent.errors.read_text()
-    assert f"{agent.pipe} is no pipe" in told
+    assert f"{agent.pipe} is not a socket" in told
     assert "Traceback" not in told
 
 
@@ -451,12 +451,12 @@ def test_another_file_in_the_place_of_the_pipe_is_left_alone(tmp_path: Path) -> 
             precious = tmp_path / "precious"
             precious.write_text("years of work\n")
             precious.rename(agent.pipe)
-            wait_for(lambda: "another file in the place" in notes(one))
+            wait_for(lambda: "another file is in the place" in notes(one))
             assert agent.pipe.read_text() == "years of work\n"
             agent.pipe.rename(precious)
             wait_for(agent.answers)
             precious.rename(agent.pipe)
-            wait_for(lambda: notes(one).count("another file in the place") == 2)
+            wait_for(lambda: notes(one).count("another file is in the place") == 2)
         assert agent.stop() == 0
         assert agent.pipe.read_text() == "years of work\n"
     finally:

@@ -136,6 +136,6 @@ def test_a_client_that_is_closed_for_what_it_holds_is_told(tmp_path: Path) -> No
             assert "read the answers" in error["message"]
             assert answers.readline() == b""
         assert agent.fires("done-job-self") == ["a.pl"]
-        assert "held unread" in agent.errors.read_text()
+        assert "held for it unread" in agent.errors.read_text()
     finally:
         agent.stop()
