@@ -21,7 +21,14 @@ import msgspec
 from agent.core.index import Index
 from agent.reload.reloader import Reloader
 from agent.rpc import jsonrpc, openrpc, results
-from agent.rpc.messages import EmptyResult, HistoryParams, ListParams, LookupParams, NoParams
+from agent.rpc.messages import (
+    EmptyResult,
+    HistoryParams,
+    ListParams,
+    LookupParams,
+    NoParams,
+    StatusResult,
+)
 from agent.rpc.results import Spend
 from agent.server.access import AccessPolicy
 from agent.server.batcher import TIME_SLICE
@@ -118,21 +125,24 @@ class Handlers:
 
     def _status(self, params: NoParams, connection: Client) -> Outcome:
         reloader = self._reloader
+        directories: Any = reloader.directories()
+        settings: Any = reloader.settings.as_json()
+        last: Any = msgspec.Raw(reloader.records.newest(reloader.index))  # encoded already
         return results.encode(
-            {
-                "version": version(),
-                "pid": os.getpid(),
-                "uptime": round(time.monotonic() - self._began, 3),
-                "state": reloader.state,
-                "generation": reloader.index.generation,
-                "digest": reloader.index.digest,
-                "callbacks": reloader.index.count,
-                "directories": reloader.directories(),
-                "settings": reloader.settings.as_json(),
-                "last_reload": msgspec.Raw(reloader.records.newest(reloader.index)),
-                "clients": len(self._pipe.clients),
-                "notes": self._notes.last,
-            }
+            StatusResult(
+                version=version(),
+                pid=os.getpid(),
+                uptime=round(time.monotonic() - self._began, 3),
+                state=reloader.state,  # type: ignore[arg-type]
+                generation=reloader.index.generation,
+                digest=reloader.index.digest,
+                callbacks=reloader.index.count,
+                directories=directories,
+                settings=settings,
+                last_reload=last,
+                clients=len(self._pipe.clients),
+                notes=self._notes.last,
+            )
         )
 
     def _reload(self, params: NoParams, connection: Client) -> Outcome:
