@@ -13,7 +13,7 @@ from agent.core.index import Callback, Index, Match
 from agent.core.quoting import escape_json
 from agent.rpc import messages
 from agent.rpc.jsonrpc import result as result_line
-from agent.rpc.messages import EventObject, LookupParams, Request
+from agent.rpc.messages import REQUEST_TYPES, EventObject, LookupParams, Request
 
 _encode = msgspec.json.Encoder().encode
 
@@ -40,6 +40,10 @@ MAX_SUMMARY_ITEMS = 100
 Spend = Callable[[int], None]
 """Called between two steps of long work with the bytes of result that were made, which may be 0. It
 raises to end the work."""
+
+_LINE = b'{"jsonrpc":"2.0","id":%d,"result":%b}\n'
+
+_LookupRequest = REQUEST_TYPES["lookup"]
 
 _C = TypeVar("_C", bound=messages.Callback)
 
@@ -132,15 +136,20 @@ class LookupCache:
         """The response to each request. Raises NotQuick or BadEvent if any of them is not a lookup
         with a small result that is known, or computed before `late()` is true."""
         known = self._results
-        lines = []
+        responses = []
         for request in requests:
-            if request.method != "lookup":
+            if type(request) is not _LookupRequest:
                 raise NotQuick
             encoded = known.get(request.params) or self._compute(request.params, late)
             if len(encoded) > MAX_BATCHED_RESULT:
                 raise NotQuick
-            lines.append(result_line(request.id, encoded))
-        return lines
+            identity = request.id
+            # Not `result_line` for usual ids: the call would cost every lookup.
+            if type(identity) is int:
+                responses.append(_LINE % (identity, encoded))
+            else:
+                responses.append(result_line(identity, encoded))
+        return responses
 
     def _compute(self, params: LookupParams, late: Callable[[], bool]) -> bytes:
         def check() -> None:

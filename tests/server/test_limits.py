@@ -575,7 +575,7 @@ def test_any_conf_is_read_in_time_linear_in_its_size(part: str) -> None:
 @pytest.mark.skipif(not Path("/usr/bin/prlimit").exists(), reason="needs prlimit")
 def test_out_of_descriptors_those_who_are_in_go_on_and_it_heals(tmp_path: Path, cb: Path) -> None:
     agent = Agent(tmp_path, cb)
-    agent.prefix = ["prlimit", "--nofile=60:60"]
+    agent.prefix = ["prlimit", "--nofile=120:120"]
     with started(agent), Talk(agent) as good:
         wait_for(lambda: good.ask("status")["clients"] == 1, "nobody else")
         with contextlib.ExitStack() as stack:
