@@ -1,0 +1,1 @@
+"""A test for each row of the table in README.md."""
