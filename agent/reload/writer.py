@@ -41,7 +41,6 @@ class Writer:
         max_entries: int,
         max_bytes: int,
     ) -> None:
-        self._name = name
         self._write = write
         self._on_failure = failed
         self._on_recovery = recovered
@@ -59,15 +58,13 @@ class Writer:
         #: Calls of `put` and `retry` so far, and those of them before the last attempt.
         self._asked = 0
         self._tried = 0
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Start the thread now. Raises RuntimeError where none can be started."""
         with self._changed:
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                thread.start()
-                self._thread = thread
+            if self._thread.ident is None:
+                self._thread.start()
 
     def put(self, entry: bytes) -> None:
         """Add an entry. Never blocks."""
