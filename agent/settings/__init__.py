@@ -84,7 +84,10 @@ def _row(**columns: Any) -> dict[str, Row]:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings. Paths are absolute; `log` may be STANDARD_OUTPUT."""
+    """All settings. Paths are absolute; `log` may be STANDARD_OUTPUT.
+
+    It has more than 15 attributes and methods because there is one field for each setting.
+    """
 
     qb_conf: str = field(
         metadata=_row(
