@@ -1,1 +1,1 @@
-"""A test for each row of the table in README.md."""
+"""Tests of the server: the socket, connections, limits."""
