@@ -1,4 +1,4 @@
-"""Answers and findings as lines of text.
+"""Answers as lines of text.
 
 Lines are plain and aligned, with one subject each, so that they can be searched with grep. Text
 from files is escaped, so that it cannot control the terminal. `paint(text, colour)` returns the
@@ -11,14 +11,11 @@ import base64
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
-from agent.core.diagnostic import Diagnostic, Severity, format_line
 from agent.core.quoting import printable
 
 #: A JSON object as the agent gives it.
 JsonObject = dict[str, Any]
 Paint = Callable[[str, str], str]
-
-_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 
 
 def columns(callback: JsonObject) -> list[str]:
@@ -98,18 +95,6 @@ def record_lines(record: JsonObject) -> Iterator[str]:
     from agent.reload.log import Record, text
 
     yield from text(cast(Record, record)).rstrip("\n").split("\n")
-
-
-def finding_line(finding: Diagnostic, paint: Paint) -> str:
-    """The finding's one line, its severity in colour."""
-    colour = _COLOURS[finding.severity]
-    return format_line(finding.as_json(), lambda severity: paint(severity, colour))
-
-
-def tally(findings: Sequence[Diagnostic]) -> str:
-    """`2 errors, 1 warning`, or `nothing found`."""
-    counts = {s: sum(f.severity is s for f in findings) for s in Severity}
-    return ", ".join(count(n, s.value) for s, n in counts.items() if n) or "nothing found"
 
 
 def count(number: int, one: str, many: str | None = None) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from agent.cli import rendering
 from agent.cli.exits import USAGE, Failed
+from agent.cli.findings import finding_line, tally
 from agent.cli.output import paint, print_json, print_lines, say, utf8
+from agent.cli.rendering import count
 from agent.cli.setting_options import given, setting_options
 from agent.core.diagnostic import Severity
 from agent.settings import CHECK, SERVE, SettingsError, absolute_directory, group_id, read
@@ -64,9 +65,9 @@ def check(context: click.Context, /, paths: tuple[str, ...], as_json: bool, **_:
     if as_json:
         print_json({"diagnostics": [finding.as_json() for finding in findings]})
     else:
-        print_lines(rendering.finding_line(finding, paint) for finding in findings)
-        number = rendering.count(len(directories), "directory", "directories")
-        say(f"{number}: {rendering.tally(findings)}")
+        print_lines(finding_line(finding, paint) for finding in findings)
+        number = count(len(directories), "directory", "directories")
+        say(f"{number}: {tally(findings)}")
     return 1 if any(finding.severity is Severity.ERROR for finding in findings) else 0
 
 
