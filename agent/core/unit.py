@@ -342,7 +342,7 @@ def _removed(file: str) -> Problem:
 
 def _no_conf(reading: Reading) -> Diagnostic:
     message = f"there is no {CONF}, so nothing is served from {shown(reading.directory)}"
-    hint = "put it back; an empty one says that nothing is to be served"
+    hint = "put it back; one with only a comment says that nothing is to be served"
     problem = Problem("no-conf", message, reading.hints.get(CONF, hint))
     return problem.at(f"{reading.directory}/{CONF}")
 
