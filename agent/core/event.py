@@ -107,9 +107,11 @@ class Event(NamedTuple):
         if not name:
             raise EventError("an event without a name", "name-type-context-extra", 1)
         kind, _, rest = rest.partition("-")
-        column = min(len(name) + 2, len(text) + 1)
-        needs = _type(kind, column).extra
         end = len(text) + 1
+        row = TYPES.get(kind)
+        if row is None:
+            raise _unknown_type(kind, min(len(name) + 2, end))
+        needs = row.extra
         if not rest:
             expected = "self, parent, a job id or a label after the type"
             raise EventError("an event without a context", expected, end)
@@ -136,7 +138,10 @@ class Event(NamedTuple):
         if not name or "-" in name:
             expected = "a name without a hyphen, not empty"
             raise EventError(f"the event name {shorten(repr(name))}", expected)
-        needs = _type(kind).extra
+        row = TYPES.get(kind)
+        if row is None:
+            raise _unknown_type(kind)
+        needs = row.extra
         if needs is not None and not extra:
             raise EventError(f"an event of type {kind} without extra", f"the {needs}")
         contexts = set()
@@ -157,14 +162,11 @@ class Event(NamedTuple):
         return cls(name, kind, extra or None, frozenset(contexts), text, not extra)
 
 
-def _type(kind: str, column: int | None = None) -> EventType:
-    """The row of a type. Raises EventError."""
-    if (row := TYPES.get(kind)) is not None:
-        return row
+def _unknown_type(kind: str, column: int | None = None) -> EventError:
     found = f"the unknown type {shorten(repr(kind))}"
     if not kind and column is not None:
         found = "an event without a type"
-    raise EventError(found, "one of the types " + ", ".join(TYPES), column)
+    return EventError(found, "one of the types " + ", ".join(TYPES), column)
 
 
 def _contexts_of_text(context: str, owner: Job | None) -> frozenset[str]:

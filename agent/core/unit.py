@@ -292,7 +292,7 @@ def _files(
 ) -> tuple[dict[str, Implementation], list[Diagnostic], str | None]:
     """The usable files that the lines name, diagnostics of the others, and why it is held.
 
-    `held` is the reason that is known before the files are looked at.
+    `held` is the reason that is known before the files are examined.
     """
     served_before = accepted.files() if accepted else frozenset()
     usable: dict[str, Implementation] = {}

@@ -68,7 +68,7 @@ def test_a_line_that_cannot_be_read_is_an_error_at_its_column(
     line: bytes, code: str, column: int
 ) -> None:
     settings, (finding,) = read_callbacks(b"a.py = x\n" + line + b"\nb.py = y\n", "f")
-    # The lines around it are read.
+    # The other lines are read.
     assert [s.name for s in settings] == ["a.py", "b.py"]
     assert (finding.severity, finding.code) == (Severity.ERROR, code)
     assert (finding.path, finding.line, finding.column) == ("f", 2, column)

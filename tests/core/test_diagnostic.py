@@ -1,5 +1,5 @@
-"""Findings: how many are reported, how long what they quote may be, and what never reaches a
-terminal."""
+"""Diagnostics: how many are reported, how long quoted text may be, and which characters never reach
+a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agent.core.diagnostic import MAX_FINDINGS, MORE_FINDINGS, Diagnostic, Severity, capped
 from agent.core.quoting import MAX_QUOTED, escape_json, printable, shorten, shown
 
-#: By general category: what may not reach a terminal as it is.
+#: The general categories of characters that must not reach a terminal unescaped.
 HARMFUL = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 

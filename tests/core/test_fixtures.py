@@ -44,7 +44,7 @@ def expected(directory: Path) -> list[str]:
 def check(
     *arguments: str, cwd: Path, qbdir: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """`callback-agent check`, untouched by the environment that the tests run in."""
+    """Runs `callback-agent check` without the variables of the tests' own environment."""
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -99,7 +99,7 @@ def test_a_directory_gives_its_expected_findings(directory: Path, all_languages:
 
 @pytest.mark.parametrize("directory", QB_CONFS, ids=name_of)
 def test_a_qb_conf_gives_its_expected_findings(directory: Path, tmp_path: Path) -> None:
-    # Where it names no directories, or none that can be read, $QBDIR/callback is healthy.
+    # If it names no directory, or none that can be read, $QBDIR/callback is healthy.
     (tmp_path / "callback").mkdir()
     (tmp_path / "callback" / "callbacks.conf").write_text("# nothing\n")
     done = check("--qb-conf", "qb.conf", cwd=directory, qbdir=tmp_path)
@@ -164,7 +164,7 @@ def test_the_python_example_does_its_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Qb:
-        """What a callback has of the qb module."""
+        """The part of the qb module that the callbacks use."""
 
         @staticmethod
         def jobid() -> int:

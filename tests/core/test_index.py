@@ -1,4 +1,4 @@
-"""The index answers as a plain reading of every trigger does, however it came about."""
+"""The index gives the results of a plain reading of every trigger, however it was built."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PARTS, CASES = 10, 10_000
 
 
 def answer(index: Index, question: list[Event]) -> list[tuple[str, str | None]]:
-    """The index's answer in the form of the plain reading's: a verdict for each callback."""
+    """The result of a lookup in the form of the plain reading: a verdict for each callback."""
     got = index.lookup(question[0], question[1:])
     verdicts: dict[str, tuple[str, str | None]] = {c.path: ("fires", None) for c in got.callbacks}
     for callback, missing in got.partial:
@@ -86,7 +86,7 @@ def test_an_index_that_grew_by_edits_answers_as_one_built_at_once() -> None:
 
 
 def shape(index: Index) -> Any:
-    """The tree as plain values, which two trees alike share."""
+    """The tree as plain values, equal for equal trees."""
     return {
         kind: {
             name: {slot: dict(leaves(patterns)) for slot, patterns in slots.items()}

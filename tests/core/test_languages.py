@@ -1,4 +1,4 @@
-"""The three languages: whether the supervisor runs a callback, and what can be said of its code."""
+"""The three languages: whether the supervisor runs a callback, and the problems of its code."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_flags_are_names_or_the_sum_of_their_bits(text: str, flags: set[str]) ->
         ("1,2", "error", "bad-flags", "qube, perl, python"),
     ],
 )
-def test_flags_that_are_none_are_told(text: str, severity: str, code: str, hint: str) -> None:
+def test_unknown_flags_are_reported(text: str, severity: str, code: str, hint: str) -> None:
     _, (problem,) = read_flags(text)
     assert (problem.severity, problem.code) == (severity, code)
     assert problem.message
@@ -180,7 +180,7 @@ def hurts(source: str) -> list[tuple[str, int | None, int | None]]:
         ("import subprocess as p\np.check_call(['ls'])\n", [("blocks", 2, 1)]),
         ("import time\ndef f():\n\ttime.sleep(9)\n", [("blocks", 3, 2)]),
         ("import os, sys\nos.system('x'); sys.exit()\n", [("blocks", 2, 1), ("exits", 2, 17)]),
-        # Not a text search: what is only spoken of is not done.
+        # Not a text search: a name in a comment or a string is not a call.
         ("# sys.exit()\nx = 'os.system()'\n", []),
         ("import sys\nhandler = sys.exit\n", []),
         ("class sys:\n    pass\nobject.exit()\n", []),

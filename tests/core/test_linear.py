@@ -1,4 +1,4 @@
-"""Every parser takes time and memory linear in what it reads, however hostile that is.
+"""Every parser takes time and memory linear in its input, however hostile that is.
 
 An input and one four times as large are read in the same run. Linear time grows by four, quadratic
 time by sixteen.
@@ -25,12 +25,12 @@ from agent.core.trigger import parse
 from agent.settings.host import Host
 from support.given import by_flag
 
-#: Where linear ends: half way between the factors of linear and of quadratic time.
+#: The largest growth that counts as linear: between the factors of linear and quadratic time.
 MAX_GROWTH = 8
 TIMES = 4
 TRIES = 5
-#: A smaller input is made larger until it takes this many seconds of processor time: the clock
-#: and the caches disturb what is shorter.
+#: The input is made larger until it takes this many seconds of processor time. Shorter times are
+#: disturbed by the clock and the caches.
 MIN_SECONDS = 0.001
 MAX_SIZE = 1 << 18
 
@@ -39,7 +39,7 @@ HOST = Host("linux", 1000, "/home/u", "/")
 
 class Parser(NamedTuple):
     run: Callable[[str], object]
-    #: The largest input, in characters, where the parser has a limit.
+    #: The largest input, in characters, if the parser has a limit.
     most: int = MAX_SIZE
 
 
@@ -151,7 +151,7 @@ PARSERS = {
     "finding": Parser(_findings),
 }
 
-#: What is repeated, between a beginning and an end.
+#: The repeated text, between a beginning and an end.
 INPUTS: Mapping[str, tuple[str, str, str]] = {
     "one letter": ("", "x", ""),
     "backslashes": ("done-job-", "\\", "x"),
@@ -237,8 +237,8 @@ def test_time_is_linear(parser: str) -> None:
         assert min(growth) <= MAX_GROWTH, f"{name}: {TIMES} times {size} characters: {growth}"
 
 
-#: Bytes that reading one byte may hold at once. A finding has some hundred, but there are few; a
-#: short line with a setting has some hundred, too.
+#: The most bytes of memory that one byte of input may take at once. A diagnostic takes some
+#: hundred, but there are few; a short line with a setting takes some hundred too.
 MAX_BYTES_A_BYTE = 100
 SIZE = 1 << 16
 

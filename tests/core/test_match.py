@@ -1,4 +1,4 @@
-"""The match structure finds what comparing every pattern finds, and its work can be stopped."""
+"""The match structure finds what comparing every pattern finds, and can be stopped."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def filed(patterns: list[str]) -> Patterns[tuple[int, ...]]:
 
 @pytest.fixture(params=[0, 4, 10**6], ids=["always tried", "as it is", "always probed"])
 def cost(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Patterns are tried one after another, or probed for, whatever is cheaper."""
+    """Patterns are always tried one after another, always probed for, or whatever is cheaper."""
     monkeypatch.setattr("agent.core.patterns._TRY", request.param)
 
 
@@ -72,7 +72,7 @@ def test_edits_lead_to_what_one_building_does(steps: list[list[str]], text: str)
     old: Patterns[tuple[int, ...]] | None = None
     before: list[str] = []
     for now in steps:
-        # What is gone is edited to nothing, which takes it away.
+        # A pattern that is edited to nothing is removed.
         edits: dict[str | None, tuple[int, ...]] = dict.fromkeys(before, ())
         edits |= {p: (n,) for n, p in enumerate(now)}
         old = edit_patterns(old, edits, lambda _, new: new)
@@ -160,7 +160,7 @@ def found_missing(tree: Trigger, events: Sequence[Event], steps: Steps) -> Trigg
 @pytest.mark.parametrize("most", [2, match.MAX_FILED])
 @given(cases())
 def test_many_events_at_once_are_what_each_alone_is(most: int, one: Case) -> None:
-    """Also where the terms are filed in parts."""
+    """Also if the terms are filed in parts."""
     if (asked := seen(one)) is None:
         return
     trees = [tree for tree, _ in map(parse, one.triggers) if tree is not None]
@@ -183,7 +183,7 @@ def test_many_events_and_many_terms_are_not_compared_each_with_each() -> None:
     assert took[1] < 200 * 2000
 
 
-#: Triggers by number, and an event that is close to all of them and matches a few at most.
+#: A trigger with a number in it, and an event that nearly matches all of them and matches few.
 CLOSE = [
     ("done-work-*-x*{}", HYPHENS),
     ("done-work-*-x*{}*", HYPHENS),

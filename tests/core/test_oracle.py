@@ -1,4 +1,4 @@
-"""The plain reading says what the rules' own examples say, so that it may judge the index."""
+"""The plain reading agrees with the examples of the rules, so the index can be compared with it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The trigger language: where a problem is, what to do about it, and the canonical text.
 
-What fires for what is held against a plain reading in `test_index.py` and `test_plain.py`.
+Which events satisfy a trigger is compared with a plain reading in `test_index.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from agent.core.trigger import MAX_LENGTH, MAX_NESTING, parse, terms
 
 # Text, severity, code, the column of the trigger (from 1), and a word of the hint.
 PROBLEMS = [
-    # Where an event is expected and none stands.
+    # An event is expected and there is none.
     ("", "error", "empty-trigger", 1, "done-job-self"),
     (" \t ", "error", "empty-trigger", 1, "done-job-self"),
     ("and done-job-self", "error", "trigger-syntax", 1, "event"),
@@ -52,7 +52,7 @@ PROBLEMS = [
     ("done-j*b-self", "error", "unknown-type", 6, "types"),
     ("done-frame-self", "error", "unknown-type", 6, "work"),
     ("link-complete-job-1234", "error", "dependency-syntax", 1, "without link-"),
-    # What is served with a warning.
+    # Served with a warning.
     ("complte-job-self", "warning", "unknown-name", 1, "did you mean complete?"),
     ("a-job-self && faild-job-self", "warning", "unknown-name", 15, "did you mean failed?"),
     ("DONE-job-self", "warning", "name-case", 1, "done"),
@@ -92,13 +92,13 @@ def test_a_problem_has_a_code_a_column_and_a_hint(
         "(" * MAX_NESTING + "a-job-self" + ")" * MAX_NESTING,
     ],
 )
-def test_what_is_well_has_no_problem(text: str) -> None:
+def test_a_correct_trigger_has_no_problem(text: str) -> None:
     tree, problems = parse(text)
     assert tree is not None
     assert problems == []
 
 
-def test_several_problems_of_one_text_are_all_told() -> None:
+def test_several_problems_of_one_text_are_all_reported() -> None:
     tree, problems = parse("complte-job-self && done-work-self && done-job-\\*")
     assert tree is not None
     assert [p.code for p in problems] == ["unknown-name", "never-fires", "escaped-star"]

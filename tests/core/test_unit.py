@@ -44,7 +44,7 @@ def code(text: str, verdict: languages.Verdict | None = None) -> Implementation:
 
 
 def reading(conf: str | None, held: str | None = None, /, **files: Found) -> Reading:
-    """What was read; `a_py` is `a.py`. What is named and not given is absent."""
+    """A reading; `a_py` is `a.py`. A file that is named and not given is absent."""
     named = {name.replace("_", "."): found for name, found in files.items()}
     said = None if conf is None else plan(conf.encode(), CONF)
     for file in said.files() if said else ():
@@ -128,10 +128,10 @@ def test_at_the_first_reading_the_lines_without_an_error_are_served(
     evaluation = evaluate(reading(f"{line}\n{TWO}", **NEW), None)
     assert evaluation.held == "error"
     assert [s[2] for s in served(evaluation)] == [b"new a", b"new b"]
-    # What is served is what counts as accepted, and the line that never was is no part of it.
+    # The accepted unit has the served lines only.
     assert evaluation.unit is not None
     assert evaluation.unit.files() == {"a.py", "b.py"}
-    # The same again changes nothing.
+    # The same reading again changes nothing.
     again = evaluate(reading(f"{line}\n{TWO}", **NEW), evaluation.unit)
     assert (again.unit, again.held) == (evaluation.unit, "error")
     assert codes(again) == codes(evaluation) == [("error", code_of_it)]
@@ -232,7 +232,7 @@ def test_the_same_file_and_trigger_twice_is_the_first_with_a_warning() -> None:
     assert [r.line for r in evaluation.unit.served()] == [1, 2]
 
 
-# Removals, faults, and what is held for a writer --------------------------------------------------
+# Removals, faults, and directories held for a writer ---------------------------------------------
 
 
 def test_a_removed_implementation_goes_and_the_rest_is_accepted() -> None:
@@ -258,7 +258,7 @@ def test_a_removed_implementation_goes_even_while_the_unit_is_held(conf: str) ->
     assert evaluation.held == "error"
     assert served(evaluation) == OLD[1:]
     assert ("error", "removed") in codes(evaluation)
-    # Put back while it is still held, it stays off: the edit that would bring it is not accepted.
+    # If it is put back while the unit is held it stays off: that edit is not accepted.
     again = evaluate(reading(conf, **NEW), evaluation.unit)
     assert (again.held, served(again)) == ("error", OLD[1:])
 
@@ -293,7 +293,7 @@ def test_a_fault_of_the_directory_changes_nothing() -> None:
 def test_an_empty_conf_serves_nothing() -> None:
     for nothing_before in (None, Unit()):
         assert evaluate(reading(""), nothing_before) == Evaluation(Unit(), None, ())
-    # A comment says that it is meant so.
+    # A comment shows that it is intended.
     assert evaluate(reading("# none\n"), BEFORE) == Evaluation(Unit(), None, ())
 
 
@@ -340,15 +340,15 @@ def test_no_step_serves_what_it_may_not(steps: list[tuple[list[str], Found, Foun
         evaluation = evaluate(read, unit)
         now = served(evaluation)
         errors = [f for f in evaluation.findings if f.severity is Severity.ERROR]
-        # Held without an error to tell of, or the other way round but for a removal, is a fault.
+        # Held exactly if there is an error, except that a removal is an error and not held.
         assert (evaluation.held is None) <= all(f.code == "removed" for f in errors)
         assert (evaluation.held is not None) <= bool(errors)
-        # What is gone is never served.
+        # A removed file is never served.
         gone = {f for f, found in read.files.items() if isinstance(found, Absent)}
         assert not gone & {s[0] for s in now}
         if evaluation.held is not None and unit is not None:
             assert set(now) <= set(served(Evaluation(unit, None, ())))
-        # Judged again it is the same.
+        # Evaluated again it is the same.
         again = evaluate(read, evaluation.unit)
         assert (again.unit, again.held) == (evaluation.unit, evaluation.held)
         unit = evaluation.unit
