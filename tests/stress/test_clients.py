@@ -133,7 +133,7 @@ def test_a_client_that_is_closed_for_what_it_holds_is_told(tmp_path: Path) -> No
             one.sendall(b"[" + b" " * 900_000)
             error = json.loads(answers.readline())["error"]
             assert error["code"] == messages.TOO_LARGE
-            assert "read the answers" in error["message"]
+            assert "read the responses" in error["message"]
             assert answers.readline() == b""
         assert agent.fires("done-job-self") == ["a.pl"]
         assert "held for it unread" in agent.errors.read_text()
