@@ -123,13 +123,19 @@ def _start(given: Mapping[str, Given], messages: MessageHandler, signals: Signal
 
 def _with_stored(now: Settings, last_good: LastGood) -> Settings:
     """The settings, with the last valid directories and languages of qb.conf in place of those
-    now: the reloader takes those of now if they are valid."""
-    assert last_good.settings is not None
-    directories = tuple(last_good.settings.directories)
+    now: the reloader takes those of now if they are valid.
+
+    `found` tells whether these last ones are from the same qb.conf. Otherwise a qb.conf that is
+    still lost would count as one that never existed, and the defaults would be used.
+    """
+    last = last_good.settings
+    assert last is not None
+    directories = tuple(last.directories)
     row = TABLE["directories"]
     if now.sources["directories"] in (row.flag, row.variable):
         directories = now.directories
-    return replace(now, directories=directories, languages=frozenset(last_good.settings.languages))
+    found = now.found or (last.found and last.qb_conf == now.qb_conf)
+    return replace(now, directories=directories, languages=frozenset(last.languages), found=found)
 
 
 # -- serve ----------------------------------------------------------------------------------------

@@ -135,6 +135,38 @@ def test_a_lost_qb_conf_leaves_the_last_settings_and_degrades(site: Site, loss: 
     assert {r["event"] for r in site.records()} == {"reloaded"}
 
 
+@pytest.mark.parametrize("loss", ["removed", "unreadable", "bad languages"])
+def test_the_last_settings_outlast_restarts_and_later_reloads(tmp_path: Path, loss: str) -> None:
+    directory = write(tmp_path / "cb", ONE, a_py="0\n")
+    agent = Agent(tmp_path)
+    text = f"supervisor_universal_callback_path = {directory}\n"
+    agent.qb_conf.write_text(ALL_LANGUAGES + text)
+    agent.start()
+    try:
+        before = agent.call("list", {"code": True})["callbacks"]
+        assert [c["enabled"] for c in before] == [True]
+        if loss == "bad languages":
+            replace(agent.qb_conf, f"supervisor_language_flags = 4x\n{text}")
+        else:
+            agent.qb_conf.unlink()
+            if loss == "unreadable":
+                agent.qb_conf.mkdir()
+        agent.reload()
+        for _ in range(2):
+            assert agent.stop() == 0
+            agent.start()
+            agent.reload()
+            assert agent.call("list", {"code": True})["callbacks"] == before
+            assert agent.status()["state"] == "degraded"
+        if loss == "unreadable":
+            agent.qb_conf.rmdir()
+        replace(agent.qb_conf, ALL_LANGUAGES + text)
+        agent.reload()
+        assert agent.status()["state"] == "ok"
+    finally:
+        agent.stop()
+
+
 def test_a_qb_conf_that_is_added_later_is_used_and_missed_when_it_is_removed(
     tmp_path: Path,
 ) -> None:
