@@ -104,7 +104,7 @@ HUNG_THREAD = """
 import threading
 from agent.rpc import results
 results.encode = lambda record, encode=results.encode: (
-    threading.Event().wait() if b'stopped' in encode(record) else encode(record)
+    threading.Event().wait() if b'"event":"stopped"' in encode(record) else encode(record)
 )
 """
 #: The event loop itself: the handler of SIGUSR1 runs in its thread, and keeps it.
