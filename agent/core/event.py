@@ -1,8 +1,8 @@
 """Events: the table of their types, an event as its owner sees it, and patterns with `*`.
 
-An event is `name-type-context-extra`. It is seen from its *owner*, the job that the callbacks hang
-on. An event that is given as text states its context itself; for one that is given as an object
-the contexts are derived from the job ids.
+An event is `name-type-context-extra`. It is seen from its *owner*, the job that has the callbacks.
+An event that is given as text states its context itself; for one that is given as an object the
+contexts are derived from the job ids.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Event(NamedTuple):
     text: str | None = None
     #: Whether `text` is the label without an extra.
     alone: bool = False
-    #: `text` of an event that was given as text: nobody knows where its label ends.
+    #: `text` of an event that was given as text: the end of its label is not known.
     unsplit: str | None = None
 
     @classmethod

@@ -85,7 +85,7 @@ def _satisfied(tree: Tree, event: Event, steps: Steps) -> Iterator[Numbers]:
 def _any_context(extras: Patterns[Numbers], event: Event, steps: Steps) -> Iterator[Numbers]:
     """The numbers of the terms in any context that an event satisfies.
 
-    If the event was given as text with a label, nobody knows where its extra begins. So a term's
+    If the event was given as text with a label, the start of its extra is not known. So a term's
     extra is compared with the rest of the text after each hyphen: `*-extra` matches nothing else.
     """
     if event.unsplit is None:

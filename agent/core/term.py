@@ -46,7 +46,7 @@ _SHORT_GLOBALS = tuple(f"{row.name}-" for row in TYPES.values() if row.short)
 _CONTEXTS = frozenset({"self", "parent", "*"})
 _SINGLE_OPERATOR = re.compile(r"(?<!\S)[&|](?!\S)")
 _STARS = re.compile(r"\*+")
-# Only from the first of several backslashes: to try from each takes time quadratic in their number.
+# Only from the first of several backslashes: trying each takes time quadratic in their number.
 _ESCAPED_STAR = re.compile(r"(?<!\\)\\+\*")
 _EXPECTED_TYPES = "the types are " + ", ".join(TYPES)
 

@@ -21,7 +21,7 @@ from agent.core.diagnostic import Problem, ProblemError
 from agent.core.quoting import shown
 from agent.core.term import Term, parse_term
 
-#: The longest trigger that is read, in characters. No trigger that a person writes comes near.
+#: The longest trigger that is read, in characters. Triggers that people write are far shorter.
 MAX_LENGTH = 65_536
 #: How deep parentheses may nest. It keeps every walk of a tree far from Python's own limit.
 MAX_NESTING = 100

@@ -39,7 +39,7 @@ from agent.settings.host import Host
 SWITCH_INTERVAL = 0.00005
 #: uvloop answers twice as many lookups as asyncio's own loop.
 LOOP = {"loop_factory": uvloop.new_event_loop}
-#: Descriptors beside those of clients: for reloads, logs and the agent's own.
+#: Descriptors besides those of clients: for reloads, logs and the agent's own.
 OTHER_DESCRIPTORS = 200
 #: Seconds that the end of the agent waits for the reload log.
 LOG_DRAIN_SECONDS = 1.5
@@ -76,7 +76,7 @@ def run(given: Mapping[str, Given], signals: Signals) -> int:
         _logger.error("%s", error)
         messages.drain()
         return EXIT_PIPE_IN_USE
-    # The first index makes many objects and no garbage: to collect would double the time.
+    # The first index makes many objects and no garbage: collecting would double the time.
     gc.disable()
     sys.setswitchinterval(SWITCH_INTERVAL)
     try:
@@ -122,11 +122,11 @@ def _start(given: Mapping[str, Given], messages: MessageHandler, signals: Signal
 
 
 def _with_stored(now: Settings, last_good: LastGood) -> Settings:
-    """The settings, with the last valid directories and languages of qb.conf in place of those
-    now: the reloader takes those of now if they are valid.
+    """The settings, with the last valid directories and languages of qb.conf in place of the
+    current ones, which the reloader uses later if they are valid.
 
-    `found` tells whether these last ones are from the same qb.conf. Otherwise a qb.conf that is
-    still lost would count as one that never existed, and the defaults would be used.
+    `found` is also true if the last valid settings came from this qb.conf. Otherwise a qb.conf that
+    is still lost would count as one that never existed, and the defaults would be used.
     """
     last = last_good.settings
     assert last is not None

@@ -6,8 +6,8 @@ A part of an edit must never be taken for the whole edit. Therefore:
   cannot mix two directories.
 - A file that is open for writing does not count as complete. On Linux a read lease shows it; see
   `fingerprint`. If another process holds a write lease (an SMB server, an NFS delegation), opening
-  the file fails with EAGAIN and makes the kernel request that lease back: the file is being written
-  too.
+  the file fails with EAGAIN and makes the kernel request that lease back: such a file also counts
+  as being written.
 - Where there is no lease (another user's file, not Linux) or where it proves nothing (network file
   systems; FUSE grants it while the underlying file is written), the file must have the same
   fingerprint before the read, after it, and one quiet period later. Where the type of the file

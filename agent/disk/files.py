@@ -52,7 +52,7 @@ class FileReader:
         self._now = time.monotonic()
 
     def set_device(self, device: int) -> None:
-        """Tell the device of the directory, whose kind is known."""
+        """Set the device of the directory, whose kind is known."""
         self._kinds[device] = self._kind
 
     def read(self, fd: int, name: str, most: int) -> bytes | Absent | Unusable:

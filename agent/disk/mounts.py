@@ -59,7 +59,7 @@ class Mounts:
     def changed(self) -> bool:
         """Whether something was mounted or unmounted since the last call, or the first `read`.
 
-        The kernel counts the changes. To compare the text of the file would miss a file system that
+        The kernel counts the changes. Comparing the text of the file would miss a file system that
         was mounted and unmounted between two calls, and read by a reload in between.
         """
         changed = bool(self._poll.poll(0))

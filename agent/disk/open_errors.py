@@ -116,7 +116,7 @@ def not_regular(name: str) -> Unusable:
 
 
 def too_big(name: str, size: str, most: int) -> Unusable:
-    """A file with more bytes than are read. `size` is what is said of it: `has 5 bytes`."""
+    """A file with more bytes than are read. `size` is a part of the message: `has 5 bytes`."""
     message = f"{shown(name)} {size}; at most {most} are read"
     return Unusable(Problem("too-big", message, "make it smaller"))
 

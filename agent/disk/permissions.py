@@ -17,7 +17,7 @@ There is no race between check and use: `SafeWalk` opens each directory of a pat
 before it without following a link, and what is judged is the descriptor that is then read. The
 model is sshd's safe_path_fd.
 
-`disk.watch.paths` walks over links as well and is a walk of its own: it names each directory and
+`disk.watch.paths` follows links too, but is a separate walk: it names each directory and
 name on a path, also where the path ends at something missing, keeps no descriptors and judges
 nothing. Only MAX_LINKS is common to both.
 """

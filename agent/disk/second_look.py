@@ -1,4 +1,4 @@
-"""What is asked of a directory one quiet period after it was read.
+"""What is checked of a directory one quiet period after it was read.
 
 All functions block. None reads the bytes of a file: a second reading does that.
 """

@@ -16,7 +16,7 @@ from agent.disk.permissions import IGNORE, Trust, Unsafe
 
 @dataclass(slots=True)
 class Details:
-    """What a reading records beside its result. It is filled while the directory is read."""
+    """What a reading records besides its result. It is filled while the directory is read."""
 
     #: By name in the directory, `.` for the directory itself, or by the absolute path of a
     #: directory on the path to it.

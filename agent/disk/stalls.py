@@ -3,8 +3,8 @@
 If the server of a hard NFS mount is down, or the process behind a FUSE mount is stopped, a system
 call blocks, perhaps for ever, and cannot be ended. So such calls are made in threads of their own,
 and lookups continue. Whoever waits for such a thread stops waiting after SLOW seconds. Until the
-call returns, its path is `stalled`, and nothing else is asked there: one or two threads are lost,
-and no more.
+call returns, its path is `stalled`, and nothing else is asked there: at most two threads are
+lost.
 """
 
 from __future__ import annotations

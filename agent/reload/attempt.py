@@ -16,7 +16,7 @@ class Look:
     """One reading of a directory, and what a second look after a quiet period showed."""
 
     snapshot: Snapshot
-    #: The reading of the look before, None if the directory was quiet then.
+    #: The reading of the previous look, None if the directory was quiet then.
     before: Snapshot | None = None
     #: None where it is not known which sources the directory has.
     python: PythonSources | None = None

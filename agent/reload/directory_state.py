@@ -38,7 +38,7 @@ class DirectoryState:
     served_from: tuple[Unit | None, frozenset[str]] = (None, frozenset())
     #: The last call of `reload` since which it was settled or held.
     ticket: int = -1
-    #: Diagnostics of what the state directory had of it.
+    #: Diagnostics of its files in the state directory.
     stored_findings: tuple[Diagnostic, ...] = ()
     #: Whether the accepted unit is not in the state directory yet.
     unsaved: bool = False
@@ -101,10 +101,10 @@ class DirectoryState:
         self.unit, self.device = self.evaluation.unit, device
 
     def stop_removed(self, snapshot: Snapshot, gone: frozenset[str]) -> None:
-        """Serve the files no longer that a reading which is not settled shows as removed.
+        """Stop serving the files that an unsettled reading shows as removed.
 
-        A removal is an emergency stop: it does not wait for somebody who writes another file, nor
-        for the check of another source. The unit is then another one, so the directory is
+        A removal is an emergency stop: it waits neither for the writer of another file nor for
+        the check of another source. The unit is then another one, so the directory is
         evaluated again when it settles.
         """
         if self.unit is None or self.snapshot is None or not gone:
@@ -125,7 +125,7 @@ class DirectoryState:
         return (self.path, *links), self.snapshot.needs_polling
 
     def target(self) -> Target:
-        """What to watch: the target of before where `watched` is the same."""
+        """What to watch: the previous target if `watched` is the same."""
         paths, needs_polling = self.watched
         target = self._target
         if target is None or (target.paths, target.needs_polling) != (paths, needs_polling):

@@ -63,7 +63,7 @@ _LOADER_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
 class HelperError(Exception):
-    """The helper could not be started, ended, or sent nonsense. Says nothing about the source."""
+    """The helper did not start, ended, or sent invalid data. Says nothing about the source."""
 
 
 class SliceUsed(NamedTuple):

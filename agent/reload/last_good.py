@@ -31,7 +31,7 @@ from agent.reload.stored import StoredSettings, StoredUnit
 
 #: The most bytes of a file: a unit with MAX_CALLBACKS long lines, or of version 1 with all code.
 MAX_BYTES = 1 << 30
-#: The end of the name of a file that may not have reached the disk. It counts before the other.
+#: The end of the name of a file that may not have reached the disk. It takes precedence.
 _NEW = ".new"
 
 _logger = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ class LastGood:
         self._keep = None
 
     def sync(self) -> None:
-        """Bring what is written to the disk, then remove the code that no file needs any more.
+        """Sync what is written, then remove the code that no file needs any more.
 
         A disk may take seconds for it, so it is not a part of a reload. Until then the file that is
         on the disk stays beside the new one.
@@ -195,7 +195,7 @@ class LastGood:
             self._report_failure(error)
 
     def _sync(self, path: str) -> None:
-        """Bring one file to the disk, after its code. Raises OSError."""
+        """Sync one file, after its code. Raises OSError."""
         new = f"{path}{_NEW}"
         try:
             fd = os.open(new, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -85,7 +85,7 @@ def text(record: Record, who: str = "") -> str:
 
 
 class History:
-    """The newest records, as JSON. The very newest is always there, however long it is."""
+    """The newest records, as JSON. The last one is always kept, however long it is."""
 
     def __init__(self) -> None:
         self._records: deque[bytes] = deque()

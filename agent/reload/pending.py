@@ -1,4 +1,4 @@
-"""What is to be read, and who waits until it was."""
+"""What is to be read, and the calls of `reload` that wait for it."""
 
 from __future__ import annotations
 

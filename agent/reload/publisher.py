@@ -1,4 +1,4 @@
-"""Hands each record to who wants it: subscribers, the history, `status`, and the reload log."""
+"""Publishes each record to subscribers, the history, `status` and the reload log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agent.rpc import results
 
 
 class Publisher:
-    """Makes records, and hands them on. For the event loop."""
+    """Makes records and publishes them. For the event loop."""
 
     def __init__(self, log: Log) -> None:
         self.recorder = Recorder()

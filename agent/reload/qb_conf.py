@@ -61,7 +61,7 @@ class QbConf:
         )
 
     async def read_until_quiet(self) -> Settings | None:
-        """The settings to use from now on; `findings` say why if they are those of before.
+        """The settings to use from now on; `findings` say why if they are the previous ones.
 
         None where qb.conf is being written, or its file system does not respond. Takes one quiet
         period.
@@ -109,7 +109,7 @@ class QbConf:
             return fingerprint_if_closed(path, self._watch.mounts.kind(path))
 
     def _settings_now(self) -> tuple[Settings, tuple[Diagnostic, ...]]:
-        """The settings to use, those of before where qb.conf is lost or wrong. Blocks."""
+        """The settings to use: the previous ones where qb.conf is lost or wrong. Blocks."""
         old = self.settings
         try:
             with self._monitor.asking(old.qb_conf):

@@ -1,6 +1,6 @@
 """Makes the records: one for everything that changes, or refuses to change, what is served.
 
-`Recorder` remembers what the last record said. The difference to that is the next record. So if a
+`Recorder` remembers what the last record said. The difference from that is the next record. So if a
 record could not be made, because a thread or memory was missing, nothing of it is lost: the next
 attempt makes it.
 """

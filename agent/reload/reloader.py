@@ -43,8 +43,8 @@ from agent.reload.write_behind import WriteBehind
 from agent.settings import Settings
 
 #: Seconds between two looks at a file that a directory is held for, because it is being written:
-#: this part of the time that it was held already, between these bounds. So a file that stays open
-#: for hours costs nothing.
+#: this share of the time for which it has been held, within these bounds. So a file that stays open
+#: for hours costs almost nothing.
 WRITING_POLL_SHARE = 0.01
 WRITING_POLL = 0.02
 WRITING_POLL_MAX = 0.25
@@ -87,7 +87,7 @@ class Reloader:
         #: Why the last reload failed as a whole, None while reloads work.
         self._failure: str | None = None
 
-    # What others ask ----------------------------------------------------------------------------
+    # Called by others ---------------------------------------------------------------------------
 
     def notice(self, names: Iterable[str] | None = None) -> None:
         """Some directories (or qb.conf) may have changed; None is everything."""
@@ -135,7 +135,7 @@ class Reloader:
             while True:
                 try:
                     await self._reload()
-                except Exception as error:  # of any kind: no edit may be lost, nor the agent end
+                except Exception as error:  # of any kind: the agent goes on, and loses no edit
                     await self._retry(error)
                     continue
                 self._failure = None

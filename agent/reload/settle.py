@@ -185,7 +185,7 @@ class Settler:
         """The reading that says who writes, once the attempt took that long.
 
         Who writes is looked up when the directory becomes held, and then at most every WRITING
-        seconds: where several processes take turns, not each turn is worth a record.
+        seconds: if several processes take turns, a record of every turn would be too many.
         """
         attempt = d.attempt
         assert attempt.unsettled_since is not None

@@ -29,8 +29,8 @@ class Damaged(ValueError):
 
 
 def retried(work: Callable[[], T]) -> T:
-    """What `work` returns. An OSError counts only if READS attempts raise one: a shortage of an
-    instant must not cost what is stored. FileNotFoundError counts at once."""
+    """What `work` returns. An OSError counts only if READS attempts raise one: a brief
+    shortage must not cost what is stored. FileNotFoundError counts at once."""
     for _ in range(READS - 1):
         try:
             return work()
@@ -93,7 +93,7 @@ def replace(path: str, data: bytes) -> None:
 
 
 def sync_folder(folder: str) -> None:
-    """Bring the names in a folder to the disk. Blocks. Raises OSError."""
+    """Sync the names in a folder. Blocks. Raises OSError."""
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(opened)
@@ -141,7 +141,7 @@ class CodeFiles:
         return code
 
     def sync(self) -> None:
-        """Bring what was stored before this call to the disk. Blocks. Raises OSError."""
+        """Sync what was stored before this call. Blocks. Raises OSError."""
         unsynced = list(self._unsynced)
         for digest in unsynced:
             with contextlib.suppress(FileNotFoundError):

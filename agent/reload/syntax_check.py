@@ -1,4 +1,4 @@
-"""Has Python sources checked by helper processes, so that no source can harm the agent or another.
+"""Checks Python sources in helper processes, so that none can harm the agent or another source.
 
 Some sources take long to compile: 240 KB of `def f():` / `pass` takes 5 s under Python 3.11, 960 KB
 takes 81 s. So there are two lanes, each with a helper of its own. The quick lane gives each source
@@ -28,8 +28,8 @@ from agent.reload.helper import SLICE, Helper, HelperError, LimitReached, SliceU
 
 #: How often a source must reach a limit until that is its verdict.
 LIMIT_TRIES = 2
-#: How often a helper may end in the middle of a source, or not start, until that is reported: the
-#: machine may be short of something for an instant only.
+#: How often a helper may end in the middle of a source, or not start, until that is reported: a
+#: shortage of the machine may be brief.
 HELPER_TRIES = 3
 #: Seconds until a check that could not be made is tried again, at first and at most; they double.
 FIRST_PAUSE, MAX_PAUSE = 0.1, 60.0
@@ -38,7 +38,7 @@ Result = Report | SliceUsed | LimitReached
 
 
 class Checker:
-    """Checks the sources that directories have. For the event loop, except where it says else.
+    """Checks the sources that directories have. For the event loop, unless a method says otherwise.
 
     It has more than 15 methods because the two lanes share one helper protocol: what comes before
     and after it is in `Sources` and `Helper`.
@@ -57,7 +57,7 @@ class Checker:
         self._changed = anyio.Event()
         self._begin = anyio.Event()
 
-    # What others ask ----------------------------------------------------------------------------
+    # Called by others ---------------------------------------------------------------------------
 
     def verdict(self, digest: str) -> Verdict | None:
         """What a check of this source said, None if there is no verdict. From any thread."""

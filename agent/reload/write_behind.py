@@ -1,4 +1,4 @@
-"""Brings to the disk, behind the reloads, what they wrote to the state directory."""
+"""Syncs what reloads wrote to the state directory, without delaying them."""
 
 from __future__ import annotations
 

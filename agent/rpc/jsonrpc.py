@@ -17,12 +17,12 @@ Batches. An array is a batch: each element is handled as if it had come alone, a
 into one array on one line. An empty batch, or one over MAX_BATCH, is one -32600. A batch without
 responses gets no line at all.
 
-Two steps, one law. Nearly every line is decoded straight into the types of `agent.rpc.messages`,
+Two steps, one result. Nearly every line is decoded straight into the types of `agent.rpc.messages`,
 which refuse unknown members. A line that they refuse is decoded as any JSON; the envelope is
 checked; what means the same in another form is converted (positions to names, 12.0 to 12, unknown
-members of the envelope dropped); and the types are tried again. What they still refuse, the schema
-that is derived from them explains. One rule is left to `agent.core.trigger`: the syntax of an event
-given as text, because only it can name the column.
+members of the envelope dropped); and the types are tried again. The schema derived
+from them explains what they still refuse. One rule is left to `agent.core.trigger`: the syntax of
+an event given as text, because only it can name the column.
 
 Of duplicate names in one object the last wins, in both steps.
 
@@ -125,7 +125,7 @@ def read(line: bytes) -> Message:
 
 
 def read_quickly(line: bytes) -> Message | None:
-    """Read one line as `read` does; None if something in it is refused: to explain that takes long.
+    """Read one line as `read` does; None if something in it is refused: explaining takes long.
 
     Takes some 2 ms for a MiB of text, and 40 ms for a MiB of events as objects.
     """
@@ -243,7 +243,7 @@ def _not_a_request(identity: Id, pointer: str, expected: str, value: object) -> 
 
 
 def _named(method: str, params: dict[str, Any] | list[Any]) -> object:
-    """Parameters by name, and whole numbers as integers, as the types want them."""
+    """Parameters by name, and whole numbers as integers, as the types require."""
     if isinstance(params, list):
         if not params:
             return {}

@@ -3,7 +3,7 @@
 This is the only definition of requests, results and records. msgspec decodes requests with these
 types; `agent.rpc.openrpc` derives the JSON Schemas and the OpenRPC document from them.
 
-Two things are said beside a type because msgspec cannot express them in an annotation:
+Two rules are stated beside a type because msgspec cannot express them in an annotation:
 
 - `__post_init__` checks rules between members. `SCHEMA_RULE` beside it is the same rule as a JSON
   Schema. A property test holds that the two agree.
@@ -189,7 +189,7 @@ class LookupParams(_Params, frozen=True):
     """Parameters of `lookup` and `explain`.
 
     event: text in the trigger's own syntax, whose syntax is not checked yet, or an object.
-    owner: the job that the callbacks hang on; None is the event's own job. `{}` is an owner
+    owner: the job that has the callbacks; None is the event's own job. `{}` is an owner
         without fields, and nothing matches it.
     occurred: events that happened before. It holds no objects if there is no owner and the event
         is text: their contexts could not be derived.
@@ -208,7 +208,7 @@ class LookupParams(_Params, frozen=True):
     event: Event
     owner: Annotated[
         JobIfGiven,
-        _described("the job that the callbacks hang on; without it, the event's own job"),
+        _described("the job that has the callbacks; without it, the event's own job"),
     ] = None
     occurred: Annotated[
         tuple[Event, ...], _described("the events that occurred before, as an array")
@@ -478,7 +478,7 @@ class Method(NamedTuple):
     params, result: the types of its parameters and result.
     example: parameters and a result that belong together.
     positional: the one parameter that may be given by position, alone.
-    errors: those that it meets beside the ones that every request can meet.
+    errors: those that it meets besides the ones that every request can meet.
     """
 
     summary: str

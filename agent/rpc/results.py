@@ -20,7 +20,7 @@ _encode = msgspec.json.Encoder().encode
 #: Bytes of the results that are cached, with their parameters: some 20,000 usual ones. A farm asks
 #: for some hundred different events in a second.
 MAX_CACHE_BYTES = 16 << 20
-#: Bytes of one cached result beside its own and its parameters': measured, of objects and table.
+#: Bytes of one cached result besides its own and its parameters': measured, of objects and table.
 ENTRY_OVERHEAD = 512
 #: Bytes of parameters whose result is cached. Those of a real request have some hundred.
 MAX_CACHED_PARAMS = 4096

@@ -1,4 +1,4 @@
-"""Which user is at the other end of a Unix socket, by the kernel's word, and what they may do.
+"""Which user is at the other end of a Unix socket, as the kernel reports it, and what they may do.
 
 The modes of the pipe and of its folder protect it first. This check holds even if somebody changed
 them.

@@ -3,7 +3,7 @@
 Short reads of whole lookups, which nearly all are, are answered together in the turn of the loop in
 which they arrive. Everything else waits in one queue. In each turn a bounded time is spent on it,
 in small steps, one connection after the other. A connection that was idle comes before those that
-were at work, so a client with few requests never waits for one with many.
+were busy, so a client with few requests never waits for one with many.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ unread. So does a client that does not read its responses.
 
 `Connection` has more than 15 methods because it is four small interfaces in one object: the event
 loop's protocol, the client of the batcher and the scheduler, the output of `Requests`, and what the
-listener and the handlers call. To split them would put calls between objects into every response.
+listener and the handlers call. Splitting it would add calls between objects to every response.
 Its state changes in `_move` alone, by the table in `states.py`.
 """
 
@@ -221,7 +221,7 @@ class Connection(asyncio.Protocol):
         self.abort()
 
     def close(self) -> None:
-        """Close after the kernel took what it takes."""
+        """Write what the kernel takes at once, then close."""
         self.flush()
         self._close()
 
@@ -239,7 +239,7 @@ class Connection(asyncio.Protocol):
             transport.close()
 
     def _release(self) -> None:
-        """Release all that is held for it. The descriptor may be another's from now on."""
+        """Release all that is held for it. Its descriptor may be reused from now on."""
         if self.state is State.CLOSED:
             return
         self._shared.writable.forget(self)

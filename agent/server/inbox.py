@@ -1,4 +1,4 @@
-"""What a client sent and what is not carried out yet: bytes, cut into lines step by step."""
+"""What a client sent that is not carried out yet: bytes, cut into lines step by step."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Pipe:
 
     def __init__(self, path: str, group: int | None = None) -> None:
         self.path = path
-        #: The group whose members may connect, beside root and the agent's user.
+        #: The group whose members may connect, besides root and the agent's user.
         self._group = group
         self.clients: set[Client] = set()
         self._lock = -1
@@ -167,7 +167,7 @@ class Pipe:
         return _identity(found) == _identity(os.fstat(self._lock))
 
     async def rebind(self, service: Service, access: AccessPolicy) -> None:
-        """Make the socket again, after it was lost. Those who are connected notice nothing.
+        """Make the socket again after it was lost. Connected clients are not affected.
 
         Raises SettingsError, or Held where another agent has the pipe by now.
         """

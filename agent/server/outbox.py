@@ -16,7 +16,7 @@ Line = bytes | tuple[bytes, ...]
 #: Bytes from which a piece is kept as an object that several clients may share. Smaller ones are
 #: cheaper to copy than to count.
 MIN_SHARED = 1 << 16
-#: Bytes that a waiting piece costs beside its own, for its view and its place in the queue.
+#: Bytes that a waiting piece costs besides its own, for its view and its place in the queue.
 PIECE_OVERHEAD = 300
 #: Pieces in one write. The kernel takes at most 1,024 (IOV_MAX).
 MAX_PIECES = 64

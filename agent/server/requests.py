@@ -22,7 +22,7 @@ MAX_BATCH_BYTES = 64 << 20
 DECODED_FACTOR = 8
 #: Bytes of a line from which it is decoded in a thread. The decoder needs up to 2 ms for it.
 MAX_INLINE_LINE = 1 << 16
-#: Bytes of a line up to which it is explained on the loop what is wrong with it: a millisecond.
+#: Bytes of a line up to which its errors are explained on the loop, in about a millisecond.
 MAX_INLINE_REFUSAL = 2048
 #: Bytes of the responses of a batch from which they are not copied into its line.
 _MIN_PIECES = 1 << 16

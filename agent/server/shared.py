@@ -64,7 +64,7 @@ class Client(batcher.Client, Protocol):
         ...
 
     def close(self) -> None:
-        """Close after the kernel took what it takes."""
+        """Write what the kernel takes at once, then close."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The states of a connection, and every way from one to another.
+"""The states of a connection, and the transitions between them.
 
     IDLE <-> BUSY --> ENDED       the client sends no more, and still gets its responses
        \\      |      /
@@ -8,7 +8,7 @@
                 |
              CLOSED               reached from every state
 
-LINGERING is there because closing a socket with unread bytes resets it, and the client would not
+LINGERING is needed because closing a socket with unread bytes resets it, and the client would not
 read the final response.
 """
 
@@ -18,7 +18,7 @@ import enum
 
 
 class State(enum.Enum):
-    """Of a connection."""
+    """The state of a connection."""
 
     IDLE = "nothing is under way: no request, no response that the kernel did not take"
     BUSY = "requests or responses are under way"
@@ -64,7 +64,7 @@ TRANSITIONS = {
 
 
 def next_state(state: State, signal: Signal) -> State:
-    """The state after a signal. Raises RuntimeError if it cannot come in this state."""
+    """The state after a signal. Raises RuntimeError if it cannot occur in this state."""
     try:
         return TRANSITIONS[state, signal]
     except KeyError:
