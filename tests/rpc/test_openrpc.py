@@ -242,7 +242,7 @@ def check_agreement(call: Any) -> bool:
     return lawful
 
 
-# In four parts, so that processes can share the work.
+# In parts, so that processes can share the work.
 @pytest.mark.parametrize("seed", range(2))
 def test_agent_and_schemas_accept_and_refuse_the_same(seed: int) -> None:
     requests = Requests(seed)
