@@ -19,7 +19,7 @@ from agent.reload.settle import Settled, Settler
 from agent.reload.syntax_check import Checker
 
 
-def check(
+def check_directories(
     directories: Iterable[str],
     languages: frozenset[str],
     unsafe_permissions: str = IGNORE,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent.check import check
+from agent.check import check_directories
 from agent.disk.being_written import WRITING
 from support.agents import Agent, wait_for, write
 
@@ -31,7 +31,7 @@ def _leases() -> Iterator[None]:
 def test_check_reports_what_serve_reports_at_its_first_reading(tmp_path: Path) -> None:
     directories = sorted(p.parent for p in FIXTURES.rglob("callbacks.conf"))
     assert len(directories) > 30
-    found = [d.as_json() for d in check(map(str, directories), LANGUAGES)]
+    found = [d.as_json() for d in check_directories(map(str, directories), LANGUAGES)]
     assert len(found) > 30
     agent = Agent(tmp_path, *directories)
     agent.flags += ["--unsafe-permissions", "ignore"]
@@ -53,7 +53,7 @@ def test_a_writer_in_one_directory_does_not_hide_the_others(tmp_path: Path) -> N
     one = write(tmp_path / "one", "a.pl = done-job-self\n", a_pl="1\n")
     two = write(tmp_path / "two", "b.pl = done-job-self\n")
     with writer(one / "a.pl", 600.0):
-        found = check([str(one), str(two)], LANGUAGES)
+        found = check_directories([str(one), str(two)], LANGUAGES)
     assert [(Path(f.path).name, f.code) for f in found] == [
         ("a.pl", "being-written"),
         ("callbacks.conf", "missing-file"),
@@ -63,7 +63,7 @@ def test_a_writer_in_one_directory_does_not_hide_the_others(tmp_path: Path) -> N
 def test_a_file_that_is_closed_in_time_is_read(tmp_path: Path) -> None:
     directory = write(tmp_path / "one", "a.pl = done-job-self\n", a_pl="1\n")
     with writer(directory / "a.pl", WRITING / 10):
-        assert check([str(directory)], LANGUAGES) == []
+        assert check_directories([str(directory)], LANGUAGES) == []
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def check(context: click.Context, /, paths: tuple[str, ...], as_json: bool, **_:
 
     with _start_errors():
         process.prepare(serves=False)
-        from agent.check import check as find
+        from agent.check import check_directories
         from agent.daemon.descriptors import raise_fd_limit
 
         settings = read(given(context))
@@ -60,7 +60,9 @@ def check(context: click.Context, /, paths: tuple[str, ...], as_json: bool, **_:
         directories = tuple(dict.fromkeys(named)) or settings.directories
         process.leave_working_directory()
         raise_fd_limit()
-        found = find(directories, settings.languages, settings.unsafe_permissions, group)
+        found = check_directories(
+            directories, settings.languages, settings.unsafe_permissions, group
+        )
     findings = [*settings.findings, *found]
     if as_json:
         print_json({"diagnostics": [finding.as_json() for finding in findings]})

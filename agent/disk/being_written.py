@@ -56,8 +56,8 @@ def finding(path: str, processes: Iterable[str] = (), changing: bool = False) ->
 
 
 def _with_rest(last: Diagnostic, count: int) -> Diagnostic:
-    message = f"{last.message}; and so are {count} more files"
-    return replace(last, message=message)
+    more = "1 more file" if count == 1 else f"{count} more files"
+    return replace(last, message=f"{last.message} (and {more})")
 
 
 def writing_processes(paths: Iterable[str]) -> dict[str, list[str]]:
