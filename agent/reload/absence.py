@@ -32,8 +32,8 @@ class Absences:
 
     #: By name, the monotonic time in seconds when it was first found missing.
     _since: dict[str, float] = field(default_factory=dict)
-    #: The monotonic time in seconds of the last change of a file that is there.
-    _changed: float | None = None
+    #: By name, the monotonic time in seconds of the last change of a file, for MAX_WAIT.
+    _changed: dict[str, float] = field(default_factory=dict)
     _marks: Mapping[str, Fingerprint] = field(default_factory=dict)
 
     def look(self, marks: Mapping[str, Fingerprint], served: Collection[str], now: float) -> None:
@@ -43,13 +43,15 @@ class Absences:
         if before.get(".") != marks.get("."):
             # Another directory, for example because a link was switched: nothing is awaited.
             self._since.clear()
-            self._changed = None
-        elif any(
-            mark != errno.ENOENT and before.get(name, mark) != mark
-            for name, mark in marks.items()
-            if name != "." and not name.startswith("/")
-        ):
-            self._changed = now
+            self._changed.clear()
+        else:
+            recent = {n: at for n, at in self._changed.items() if now - at < MAX_WAIT}
+            self._changed = recent | {
+                name: now
+                for name, mark in marks.items()
+                if name != "." and not name.startswith("/")
+                if mark != errno.ENOENT and before.get(name, mark) != mark
+            }
         missing = [name for name in served if marks.get(name) == errno.ENOENT]
         self._since = {name: self._since.get(name, now) for name in missing}
 
@@ -58,8 +60,13 @@ class Absences:
         return frozenset(n for n, since in self._since.items() if now - since < MAX_WAIT)
 
     def edited(self, now: float) -> bool:
-        """Whether a file that is there changed shortly before `now` (monotonic seconds)."""
-        return self._changed is not None and now - self._changed < MAX_WAIT
+        """Whether a file that is not missing changed shortly before `now` (monotonic seconds).
+
+        A file that is saved and then removed is a lone removal.
+        """
+        return any(
+            name not in self._since and now - at < MAX_WAIT for name, at in self._changed.items()
+        )
 
 
 def git_is_writing(directory: str) -> bool:

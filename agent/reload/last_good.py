@@ -76,8 +76,13 @@ class LastGood:
                 continue
             except OSError as error:
                 self._report_failure(error)
-            except stored.DAMAGE:
-                continue
+            except stored.DAMAGE as error:
+                # Nothing is listed yet that a diagnostic could stand beside.
+                _logger.warning(
+                    "the stored settings in %s are damaged and not used: %s",
+                    printable(candidate),
+                    error,
+                )
             else:
                 return
 

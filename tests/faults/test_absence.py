@@ -178,6 +178,12 @@ def test_a_change_of_another_file_is_an_edit_for_a_while() -> None:
     assert absences.waiting(0.015 + MAX_WAIT) == {"b"}
 
 
+def test_a_file_that_is_saved_and_then_removed_is_a_lone_removal() -> None:
+    absences = looked(ALL, {**ALL, "a": (2, 2)}, {**ALL, "a": ENOENT})
+    assert absences.waiting(0.02) == {"a"}
+    assert not absences.edited(0.02)
+
+
 def test_another_directory_in_its_place_is_taken_as_it_is() -> None:
     absences = looked(ALL, {**ALL, "b": (2, 2)}, {**ALL, ".": (8,), "a": ENOENT, "b": (4, 4)})
     assert not absences.edited(0.02)

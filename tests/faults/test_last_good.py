@@ -316,3 +316,13 @@ def test_a_state_file_is_never_waited_for(tmp_path: Path) -> None:
         make(path)
         with pytest.raises((OSError, state_files.Damaged)):
             state_files.read(str(path), 1 << 20)
+
+
+def test_damaged_settings_are_reported(keeper: Keeper) -> None:
+    keeper.list(DIRECTORY)
+    settings = Path(keeper.kept.folder) / "settings.new"
+    data = settings.read_bytes()
+    settings.write_bytes(data[:70] + b"X" + data[71:])
+    assert keeper.open().settings is None
+    [message] = [m for m in keeper.messages if "settings" in m]
+    assert "damaged and not used" in message
