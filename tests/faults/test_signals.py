@@ -99,7 +99,7 @@ def mask(pid: int, which: str) -> int:
 
 # A stop ends the agent whatever stands still ------------------------------------------------------
 
-#: A thread that must be waited for and does not return.
+#: A thread that must be waited for and does not return: the one that makes the last record.
 HUNG_THREAD = """
 import threading
 from agent.rpc import results
