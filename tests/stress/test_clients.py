@@ -37,18 +37,19 @@ def test_batches_of_bad_requests_are_refused_between_the_lookups_of_others(agent
     with contextlib.closing(agent.connect()) as good, good.makefile("rb") as answers:
         asked = clients.ask(agent, line, 4)
         began = time.monotonic()
-        longest, count = 0.0, 0
+        waits = []
         while sum(one.recv(1, socket.MSG_PEEK) != b"" for one in readable(asked)) < len(asked):
             sent = time.monotonic()
             good.sendall(clients.request("lookup", event="done-job-self"))
             assert b'"result"' in answers.readline()
-            longest, count = max(longest, time.monotonic() - sent), count + 1
+            waits.append(time.monotonic() - sent)
         taken = time.monotonic() - began
         assert clients.drain(asked, 1) > 4 * 500 * 100
         closed(asked)
-    # One line alone would keep it waiting for a quarter of that.
-    assert longest < taken / 8 or longest < 0.05
-    assert count > 20
+    # If a line were refused as a whole, each lookup would wait for a quarter of that. Nine of ten,
+    # not all: this process and the agent may both lose the processor to other tests.
+    assert sorted(waits)[len(waits) * 9 // 10] < taken / 8
+    assert len(waits) > 20
 
 
 def readable(connections: list[socket.socket]) -> list[socket.socket]:
