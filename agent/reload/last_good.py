@@ -212,8 +212,14 @@ class LastGood:
             self._code.sync()
             os.fsync(fd)
             with self._lock:
+                try:
+                    now = os.stat(new)
+                except FileNotFoundError:
+                    # Since it was opened, its directory was taken off the list.
+                    self._unsynced.discard(path)
+                    return
                 # One that was written meanwhile is not on the disk yet.
-                if os.stat(new).st_ino == os.fstat(fd).st_ino:
+                if now.st_ino == os.fstat(fd).st_ino:
                     os.rename(new, path)
                     self._unsynced.discard(path)
         finally:

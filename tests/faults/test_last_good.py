@@ -326,3 +326,22 @@ def test_damaged_settings_are_reported(keeper: Keeper) -> None:
     assert keeper.open().settings is None
     [message] = [m for m in keeper.messages if "settings" in m]
     assert "damaged and not used" in message
+
+
+def test_a_directory_that_is_taken_off_the_list_while_it_is_synced(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is gone then, which is no failure."""
+    keeper.list(DIRECTORY)
+    keeper.save(unit(a_py=b"1\n"))
+    fsync = os.fsync
+
+    def and_unlist(fd: int) -> None:
+        monkeypatch.setattr(os, "fsync", fsync)
+        keeper.list("/other")
+        keeper.kept.flush()
+
+    monkeypatch.setattr(os, "fsync", and_unlist)
+    keeper.kept.sync()
+    assert keeper.messages == []
+    assert keeper.load() is None
