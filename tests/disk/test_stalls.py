@@ -277,13 +277,14 @@ def test_the_agent_stops_during_a_stall(agent: Agent, mounted: Mount) -> None:
 
 
 def test_a_slow_one_is_not_stalled(agent: Agent, tmp_path: Path, mounted: Mount) -> None:
-    """All files together take far longer than one call may: each takes a tenth of a second."""
+    """All files together take longer than one call may: 4 s against 3 ticks. Each takes a tenth of
+    a second, so a busy machine may delay one by two seconds."""
     names = [f"n{number}.pl" for number in range(40)]
     conf = "".join(f"{name} = x-job-{number}\n" for number, name in enumerate(names, 100))
     write(tmp_path / "under", conf, **{name.replace(".", "_"): "1\n" for name in names})
     patched = (
         "import agent.disk.files as f, agent.disk.stalls as p, agent.cli as c, time;"
-        f"p.SLOW = {SLOW}; old = f.FileReader._read_open;"
+        "p.SLOW = 2; old = f.FileReader._read_open;"
         "f.FileReader._read_open = lambda *a: (time.sleep(0.1), old(*a))[1]; c.main()"
     )
     agent.program = ["-c", patched]
