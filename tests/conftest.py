@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support import strangers
 from support.messages import logged
+from support.strangers import Strangers
 
 # A machine that runs other tests at the same time is slow at times; that is no failure.
 _SHARED = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
@@ -27,3 +31,19 @@ def messages() -> Iterator[list[str]]:
     """The texts of what the agent's modules log during the test, in this process."""
     with logged() as texts:
         yield texts
+
+
+@pytest.fixture(scope="module")
+def users() -> Iterator[Strangers]:
+    """Two users that exist for these tests only."""
+    with strangers.made() as found:
+        yield found
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that every user may enter; pytest's own folders are closed to other users."""
+    with tempfile.TemporaryDirectory(prefix="agent-") as folder:
+        place = Path(folder).resolve()
+        place.chmod(0o755)
+        yield place

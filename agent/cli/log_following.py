@@ -118,7 +118,7 @@ class Tail:
                 return False
 
     def _successor(self, file: BinaryIO) -> BinaryIO | None:
-        """The file that has replaced this one under the log's name; None if there is none."""
+        """The file that has replaced this one under the log's name, or None."""
         try:
             if os.path.samestat(os.stat(self._path), os.fstat(file.fileno())):
                 return None

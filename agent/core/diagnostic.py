@@ -266,7 +266,7 @@ def _more(path: str, left: list[Diagnostic]) -> Diagnostic:
 
 
 def more_findings(path: str, count: int, severity: Severity = WARNING) -> Diagnostic:
-    """The diagnostic that stands for `count` more of a path, the worst of this severity."""
+    """The diagnostic that counts `count` more of a path; `severity` is the worst of them."""
     message = f"there are {count} more findings like these" if count > 1 else "there is one more"
     hint = "correct those that are reported, then look again"
     return Diagnostic(severity, MORE_FINDINGS, path, None, None, message, hint, count)

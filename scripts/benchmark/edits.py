@@ -1,4 +1,4 @@
-"""How long an edit takes to be served, or to be told of."""
+"""How long an edit takes to be served, or to be reported."""
 
 import random
 import time

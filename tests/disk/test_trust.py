@@ -9,7 +9,6 @@ import shlex
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from agent.disk.directory import read
 from agent.disk.permissions import IGNORE, REFUSE, WARN, Trust
 from agent.reload.last_good import LastGood
 from agent.settings.host import Host
-from support import strangers
 from support.agents import Agent, running, wait_for, write
 from support.given import by_flag
 from support.strangers import Strangers
@@ -30,21 +28,6 @@ from support.strangers import Strangers
 CONF = "a.pl = done-job-self\nb.pl = failed-job-self\n"
 REFUSING = Trust(REFUSE)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="to give files away takes root")
-
-
-@pytest.fixture(scope="module")
-def users() -> Iterator[Strangers]:
-    with strangers.made() as found:
-        yield found
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A folder that every user may enter; pytest's own folders are closed to other users."""
-    with tempfile.TemporaryDirectory(prefix="trust-") as folder:
-        place = Path(folder).resolve()
-        place.chmod(0o755)
-        yield place
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from agent.core.unit import UNSAFE, Evaluation, evaluate
 from agent.disk import permissions
 from agent.disk.directory import read
 from agent.disk.permissions import REFUSE, Trust
-from support import strangers
 from support.agents import Agent, wait_for, write
 from support.strangers import Strangers, User
 
@@ -27,21 +25,6 @@ pytestmark = pytest.mark.skipif(
 needs_acl = pytest.mark.skipif(shutil.which("setfacl") is None, reason="there is no setfacl")
 
 CONF = "a.pl = done-job-self\nb.pl = failed-job-self\n"
-
-
-@pytest.fixture(scope="module")
-def users() -> Iterator[Strangers]:
-    with strangers.made() as found:
-        yield found
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A folder that every user may enter: pytest's own are closed to others."""
-    with tempfile.TemporaryDirectory(prefix="permissions-") as folder:
-        place = Path(folder).resolve()
-        place.chmod(0o755)
-        yield place
 
 
 @pytest.fixture

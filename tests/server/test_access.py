@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,27 +22,11 @@ from agent.rpc.messages import REFUSED
 from agent.server import access as peer
 from agent.server.access import AccessPolicy, Peer
 from agent.settings.host import Host
-from support import strangers
 from support.agents import DEADLINE, Agent, running, wait_for, write
 from support.strangers import Strangers
 
 STATUS = b'{"jsonrpc":"2.0","id":1,"method":"status"}\n'
 RELOAD = b'{"jsonrpc":"2.0","id":2,"method":"reload"}\n'
-
-
-@pytest.fixture(scope="module")
-def users() -> Iterator[Strangers]:
-    with strangers.made() as found:
-        yield found
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A folder that every user may enter: pytest's own are closed to others."""
-    with tempfile.TemporaryDirectory(prefix="door-") as folder:
-        place = Path(folder).resolve()
-        place.chmod(0o755)
-        yield place
 
 
 @pytest.fixture
