@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from directories import Directories
-from generator import ANY, ID, Server
-from peers import accepts
-from process import BenchError, running, wait_until
+from bench.directories import Directories
+from bench.generator import ANY, ID, Server
+from bench.peers import accepts
+from bench.process import BenchError, running, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ALL_LANGUAGES = (

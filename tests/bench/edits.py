@@ -4,12 +4,11 @@ import random
 import time
 from collections.abc import Callable, Sequence
 
-from directories import SEED, Conf
-from generator import ID
-from peers import Notices, Subscription
-from process import BenchError
-
-from support.agents import Client, lookup
+from bench.agents import Client, lookup
+from bench.directories import SEED, Conf
+from bench.generator import ID
+from bench.peers import Notices, Subscription
+from bench.process import BenchError
 
 # Quiet time between two edits, in seconds: longer than any watcher's settle time, and random,
 # so that no one's clock falls in step with it.

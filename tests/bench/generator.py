@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from process import BenchError, cpu_seconds
+from bench.process import BenchError, cpu_seconds
 
-SOURCE = Path(__file__).resolve().parent.parent / "load.c"
+SOURCE = Path(__file__).resolve().parents[2] / "scripts" / "load.c"
 # The bytes that stand for a request's number, and for bytes that may change; see load.c.
 ID = b"\x01"
 ANY = b"\x02"

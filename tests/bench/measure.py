@@ -12,14 +12,12 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-import edits
-import peers
-from directories import Conf, Directories, patterns, write_example, write_generated
-from generator import Generator, Sample, Server, Shape
-from process import BenchError, cpu_seconds, cpu_share, resident, settle
-from report import Goal, Row
-
-from support.agents import Agent, agent
+from bench import edits, peers
+from bench.agents import Agent, agent
+from bench.directories import Conf, Directories, patterns, write_example, write_generated
+from bench.generator import Generator, Sample, Server, Shape
+from bench.process import BenchError, cpu_seconds, cpu_share, resident, settle
+from bench.report import Goal, Row
 
 ONE = Shape()
 SIXTEEN = Shape(connections=16)

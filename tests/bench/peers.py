@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from generator import Server
-from process import BenchError, end, running, wait_until
+from bench.generator import Server
+from bench.process import BenchError, end, running, wait_until
 
 # Debian's package for each program that the benchmark compares with.
 PACKAGES = {

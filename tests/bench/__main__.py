@@ -8,10 +8,10 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
-import peers
-from measure import FULL, MEASUREMENTS, QUICK, Bench
-from process import BenchError
-from report import Row, loads, machine, table
+from bench import peers
+from bench.measure import FULL, MEASUREMENTS, QUICK, Bench
+from bench.process import BenchError
+from bench.report import Row, loads, machine, table
 
 # Everything is bounded by itself; this bounds the whole, in seconds.
 WHOLE_LIMIT = 590
