@@ -134,6 +134,12 @@ def _languages_off(callbacks: Iterable[Callback], flags: frozenset[str]) -> Iter
         yield Problem("language-off", message, hint).at(path, first.line, first.column)
 
 
+Pending = Mapping[tuple[str, str], Trigger]
+"""What callbacks still wait for, by path and trigger text: the `missing` of earlier results."""
+
+NOTHING_PENDING: Pending = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """The result of a lookup, both lists in index order."""
@@ -212,31 +218,45 @@ class Index:
         event: Event,
         occurred: Sequence[Event] = (),
         checkpoint: Callable[[], object] | None = None,
+        pending: Pending = NOTHING_PENDING,
     ) -> Match:
         """Which callbacks fire for the event, and which are partial.
 
-        `occurred` are the events that occurred before it. `checkpoint` is called about every 1,000
-        steps; an exception that it raises ends the lookup.
+        `occurred` are the events that occurred before it. `pending`, in their place, is what
+        earlier results said is missing: the callbacks in it are decided by that. `checkpoint` is
+        called about every 1,000 steps; an exception that it raises ends the lookup.
         """
-        return self._lookup(event, occurred, Steps(checkpoint))
+        return self._lookup(event, occurred, pending, Steps(checkpoint))
 
-    def _lookup(self, event: Event, occurred: Sequence[Event], steps: Steps) -> Match:
-        found = []
+    def contexts_that_count(self, event: Event) -> Callable[[str], bool]:
+        """Whether a term of the event's type and name requires this context. Events that differ
+        only in other contexts have the same results."""
+        return match.contexts_that_count(self._tree, event, Steps(None))
+
+    def _lookup(
+        self, event: Event, occurred: Sequence[Event], pending: Pending, steps: Steps
+    ) -> Match:
+        found: list[tuple[Callback, Trigger]] = []
         compound: list[Trigger] = []
         for number in match.satisfied(self._tree, event, steps):
             callback = self.served[number // _STRIDE].callbacks[number % _STRIDE]
-            found.append(callback)
             tree = callback.registration.trigger
+            if pending:
+                left = pending.get(_identity(callback))
+                if left is not None:
+                    if not match.satisfies_term(left, event, steps):
+                        continue
+                    tree = left
+            found.append((callback, tree))
             # A trigger of one term is true once the event satisfies that term.
             if not isinstance(tree, Term):
                 compound.append(tree)
             steps.take()
         if not compound:
-            return Match(found, [])
+            return Match([callback for callback, _ in found], [])
         holds = match.holding(compound, (event, *occurred), steps)
         result = Match([], [])
-        for callback in found:
-            tree = callback.registration.trigger
+        for callback, tree in found:
             rest = None if isinstance(tree, Term) else missing(tree, holds)
             steps.take()
             if rest is None:
@@ -250,14 +270,14 @@ class Index:
         event: Event,
         occurred: Sequence[Event] = (),
         checkpoint: Callable[[], object] | None = None,
+        pending: Pending = NOTHING_PENDING,
     ) -> list[tuple[Callback, str, str]]:
         """For every callback with a term of the event's name and type: verdict and reason.
 
-        The verdict is `fires`, `partial` or `no`. `checkpoint` is called about every 1,000 steps;
-        an exception that it raises ends the computation.
+        The verdict is `fires`, `partial` or `no`. The arguments are those of `lookup`.
         """
         steps = Steps(checkpoint)
-        result = self._lookup(event, occurred, steps)
+        result = self._lookup(event, occurred, pending, steps)
         firing = {id(callback) for callback in result.callbacks}
         partial = {id(callback): rest for callback, rest in result.partial}
         explained = []
@@ -277,6 +297,11 @@ class Index:
                 rest = partial[id(callback)]
                 reason = _short(f"the event satisfies {met}; still missing: {rest}")
                 explained.append((callback, "partial", reason))
+            elif (left := pending.get(_identity(callback))) and (
+                met := _satisfied(alike, event, steps)
+            ):
+                reason = _short(f"{met} was satisfied before; still missing: {left}")
+                explained.append((callback, "no", reason))
             else:
                 steps.take(10)
                 reason = _short("; ".join(_mismatch(t, event) for t in alike[:MAX_REASON_TERMS]))
@@ -296,16 +321,20 @@ def _satisfied(alike: Iterable[Term], event: Event, steps: Steps) -> str:
 
 def changes(old: Iterable[ServedDirectory], new: Iterable[ServedDirectory]) -> list[Change]:
     """The differences between the old callbacks and the new, by identity: path and trigger."""
-    before = {(c.path, c.registration.text): c for s in old for c in s.callbacks}
+    before = {_identity(c): c for s in old for c in s.callbacks}
     result = []
     for served in new:
         for callback in served.callbacks:
-            was = before.pop((callback.path, callback.registration.text), None)
+            was = before.pop(_identity(callback), None)
             if was is None:
                 result.append(Change("added", callback))
             elif _content(was) != _content(callback):
                 result.append(Change("modified", callback))
     return [*(Change("removed", callback) for callback in before.values()), *result]
+
+
+def _identity(callback: Callback) -> tuple[str, str]:
+    return callback.path, callback.registration.text
 
 
 def _content(callback: Callback) -> tuple[str, int, bool]:

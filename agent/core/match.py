@@ -58,12 +58,7 @@ def satisfied(tree: Tree, event: Event, steps: Steps) -> Collection[int]:
 
 
 def _satisfied(tree: Tree, event: Event, steps: Steps) -> Iterator[Numbers]:
-    names = tree.get(event.type)
-    if names is None:
-        return
-    found = list(names.find(event.name, steps))
-    if event.name in DONE and (done := names.literal.get("done")) is not None:
-        found.append(done)
+    found = _slots(tree, event, steps)
     for slots in found:
         for context in event.contexts:
             if (extras := slots.get(context)) is not None:
@@ -82,6 +77,24 @@ def _satisfied(tree: Tree, event: Event, steps: Steps) -> Iterator[Numbers]:
             steps.take()
 
 
+def _slots(tree: Tree, event: Event, steps: Steps) -> list[Slots]:
+    """What is filed under the event's type and name."""
+    names = tree.get(event.type)
+    if names is None:
+        return []
+    found = list(names.find(event.name, steps))
+    if event.name in DONE and (done := names.literal.get("done")) is not None:
+        found.append(done)
+    return found
+
+
+def contexts_that_count(tree: Tree, event: Event, steps: Steps) -> Callable[[str], bool]:
+    """Whether a term requires this context of an event with the event's type and name. Events that
+    differ only in other contexts satisfy the same terms."""
+    found = _slots(tree, event, steps)
+    return lambda context: any(context in slots for slots in found)
+
+
 def _any_context(extras: Patterns[Numbers], event: Event, steps: Steps) -> Iterator[Numbers]:
     """The numbers of the terms in any context that an event satisfies.
 
@@ -94,6 +107,15 @@ def _any_context(extras: Patterns[Numbers], event: Event, steps: Steps) -> Itera
     if TYPES[event.type].extra is None:
         yield from extras.find(None, steps)
     yield from extras.find_tails(event.unsplit, steps)
+
+
+def satisfies_term(trigger: Trigger, event: Event, steps: Steps) -> bool:
+    """Whether the event satisfies a term of one trigger."""
+    for term in terms(trigger):
+        steps.take(term.steps(event))
+        if term.matches(event):
+            return True
+    return False
 
 
 #: Up to this many events, each term is compared with one event after the other.

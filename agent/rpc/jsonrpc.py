@@ -45,12 +45,15 @@ from agent.rpc.messages import (
     ERRORS,
     INVALID_PARAMS,
     INVALID_REQUEST,
+    MAX_OWNERS,
     METHOD_NOT_FOUND,
     METHODS,
     PARSE_ERROR,
     REQUEST_TYPES,
     EventObject,
     Id,
+    Owner,
+    Pending,
     Request,
 )
 
@@ -266,29 +269,63 @@ def _whole(value: Any) -> Any:
 
 
 def _bad_params(identity: Id, method: str, params: Any, refused: ValueError) -> bytes:
-    # The validator takes some 100 us for an event, the types less than 1, and `occurred` may hold
-    # tens of thousands. So the validator gets only those that matter.
-    skipped = 0
-    if isinstance(params, dict) and isinstance(params.get("occurred"), list):
-        occurred = params["occurred"]
-        skipped = next((i for i, event in enumerate(occurred) if not _is_event(event)), 0)
-        events = occurred[skipped : skipped + 1]
-        events += next(([event] for event in occurred if isinstance(event, dict)), [])
-        params = {**params, "occurred": events}
-    data = openrpc.refusal(method, params) or {"pointer": "", "expected": str(refused)}
-    pointer = data["pointer"]
-    if pointer.startswith("/occurred/0"):
-        pointer = f"/occurred/{skipped}" + pointer.removeprefix("/occurred/0")
-    data["pointer"] = "/params" + pointer
+    data: dict[str, Any]
+    if isinstance(params, dict) and _count(params.get("owners")) > MAX_OWNERS:
+        expected = f"at most {MAX_OWNERS} owners in one request"
+        data = {"pointer": "/owners", "expected": expected, "found": str(len(params["owners"]))}
+    else:
+        # The validator takes some 100 us for an item, the types less than 1, and a request may hold
+        # tens of thousands. So the validator gets only those that matter.
+        params, places = _first_bad_items(params) if isinstance(params, dict) else (params, [])
+        data = openrpc.refusal(method, params) or {"pointer": "", "expected": str(refused)}
+        for short, long in places:
+            if data["pointer"].startswith(short):
+                data["pointer"] = long + data["pointer"].removeprefix(short)
+    data["pointer"] = "/params" + data["pointer"]
     message = f"Invalid params: at {data['pointer']} expected {data['expected']}"
     return error(identity, INVALID_PARAMS, message, data)
 
 
-def _is_event(value: object) -> bool:
-    if isinstance(value, str):
-        return True
+def _count(value: object) -> int:
+    return len(value) if isinstance(value, list) else 0
+
+
+def _first_bad_items(params: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Parameters with one item of each list: the first that is bad.
+
+    Where all are good, a rule between members is broken: then the first that such a rule is about.
+    Also returns, for each item that was kept, the pointer to its new place and to its old one, the
+    deepest first.
+    """
+    short = dict(params)
+    places = []
+    for name, (kind, is_ruled) in _LISTS.items():
+        items = params.get(name)
+        if not isinstance(items, list) or not items:
+            continue
+        at = next((i for i, item in enumerate(items) if not _is_valid(item, kind)), None)
+        if at is None:
+            at = next((i for i, item in enumerate(items) if is_ruled(item)), 0)
+        kept = items[at]
+        if name == "owners" and isinstance(kept, dict):
+            kept, inner = _first_bad_items(kept)
+            places += [(f"/owners/0{new}", f"/owners/{at}{old}") for new, old in inner]
+        short[name] = [kept]
+        places.append((f"/{name}/0", f"/{name}/{at}"))
+    return short, places
+
+
+#: The members that may be long lists: the type of an item, and which items rules are about.
+_LISTS: Final[dict[str, tuple[Any, Callable[[Any], bool]]]] = {
+    "occurred": (str | EventObject, lambda event: isinstance(event, dict)),
+    "owners": (Owner, lambda owner: "pending" in owner),
+    "pending": (Pending, lambda _: False),
+}
+
+
+def _is_valid(value: object, kind: Any) -> bool:
     try:
-        msgspec.convert(_whole(value), str | EventObject)
+        msgspec.convert(_whole(value), kind)
     except ValueError:
         return False
     return True

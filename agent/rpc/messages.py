@@ -51,6 +51,9 @@ ERRORS: Final[Mapping[int, str]] = {
 #: The largest integer that msgspec, C and SQL can hold: 64 bits with sign.
 MAX_INTEGER: Final = 2**63 - 1
 
+#: The most owners of one lookup.
+MAX_OWNERS: Final = 10_000
+
 #: The types of event that need an extra.
 NEEDS_EXTRA: Final = frozenset(name for name, row in TYPES.items() if row.extra is not None)
 _WITH_EXTRA = [name for name in TYPES if name in NEEDS_EXTRA]
@@ -123,6 +126,38 @@ class Job(_Params, frozen=True):
             force_setattr(self, "label", None)
 
 
+class Pending(_Params, frozen=True):
+    """What one callback still waits for, as an earlier result said it."""
+
+    EXPECTED: ClassVar = "a pending callback, as an object with path, trigger and missing"
+
+    path: Annotated[str, _described("the callback's path, as text")]
+    trigger: Annotated[str, _described("the callback's trigger, as text")]
+    missing: Annotated[str, _described("what the callback still waits for, as trigger text")]
+
+
+# These may be left out, but not given as null: msgspec decodes by the annotation and does not
+# compare defaults with it.
+if TYPE_CHECKING:
+    JobIfGiven = Job | None
+    NaturalIfGiven = int | None
+    PendingIfGiven = tuple[Pending, ...] | None
+else:
+    JobIfGiven = Job
+    NaturalIfGiven = _Natural
+    PendingIfGiven = tuple[Pending, ...]
+
+_PENDING = _described("the pending callbacks of an owner, as an array")
+
+
+class Owner(Job, frozen=True):
+    """A job that has the callbacks, one of many, and its pending callbacks."""
+
+    EXPECTED: ClassVar = "a job, as an object with any of id, label, pid, pgrp and pending"
+
+    pending: Annotated[PendingIfGiven, _PENDING] = None
+
+
 class EventObject(_Params, frozen=True):
     """An event given as an object. Its contexts are derived from the job's ids."""
 
@@ -173,20 +208,35 @@ Event = Annotated[
     ),
 ]
 
-# These may be left out, but not given as null: msgspec decodes by the annotation and does not
-# compare defaults with it.
 if TYPE_CHECKING:
-    JobIfGiven = Job | None
-    NaturalIfGiven = int | None
+    EventsIfGiven = tuple[Event, ...] | None
+    OwnersIfGiven = tuple[Owner, ...] | None
 else:
-    JobIfGiven = Job
-    NaturalIfGiven = _Natural
+    EventsIfGiven = tuple[Event, ...]
+    OwnersIfGiven = Annotated[tuple[Owner, ...], Meta(max_length=MAX_OWNERS)]
 
 _CODE = _described("true or false: whether the files' text is wanted too")
 
 
-class LookupParams(_Params, frozen=True):
-    """Parameters of `lookup` and `explain`.
+def _not_both(one: str, other: str) -> dict[str, Any]:
+    """The rule that at most one of two members is given."""
+    return {"description": f"{one} or {other}, not both", "not": {"required": [one, other]}}
+
+
+def _objects_need(*owner: str) -> dict[str, Any]:
+    """The rule that `occurred` holds objects only where it is known from which job they are seen:
+    where the event is an object, or one of these members is given."""
+    return {
+        "anyOf": [
+            {"required": ["event"], "properties": {"event": {"type": "object"}}},
+            {"properties": {"occurred": {"type": "array", "items": {"type": "string"}}}},
+            *({"required": [name]} for name in owner),
+        ]
+    }
+
+
+class ExplainParams(_Params, frozen=True):
+    """Parameters of `explain`, and of `lookup` for one owner.
 
     event: text in the trigger's own syntax, whose syntax is not checked yet, or an object.
     owner: the job that has the callbacks; None is the event's own job. `{}` is an owner
@@ -194,15 +244,14 @@ class LookupParams(_Params, frozen=True):
     occurred: events that happened before. It holds no objects if there is no owner and the event
         is text: their contexts could not be derived.
     code: whether the files' text is wanted too.
+    pending: in place of `occurred`, what earlier results said is missing.
     """
 
-    EXPECTED: ClassVar = "parameters by name: event, and where wanted owner, occurred and code"
+    EXPECTED: ClassVar = (
+        "parameters by name: event, and where wanted owner, code, and occurred or pending"
+    )
     SCHEMA_RULE: ClassVar[dict[str, Any]] = {
-        "anyOf": [
-            {"required": ["event"], "properties": {"event": {"type": "object"}}},
-            {"properties": {"occurred": {"type": "array", "items": {"type": "string"}}}},
-            {"required": ["owner"]},
-        ]
+        "allOf": [_objects_need("owner"), _not_both("occurred", "pending")]
     }
 
     event: Event
@@ -211,18 +260,67 @@ class LookupParams(_Params, frozen=True):
         _described("the job that has the callbacks; without it, the event's own job"),
     ] = None
     occurred: Annotated[
-        tuple[Event, ...], _described("the events that occurred before, as an array")
-    ] = ()
+        EventsIfGiven, _described("the events that occurred before, as an array")
+    ] = None
     code: Annotated[bool, _CODE] = False
+    pending: Annotated[PendingIfGiven, _PENDING] = None
 
     def __post_init__(self) -> None:
-        if (
-            self.occurred
-            and self.owner is None
-            and type(self.event) is str
-            and EventObject in map(type, self.occurred)
-        ):
+        self._check(self.owner is not None)
+
+    def _check(self, owned: bool) -> None:
+        """Check the rules between members. `owned`: an owner is given. Raises ValueError."""
+        if self.occurred is None:
+            return
+        if self.pending is not None:
+            raise ValueError("occurred and pending exclude each other")
+        if not owned and type(self.event) is str and EventObject in map(type, self.occurred):
             raise ValueError("an object in occurred needs an owner")
+
+
+class LookupParams(ExplainParams, frozen=True):
+    """Parameters of `lookup`: those of `explain`, or for many owners at once.
+
+    owners: in place of `owner`, the jobs that have the callbacks. Each may have its own `pending`;
+        those that have none use that of the request.
+    """
+
+    EXPECTED: ClassVar = (
+        "parameters by name: event, and where wanted owner or owners, code, and occurred or pending"
+    )
+    SCHEMA_RULE: ClassVar[dict[str, Any]] = {
+        "allOf": [
+            _objects_need("owner", "owners"),
+            _not_both("occurred", "pending"),
+            _not_both("owner", "owners"),
+            {
+                "description": "occurred, or owners with pending, not both",
+                "anyOf": [
+                    {"not": {"required": ["occurred"]}},
+                    {
+                        "properties": {
+                            "owners": {"type": "array", "items": {"not": {"required": ["pending"]}}}
+                        }
+                    },
+                ],
+            },
+        ]
+    }
+
+    owners: Annotated[
+        OwnersIfGiven,
+        _described(f"the jobs that have the callbacks, an array of at most {MAX_OWNERS}"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.owners is None:
+            self._check(self.owner is not None)
+            return
+        if self.owner is not None:
+            raise ValueError("owner and owners exclude each other")
+        self._check(True)
+        if self.occurred is not None and any(o.pending is not None for o in self.owners):
+            raise ValueError("occurred and the pending of an owner exclude each other")
 
 
 class ListParams(_Params, frozen=True):
@@ -298,16 +396,47 @@ class ExplainedCallback(Callback, frozen=True, kw_only=True):
     reason: str
 
 
+class OwnerPartial(_Result, frozen=True, kw_only=True):
+    """A callback that the event brings closer for one owner."""
+
+    callback: Annotated[int, Meta(description="its place in `callbacks`, from 0", ge=0)]
+    missing: Annotated[str, _described("what has not happened yet, as trigger text")]
+
+
+class OwnerResult(_Result, frozen=True, kw_only=True):
+    """Which callbacks fire for one owner, and which are partial."""
+
+    fires: list[Annotated[int, Meta(description="a place in `callbacks`, from 0", ge=0)]]
+    partial: list[OwnerPartial]
+
+
 class LookupResult(_Result, frozen=True, kw_only=True):
-    """Which callbacks fire, and which are partial."""
+    """Which callbacks fire, and which are partial: for one owner, or for each of `owners`."""
+
+    SCHEMA_RULE: ClassVar[dict[str, Any]] = {
+        "oneOf": [{"required": ["partial"]}, {"required": ["owners"]}]
+    }
 
     generation: _Generation
     digest: _IndexDigest
-    callbacks: Annotated[list[Callback], _described("those that fire")]
-    partial: Annotated[
-        list[PartialCallback],
-        _described("those of which the event satisfies a term, but not the whole trigger"),
+    callbacks: Annotated[
+        list[Callback],
+        _described("those that fire; for `owners`, those that fire or are partial for any of them"),
     ]
+    partial: (
+        Annotated[
+            list[PartialCallback],
+            _described("those of which the event satisfies a term, but not the whole trigger"),
+        ]
+        | UnsetType
+    ) = UNSET
+    owners: Annotated[list[OwnerResult], _described("parallel to the request's")] | UnsetType = (
+        UNSET
+    )
+
+    def __post_init__(self) -> None:
+        if (self.partial is UNSET) is (self.owners is UNSET):
+            raise ValueError("either partial or owners")
 
 
 class ExplainResult(_Result, frozen=True, kw_only=True):
@@ -557,10 +686,10 @@ METHODS: Final[Mapping[str, Method]] = {
     ),
     "explain": Method(
         "Why each callback of the event's name and type fires, is partial, or does not.",
-        LookupParams,
+        ExplainParams,
         ExplainResult,
         (
-            LookupParams("failed-work-parent-7"),
+            ExplainParams("failed-work-parent-7"),
             ExplainResult(
                 **_INDEX,
                 callbacks=[

@@ -8,12 +8,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from agent.core.event import Event, EventError, Job
 from agent.core.index import Callback, Index, Match
 from agent.core.quoting import escape_json
-from agent.rpc import messages
+from agent.rpc import messages, owners, question
 from agent.rpc.jsonrpc import result as result_line
-from agent.rpc.messages import REQUEST_TYPES, EventObject, LookupParams, Request
+from agent.rpc.messages import REQUEST_TYPES, ExplainParams, LookupParams, Request
 
 _encode = msgspec.json.Encoder().encode
 
@@ -24,9 +23,6 @@ MAX_CACHE_BYTES = 16 << 20
 ENTRY_OVERHEAD = 512
 #: Bytes of parameters whose result is cached. Those of a real request have some hundred.
 MAX_CACHED_PARAMS = 4096
-#: Events that occurred, and characters of an event, up to which a lookup is computed on the loop.
-QUICK_EVENTS = 16
-QUICK_CHARACTERS = 1024
 #: Bytes of a result up to which it is answered in a batch of thousands of requests.
 MAX_BATCHED_RESULT = 4096
 #: Callbacks of a result, and bytes of code in it, up to which it is encoded on the loop. Each of
@@ -61,55 +57,6 @@ class NotQuick(Exception):
     """Too slow or too large to answer in a batch, or on the loop that serves."""
 
 
-class BadEvent(Exception):
-    """The text of an event is not valid. `data` says where, as the data of -32602."""
-
-    def __init__(self, pointer: str, wrong: EventError) -> None:
-        super().__init__(wrong.message)
-        self.data: dict[str, Any] = {
-            "pointer": pointer,
-            "found": wrong.message,
-            "expected": wrong.expected,
-        }
-        if wrong.column is not None:
-            self.data["column"] = wrong.column
-
-
-def events(params: LookupParams, spend: Spend = no_limit) -> tuple[Event, tuple[Event, ...]]:
-    """The event of a request and those that occurred, as the owner sees them.
-
-    Raises BadEvent, and what `spend` raises.
-    """
-    owner: Job | None = params.owner
-    event = _event(params.event, owner, "/params/event")
-    if not params.occurred:
-        return event, ()
-    if owner is None and isinstance(params.event, EventObject):
-        owner = params.event.job
-    occurred = []
-    for i, one in enumerate(params.occurred):
-        spend(0)
-        occurred.append(_event(one, owner, f"/params/occurred/{i}"))
-    return event, tuple(occurred)
-
-
-def _event(given: str | EventObject, owner: Job | None, pointer: str) -> Event:
-    try:
-        if isinstance(given, str):
-            return Event.from_text(given, owner)
-        return Event.from_job(given.name, given.type, given.extra, given.job, owner)
-    except EventError as wrong:
-        raise BadEvent(pointer, wrong) from wrong
-
-
-def is_heavy(params: LookupParams) -> bool:
-    """Whether a lookup may take so long that it would delay other clients."""
-    event = params.event
-    if not isinstance(event, str):
-        event = (event.extra or "") + (event.job.label or "")
-    return len(params.occurred) > QUICK_EVENTS or len(event) > QUICK_CHARACTERS
-
-
 class LookupCache:
     """Results of `lookup` on one index, encoded. It never holds more than MAX_CACHE_BYTES.
 
@@ -127,13 +74,13 @@ class LookupCache:
         self._size = 0
 
     def result(self, params: LookupParams, late: Callable[[], bool] = lambda: False) -> bytes:
-        """The result of `lookup`. Raises BadEvent; and NotQuick if it takes long, or `late()` is
+        """The result of `lookup`. Raises BadText; and NotQuick if it takes long, or `late()` is
         true before it is computed."""
         known = self._results.get(params)
         return self._compute(params, late) if known is None else known
 
     def responses(self, requests: Sequence[Request], late: Callable[[], bool]) -> list[bytes]:
-        """The response to each request. Raises NotQuick or BadEvent if any of them is not a lookup
+        """The response to each request. Raises NotQuick or BadText if any of them is not a lookup
         with a small result that is known, or computed before `late()` is true."""
         known = self._results
         responses = []
@@ -157,9 +104,10 @@ class LookupCache:
                 raise NotQuick
 
         check()
-        if is_heavy(params):
+        if params.owners is not None or question.is_heavy(params):
             raise NotQuick
-        found = self._index.lookup(*events(params), check)
+        one = question.of(params, check)
+        found = self._index.lookup(one.event, one.occurred, check, one.pending)
         if not _is_quick(found, params.code):
             raise NotQuick
         if found.partial:
@@ -205,9 +153,27 @@ def _is_quick(found: Match, code: bool) -> bool:
 
 
 def lookup(index: Index, params: LookupParams, spend: Spend = no_limit) -> bytes:
-    """The result of `lookup`. Raises BadEvent, and what `spend` raises."""
-    found = index.lookup(*events(params, spend), lambda: spend(0))
+    """The result of `lookup`. Raises BadText, and what `spend` raises."""
+
+    def check() -> None:
+        spend(0)
+
+    if params.owners is not None:
+        return _for_owners(index, params, spend, check)
+    one = question.of(params, check)
+    found = index.lookup(one.event, one.occurred, check, one.pending)
     return _lookup(index, found, params.code, spend)
+
+
+def _for_owners(
+    index: Index, params: LookupParams, spend: Spend, check: Callable[[], None]
+) -> bytes:
+    found = owners.matches(index, params, check)
+    unique = owners.callbacks(index, found)
+    listed = (_callback(messages.Callback, c, params.code) for c in unique)
+    return _result(
+        index, spend, callbacks=map(encode, listed), owners=owners.encoded(found, unique)
+    )
 
 
 def _lookup(index: Index, found: Match, code: bool, spend: Spend) -> bytes:
@@ -216,36 +182,39 @@ def _lookup(index: Index, found: Match, code: bool, spend: Spend) -> bytes:
         _callback(messages.PartialCallback, c, code, missing=str(missing))
         for c, missing in found.partial
     )
-    return _result(index, spend, callbacks=callbacks, partial=partial)
+    return _result(index, spend, callbacks=map(encode, callbacks), partial=map(encode, partial))
 
 
-def explain(index: Index, params: LookupParams, spend: Spend = no_limit) -> bytes:
-    """The result of `explain`. Raises BadEvent, and what `spend` raises."""
-    event, occurred = events(params, spend)
+def explain(index: Index, params: ExplainParams, spend: Spend = no_limit) -> bytes:
+    """The result of `explain`. Raises BadText, and what `spend` raises."""
+
+    def check() -> None:
+        spend(0)
+
+    one = question.of(params, check)
     explained = (
         _callback(messages.ExplainedCallback, c, params.code, verdict=verdict, reason=reason)
-        for c, verdict, reason in index.explain(event, occurred, lambda: spend(0))
+        for c, verdict, reason in index.explain(one.event, one.occurred, check, one.pending)
     )
-    return _result(index, spend, callbacks=explained)
+    return _result(index, spend, callbacks=map(encode, explained))
 
 
 def callbacks(index: Index, code: bool, spend: Spend = no_limit) -> bytes:
     """The result of `list`. Raises what `spend` raises."""
     listed = (_callback(messages.Callback, c, code) for c in index.callbacks())
-    return _result(index, spend, callbacks=listed)
+    return _result(index, spend, callbacks=map(encode, listed))
 
 
-def _result(index: Index, spend: Spend, **lists: Iterable[messages.Callback]) -> bytes:
-    """The index's generation and digest, and lists of callbacks.
+def _result(index: Index, spend: Spend, **lists: Iterable[bytes]) -> bytes:
+    """The index's generation and digest, and lists of encoded items.
 
-    Callbacks are encoded one by one: encoding holds the GIL, so lookups wait.
+    The iterators encode one item at a time: encoding holds the GIL, so lookups wait.
     """
     pieces = [_encode(_head(index))[:-1]]
     for name, items in lists.items():
         pieces.append(b',"%b":[' % name.encode())
         before = len(pieces)
-        for item in items:
-            encoded = encode(item)
+        for encoded in items:
             spend(len(encoded) + 1)
             pieces += (encoded, b",")
         if len(pieces) > before:

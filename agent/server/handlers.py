@@ -2,7 +2,7 @@
 
 A handler gets the parameters and the connection. It returns the encoded result, or where that
 takes long, what computes it: a function, which runs in a worker thread and is given a `Spend`; or
-an awaitable. It raises `Refused` or `results.BadEvent` for what the client did wrong.
+an awaitable. It raises `Refused` or `question.BadText` for what the client did wrong.
 
 Every result is of the index that is current when the request is read.
 """
@@ -23,6 +23,7 @@ from agent.reload.reloader import Reloader
 from agent.rpc import jsonrpc, openrpc, results
 from agent.rpc.messages import (
     EmptyResult,
+    ExplainParams,
     HistoryParams,
     ListParams,
     LookupParams,
@@ -104,13 +105,16 @@ class Handlers:
     # One function for each method -----------------------------------------------------------------
 
     def _lookup(self, params: LookupParams, connection: Client) -> Outcome:
+        if params.owners is not None:
+            # Hashing thousands of owners to find a cached result would take milliseconds.
+            return partial(results.lookup, self._reloader.index, params)
         until = time.monotonic() + TIME_SLICE
         try:
             return self.cache.result(params, lambda: time.monotonic() > until)
         except results.NotQuick:
             return partial(results.lookup, self._reloader.index, params)
 
-    def _explain(self, params: LookupParams, connection: Client) -> Outcome:
+    def _explain(self, params: ExplainParams, connection: Client) -> Outcome:
         return partial(results.explain, self._reloader.index, params)
 
     def _list(self, params: ListParams, connection: Client) -> Outcome:

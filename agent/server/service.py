@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from agent.rpc import jsonrpc, results
 from agent.rpc.messages import ERRORS, INTERNAL_ERROR, INVALID_PARAMS, REFUSED, Request
+from agent.rpc.question import BadText
 from agent.server.batcher import TIME_SLICE
 from agent.server.handlers import Handlers, Outcome, Refused
 from agent.server.offload import Abandoned, Effort, OverLimit, Workers
@@ -114,7 +115,7 @@ class Service:
         _logger.warning("%s", message)
 
     def _failed(self, request: Request, error: Exception) -> bytes:
-        if isinstance(error, results.BadEvent):
+        if isinstance(error, BadText):
             message = f"{ERRORS[INVALID_PARAMS]}: {error}"
             return jsonrpc.error(request.id, INVALID_PARAMS, message, error.data)
         if isinstance(error, Refused):

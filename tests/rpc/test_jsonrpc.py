@@ -368,7 +368,7 @@ def test_lookup_and_explain_take_the_event_by_position() -> None:
     for event in ("done-job-self", {"name": "done", "type": "job", "job": {"id": 4.0}}):
         by_position = looked_up([event])
         assert by_position == looked_up({"event": event})
-        assert (by_position.owner, by_position.occurred, by_position.code) == (None, (), False)
+        assert (by_position.owner, by_position.occurred, by_position.code) == (None, None, False)
     line = b'{"jsonrpc":"2.0","id":1,"method":"explain","params":["done-job-self"]}'
     assert answered(line)["result"] == "explain"
 

@@ -139,6 +139,7 @@ JUNK: list[Any] = [
     *([], [1], ["done-job-self"], {}, {"id": 1}, {"name": "a", "type": "job", "job": {}}),
 ]
 KEYS = [
+    *("owners", "pending", "path", "trigger", "missing"),
     *("event", "owner", "occurred", "code", "limit", "id", "label", "pid", "pgrp", "name", "type"),
     *("extra", "job", "params", "method", "jsonrpc", "ocurred", ""),
 ]
@@ -170,8 +171,16 @@ class Requests:
             event["extra"] = self.random.choice(("7", "1-10"))
         return event
 
+    def pending(self) -> list[Any]:
+        entry = {"path": "/d/a.py", "trigger": "a-job-1 && b-job-1", "missing": "a-job-1"}
+        return [dict(entry) for _ in range(self.random.randrange(3))]
+
+    def owners(self) -> list[Any]:
+        count = self.random.randrange(3)
+        return [{**self.job(), **self.some(pending=self.pending())} for _ in range(count)]
+
     def good(self) -> dict[str, Any]:
-        """A request which is good, but for what the rule about owners has to say."""
+        """A request which is good, but for what the rules between members have to say."""
         method = self.random.choice([*METHODS, "lookup", "lookup", "lookup", "explain"])
         call: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
         call |= self.some(id=self.random.choice((0, "x", None, 1.5, 10**25)))
@@ -180,6 +189,10 @@ class Requests:
                 return {**call, "params": [self.event()]}
             occurred = [self.event() for _ in range(self.random.randrange(3))]
             rest = self.some(owner=self.job(), occurred=occurred, code=True)
+            if self.random.random() < 0.3:
+                rest |= self.some(pending=self.pending())
+            if self.random.random() < 0.3:
+                rest |= self.some(owners=self.owners())
             return {**call, "params": {"event": self.event(), **rest}}
         params = {"list": self.some(code=False), "history": self.some(limit=5)}.get(method, {})
         return call | self.some(params=params)
@@ -225,8 +238,9 @@ def agent_accepts(message: object) -> bool:
     if isinstance(message, jsonrpc.Refusal | jsonrpc.Batch):
         return False
     params = getattr(message, "params", None)
-    if isinstance(params, messages.LookupParams):
-        return all(is_event(e) for e in (params.event, *params.occurred) if isinstance(e, str))
+    if isinstance(params, messages.ExplainParams):
+        events = (params.event, *(params.occurred or ()))
+        return all(is_event(e) for e in events if isinstance(e, str))
     return True
 
 
@@ -272,7 +286,9 @@ VALUES = st.recursive(
             "jsonrpc": "2.0", "id": 1, "method": "lookup", "params": {**rest, "event": event}
         },
         VALUES | st.sampled_from(TEXTS[:3]),
-        st.dictionaries(st.sampled_from(["owner", "occurred", "code"]), VALUES),
+        st.dictionaries(
+            st.sampled_from(["owner", "owners", "occurred", "pending", "code"]), VALUES
+        ),
     )
 )  # fmt: skip
 def test_agent_and_schemas_agree_on_any_value(call: Any) -> None:
@@ -343,6 +359,14 @@ GOOD: list[tuple[type[Struct], Any]] = [
     (Record, RECORD),
     (HistoryResult, {"records": [RECORD, RECORD]}),
     (LookupResult, {**INDEX, "callbacks": [CALLBACK], "partial": [{**CALLBACK, "missing": "x"}]}),
+    (
+        LookupResult,
+        {
+            **INDEX,
+            "callbacks": [CALLBACK],
+            "owners": [{"fires": [0], "partial": [{"callback": 0, "missing": "x"}]}],
+        },
+    ),
     (ExplainResult, {**INDEX, "callbacks": [{**CALLBACK, "verdict": "no", "reason": "r"}]}),
     (ListResult, {**INDEX, "callbacks": [CALLBACK]}),
     (StatusResult, STATUS),

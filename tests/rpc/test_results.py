@@ -11,7 +11,8 @@ import pytest
 from agent.core.index import Index
 from agent.rpc import jsonrpc, results
 from agent.rpc.messages import REQUEST_TYPES, LookupParams, Request
-from agent.rpc.results import BadEvent, LookupCache, NotQuick
+from agent.rpc.question import QUICK_CHARACTERS, BadText
+from agent.rpc.results import LookupCache, NotQuick
 from support.indexes import served
 
 
@@ -87,12 +88,12 @@ def test_only_lookups_are_answered_together() -> None:
         LookupCache(INDEX).responses([*requests("done-job-x"), status], never)
 
 
-@pytest.mark.parametrize("wrong", ["x", "done-job-" + "y" * results.QUICK_CHARACTERS])
+@pytest.mark.parametrize("wrong", ["x", "done-job-" + "y" * QUICK_CHARACTERS])
 def test_an_event_that_is_not_valid_or_takes_long_is_not_cached(wrong: str) -> None:
     cache = LookupCache(INDEX)
     for _ in range(2):
         for code in (False, True):
-            with pytest.raises((BadEvent, NotQuick)):
+            with pytest.raises((BadText, NotQuick)):
                 cache.responses(requests("done-job-x", wrong, code=code), never)
 
 

@@ -134,7 +134,7 @@ def test_whatever_one_request_raises_is_its_own_error(tmp_path: Path, where: str
         "def fails(*_):\n"
         "    raise MemoryError\n"
         f"a.{where} = fails\n"
-        "a.is_heavy = lambda _: True",
+        "a.question.is_heavy = lambda _: True",
     )
     agent.start()
     try:

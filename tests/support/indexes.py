@@ -10,7 +10,7 @@ from agent.core.event import Event
 from agent.core.index import ServedDirectory
 from agent.core.trigger import parse
 from agent.core.unit import Implementation, Registration, Unit
-from agent.rpc import results as answers
+from agent.rpc import question
 from agent.rpc.messages import LookupParams
 from support.cases import Case
 
@@ -21,10 +21,10 @@ def events(case: Case) -> list[Event] | None:
     if case.owner is not None:
         request["owner"] = case.owner
     try:
-        event, occurred = answers.events(msgspec.convert(request, LookupParams))
-    except (msgspec.ValidationError, answers.BadEvent):
+        asked = question.of(msgspec.convert(request, LookupParams), lambda: None)
+    except (msgspec.ValidationError, question.BadText):
         return None
-    return [event, *occurred]
+    return [asked.event, *asked.occurred]
 
 
 def unit(triggers: Sequence[str]) -> Unit:

@@ -28,6 +28,7 @@ from agent.reload import syntax_check as compiler
 from agent.rpc import jsonrpc, results
 from agent.rpc.lines import Lines
 from agent.rpc.messages import INVALID_PARAMS, Request
+from agent.rpc.question import BadText
 from agent.settings.host import Host
 
 #: The most bytes that a small input is blown up to. Quadratic time shows well below.
@@ -101,7 +102,7 @@ def _answered(request: Request) -> bytes:
             return jsonrpc.result(request.id, results.explain(INDEX, request.params))
         if request.method == "list":
             return jsonrpc.result(request.id, results.callbacks(INDEX, request.params.code))
-    except results.BadEvent as wrong:
+    except BadText as wrong:
         return jsonrpc.error(request.id, INVALID_PARAMS, str(wrong), wrong.data)
     return jsonrpc.result(request.id, b"{}")
 
@@ -140,7 +141,7 @@ def pipe(data: bytes) -> None:
             raise AssertionError("a blank line was answered")
     requests = jsonrpc.read_together([data]) if data else None
     if requests:
-        with contextlib.suppress(results.NotQuick, results.BadEvent):
+        with contextlib.suppress(results.NotQuick, BadText):
             assert results.LookupCache(INDEX).responses(requests, bool) == answers[:-1]
 
 
