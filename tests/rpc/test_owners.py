@@ -56,7 +56,7 @@ def of_each(result: dict[str, Any]) -> list[tuple[list[Any], list[Any]]]:
 def test_many_owners_get_what_each_gets_alone(one: Case, r: random.Random) -> None:
     index = Index.of(1, [served(one.triggers[::2]), served(one.triggers[1::2], "/e")])
     owners: list[dict[str, Any]] = [owner(r) for _ in range(r.randint(0, 6))]
-    params = {"event": one.event}
+    params: dict[str, Any] = {"event": one.event}
     if r.random() < 0.5:
         params["occurred"] = one.occurred
     try:
