@@ -331,6 +331,14 @@ class ListParams(_Params, frozen=True):
     code: Annotated[bool, _CODE] = False
 
 
+class CodeParams(_Params, frozen=True):
+    """Parameters of `code`. digests: names of files' contents, as callbacks have them."""
+
+    EXPECTED: ClassVar = "parameters by name: digests"
+
+    digests: Annotated[tuple[str, ...], _described("the digests of callbacks, as an array")]
+
+
 class HistoryParams(_Params, frozen=True):
     """Parameters of `history`. limit: how many records at most; None is all that are kept."""
 
@@ -453,6 +461,29 @@ class ListResult(_Result, frozen=True, kw_only=True):
     generation: _Generation
     digest: _IndexDigest
     callbacks: list[Callback]
+
+
+class Content(_Result, frozen=True, kw_only=True):
+    """A file's content: its text, or its bytes in base64 where they are not UTF-8."""
+
+    SCHEMA_RULE: ClassVar[dict[str, Any]] = {
+        "oneOf": [{"required": ["text"]}, {"required": ["base64"]}]
+    }
+
+    text: str | UnsetType = UNSET
+    base64: Annotated[str, Meta(extra_json_schema={"contentEncoding": "base64"})] | UnsetType = (
+        UNSET
+    )
+
+    def __post_init__(self) -> None:
+        if (self.text is UNSET) is (self.base64 is UNSET):
+            raise ValueError("either text or base64")
+
+
+class CodeResult(_Result, frozen=True, kw_only=True):
+    """The contents that were asked for and are served."""
+
+    code: Annotated[dict[str, Content], _described("contents by digest; others are left out")]
 
 
 class Diagnostic(_Result, frozen=True, kw_only=True):
@@ -707,6 +738,13 @@ METHODS: Final[Mapping[str, Method]] = {
         ListParams,
         ListResult,
         (ListParams(), ListResult(**_INDEX, callbacks=[Callback(**_CALLBACK)])),
+        errors=(REFUSED,),
+    ),
+    "code": Method(
+        "The files with these digests, of what is served now. Unknown digests are left out.",
+        CodeParams,
+        CodeResult,
+        (CodeParams((_DIGEST,)), CodeResult(code={_DIGEST: Content(text="import mail\n")})),
         errors=(REFUSED,),
     ),
     "status": Method(

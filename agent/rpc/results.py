@@ -199,6 +199,26 @@ def explain(index: Index, params: ExplainParams, spend: Spend = no_limit) -> byt
     return _result(index, spend, callbacks=map(encode, explained))
 
 
+def code(index: Index, digests: Sequence[str], spend: Spend = no_limit) -> bytes:
+    """The result of `code`. Raises what `spend` raises."""
+    wanted = set(digests)
+    pieces = []
+    for callback in index.callbacks():
+        digest = callback.implementation.digest
+        if digest not in wanted:
+            continue
+        wanted.remove(digest)
+        raw = callback.implementation.code
+        try:
+            content = messages.Content(text=raw.decode())
+        except UnicodeDecodeError:
+            content = messages.Content(base64=base64.b64encode(raw).decode())
+        encoded = b'"%b":%b' % (digest.encode(), encode(content))
+        spend(len(encoded) + 1)
+        pieces.append(encoded)
+    return b'{"code":{%b}}' % b",".join(pieces)
+
+
 def callbacks(index: Index, code: bool, spend: Spend = no_limit) -> bytes:
     """The result of `list`. Raises what `spend` raises."""
     listed = (_callback(messages.Callback, c, code) for c in index.callbacks())

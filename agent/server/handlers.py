@@ -22,6 +22,7 @@ from agent.core.index import Index
 from agent.reload.reloader import Reloader
 from agent.rpc import jsonrpc, openrpc, results
 from agent.rpc.messages import (
+    CodeParams,
     EmptyResult,
     ExplainParams,
     HistoryParams,
@@ -72,6 +73,7 @@ class Handlers:
             "lookup": self._lookup,
             "explain": self._explain,
             "list": self._list,
+            "code": self._code,
             "status": self._status,
             "reload": self._reload,
             "history": self._history,
@@ -122,6 +124,9 @@ class Handlers:
             loop = asyncio.get_running_loop()
             self._list_timer = loop.call_later(LIST_CACHE_SECONDS, self._drop_lists)
         return partial(_cached_list, self._reloader.index, self._lists, params.code)
+
+    def _code(self, params: CodeParams, connection: Client) -> Outcome:
+        return partial(results.code, self._reloader.index, params.digests)
 
     def _drop_lists(self) -> None:
         self._list_timer = None

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import gc
+import json
 import random
 import sys
 
 import pytest
 
-from agent.core.index import Index
+from agent.core.index import Index, ServedDirectory
+from agent.core.unit import Implementation
 from agent.rpc import jsonrpc, results
 from agent.rpc.messages import REQUEST_TYPES, LookupParams, Request
 from agent.rpc.question import QUICK_CHARACTERS, BadText
 from agent.rpc.results import LookupCache, NotQuick
-from support.indexes import served
+from support.indexes import served, unit
 
 
 def never() -> bool:
@@ -105,3 +108,29 @@ def test_a_large_result_is_not_answered_in_a_batch() -> None:
         with pytest.raises(NotQuick):
             cache.responses(requests(event, code=code), never)
     assert len(cache.result(LookupParams(event))) > results.MAX_BATCHED_RESULT
+
+
+def test_code_is_what_is_served_and_nothing_else() -> None:
+    latin = Implementation.of("# \u00e9\n".encode("latin-1"))
+    one = unit(["done-job-self", "failed-job-self", "killed-job-self"])
+    one.implementations["3.py"] = latin
+    index = Index.of(1, [ServedDirectory.of("/d", one, frozenset({"python"}))])
+    text = one.implementations["1.py"].digest
+    unknown = "sha256:" + "0" * 64
+    found = json.loads(results.code(index, [latin.digest, unknown, text, text, "x"]))
+    assert found == {
+        "code": {
+            text: {"text": "pass\n"},
+            latin.digest: {"base64": base64.b64encode(latin.code).decode()},
+        }
+    }
+    assert json.loads(results.code(index, [])) == {"code": {}}
+
+
+def test_code_ends_when_it_costs_too_much() -> None:
+    def spend(size: int) -> None:
+        raise MemoryError
+
+    digest = next(INDEX.callbacks()).implementation.digest
+    with pytest.raises(MemoryError):
+        results.code(INDEX, [digest], spend)

@@ -125,6 +125,9 @@ def test_every_methods_result_holds_to_its_schema(site: Site) -> None:
         ("explain", {"event": "done-job-self"}),
         ("list", {}),
         ("list", {"code": True}),
+        ("lookup", {"event": "done-job-self", "owners": [job, {}]}),
+        ("lookup", {"event": "done-job-self", "pending": []}),
+        ("code", {"digests": [site.agent.call("list")["callbacks"][0]["digest"]]}),
         ("status", {}),
         ("reload", {}),
         ("history", {}),
@@ -140,6 +143,8 @@ def test_every_methods_result_holds_to_its_schema(site: Site) -> None:
         check_result(method, result)
         if method in ("lookup", "explain", "list"):
             assert result["callbacks"]
+        if method == "code":
+            assert len(result["code"]) == 1
 
 
 def test_rpc_discover_tells_of_every_method(agent: Agent) -> None:
