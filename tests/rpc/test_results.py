@@ -7,6 +7,7 @@ import gc
 import json
 import random
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -113,7 +114,7 @@ def test_a_large_result_is_not_answered_in_a_batch() -> None:
 def test_code_is_what_is_served_and_nothing_else() -> None:
     latin = Implementation.of("# \u00e9\n".encode("latin-1"))
     one = unit(["done-job-self", "failed-job-self", "killed-job-self"])
-    one.implementations["3.py"] = latin
+    one = replace(one, implementations={**one.implementations, "3.py": latin})
     index = Index.of(1, [ServedDirectory.of("/d", one, frozenset({"python"}))])
     text = one.implementations["1.py"].digest
     unknown = "sha256:" + "0" * 64
