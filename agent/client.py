@@ -23,24 +23,47 @@ callbacks must check it. Given the jobs, the agent derives the contexts of the e
     >>> [c["code"] for c in answer["callbacks"] if c["enabled"]]
     ['mail-status\\n']
 
-A `Client` keeps its connection between calls, which saves most of the time of a lookup. It may be
-used after a fork, but not by two threads at once: give each thread its own.
+A `Client` keeps its connections between calls, which saves most of the time of a lookup. It may be
+used by several threads at once, and after a fork.
+
+The results are those of the pipe, as dictionaries. Type checkers know their members: see
+`LookupResult`, `Callback` and so on.
 """
 
 # Python 3.6 does not have the newer forms that these rules ask for.
 # ruff: noqa: UP006, UP007, UP032, UP035, UP041, UP045
 
+# This file is long because it is the whole client: one file can be copied into a supervisor.
+
+import contextlib
 import errno
 import json
 import os
 import socket
 import stat
 import time
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from collections import deque
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+    overload,
+)
 
 #: Seconds that one call may take, connecting and receiving included. An answer takes well under
 #: a millisecond; an agent that takes longer than this is stopped or stuck.
 DEFAULT_TIMEOUT = 5.0
+
+#: Seconds that a call waits for an agent that is not there, within its timeout: it may be
+#: restarted, which takes 0.2 s, and up to 2 s with 100,000 callbacks.
+DEFAULT_RESTART = 3.0
 
 #: The pipe of an agent that root runs.
 ROOT_PIPE = "/run/callback-agent/pipe"
@@ -49,17 +72,153 @@ ROOT_PIPE = "/run/callback-agent/pipe"
 #: A list of 100,000 callbacks with 2 KB of code each is a fifth of it.
 MAX_ANSWER_BYTES = 1 << 30
 
+#: Bytes of code that a client keeps, by digest. When there is more, all of it is dropped.
+MAX_CODE_BYTES = 16 << 20
+
+#: Bytes of requests that `lookup_many` has on the way at a time. They fit into the socket's buffer,
+#: so the client never waits for the agent to read while the agent waits for the client.
+_WINDOW_BYTES = 1 << 16
+
 #: Bytes that are received at a time: a whole ordinary answer.
 _READ_BYTES = 1 << 16
 
-#: Seconds between two attempts to connect while the agent's queue of new connections is full.
+#: Seconds between two attempts to connect: the first, and the longest.
 _CONNECT_PAUSE = 0.01
+_LONGEST_PAUSE = 0.1
 
 #: Seconds that a wait of 0 lasts, so that what has arrived is read.
 _POLL = 0.001
 
-#: An event as a string ("failed-job-self") or as an object with name, type, extra and job.
-Event = Union[str, Mapping[str, Any]]
+#: Digests that are asked for at once. One has 71 characters, and a line at most 1 MiB.
+_MAX_DIGESTS = 1000
+
+#: Seconds that stand for no limit: sockets take no larger numbers on every system.
+_LONGEST_TIMEOUT = 1e6
+
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    # A member that may be left out stands in a class of its own: Python 3.6 to 3.10 have no
+    # NotRequired. A test compares all of these with the types that the agent sends.
+
+    class Job(TypedDict, total=False):
+        """A job, as far as the caller knows it."""
+
+        id: Optional[int]
+        label: Optional[str]
+        pid: Optional[int]
+        pgrp: Optional[int]
+
+    class Pending(TypedDict):
+        """What a callback still waits for, as an answer said it."""
+
+        path: str
+        trigger: str
+        missing: str
+
+    class Owner(Job, total=False):
+        """One of many jobs that have the callbacks, and what is pending for it."""
+
+        pending: Sequence[Pending]
+
+    class _EventObject(TypedDict):
+        name: str
+        type: str
+        job: Job
+
+    class EventObject(_EventObject, total=False):
+        """An event as an object."""
+
+        extra: Optional[str]
+
+    class _Callback(TypedDict):
+        file: str
+        path: str
+        directory: str
+        language: str
+        trigger: str
+        line: int
+        digest: str
+        enabled: bool
+
+    class Callback(_Callback, total=False):
+        """One callback; with its text, or its bytes in base64, if that was asked for."""
+
+        code: str
+        code_base64: str
+
+    class PartialCallback(Callback):
+        """A callback that the event brings closer, and what it still waits for."""
+
+        missing: str
+
+    class ExplainedCallback(Callback):
+        """A callback, and why it fires or not."""
+
+        verdict: str
+        reason: str
+
+    class _Index(TypedDict):
+        generation: int
+        digest: str
+
+    class LookupResult(_Index):
+        """Which callbacks fire, and which are partial."""
+
+        callbacks: List[Callback]
+        partial: List[PartialCallback]
+
+    class OwnerPartial(TypedDict):
+        """A callback that is partial for one owner: its place, and what is missing."""
+
+        callback: int
+        missing: str
+
+    class OwnerResult(TypedDict):
+        """What fires for one owner, as places in `callbacks`, and what is partial."""
+
+        fires: List[int]
+        partial: List[OwnerPartial]
+
+    class OwnersResult(_Index):
+        """What a lookup for many owners found."""
+
+        callbacks: List[Callback]
+        owners: List[OwnerResult]
+
+    class ExplainResult(_Index):
+        """Every callback of the event's name and type, with a verdict."""
+
+        callbacks: List[ExplainedCallback]
+
+    class ListResult(_Index):
+        """Every callback that is served."""
+
+        callbacks: List[Callback]
+
+    class Content(TypedDict, total=False):
+        """A file's text, or its bytes in base64."""
+
+        text: str
+        base64: str
+
+    class CodeResult(TypedDict):
+        """Files by digest."""
+
+        code: Dict[str, Content]
+
+    Event = Union[str, EventObject]
+else:
+    Job = Pending = Owner = EventObject = Callback = PartialCallback = ExplainedCallback = dict
+    LookupResult = OwnersResult = OwnerPartial = OwnerResult = ExplainResult = ListResult = dict
+    Content = CodeResult = dict
+    Event = Union[str, Mapping[str, Any]]
+
+#: Records and the result of `status` are long, and people read them more than programs: see
+#: `callback-agent help log` and `callback-agent help pipe` for their members.
+Record = Dict[str, Any]
+StatusResult = Dict[str, Any]
+HistoryResult = Dict[str, List[Record]]
 
 
 class AgentError(Exception):
@@ -78,30 +237,47 @@ class Refused(AgentError):
     """The agent answered with an error (JSON-RPC 2.0, section 5.1).
 
     `code` is the number (-32602 for a wrong event), `message` the text, `data` the details, mostly
-    a dictionary with `pointer`, `expected` and, for an event string, `column`.
+    a dictionary with `pointer`, `expected` and, for an event string, `column`. `index` is the place
+    of the request among those that were sent together; None if the error is about the connection.
     """
 
-    def __init__(self, code: int, message: str, data: Any = None) -> None:
+    def __init__(
+        self, code: int, message: str, data: Any = None, index: Optional[int] = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.data = data
+        self.index = index
+
+
+class BadArgument(AgentError):
+    """An argument cannot be sent as JSON: NaN, a date, or a value that contains itself."""
 
 
 class Client:
-    """A connection to the agent whose pipe is at `path`. The first call opens it.
+    """Connections to the agent whose pipe is at `path`. The first call opens one.
 
-    `timeout` is in seconds and limits each call as a whole. If the agent was restarted since the
-    last call, the call is sent once more, on a new connection: every call can be repeated without
-    harm. After an error the next call opens a new connection.
+    `timeout` is in seconds and limits each call as a whole; each call takes its own `timeout`, too.
+    If the agent is not there, a call waits for `restart` seconds, within its timeout, and is sent
+    again when the agent is back: every call can be repeated without harm. After an error the next
+    call opens a new connection.
     """
 
-    def __init__(self, path: str, timeout: float = DEFAULT_TIMEOUT) -> None:
-        self.path = path
+    def __init__(
+        self, path: str, timeout: float = DEFAULT_TIMEOUT, *, restart: float = DEFAULT_RESTART
+    ) -> None:
+        self.path = os.fspath(path)
         self.timeout = timeout
-        self._connection = None  # type: Optional[_Connection]
-        self._process = 0
-        self._last_id = 0
+        self.restart = restart
+        #: Connections that no call uses. Threads take them and put them back; each such step is one
+        #: operation that the interpreter does not interrupt, so there is no lock, which a fork
+        #: could leave locked.
+        self._idle = deque()  # type: deque[_Connection]
+        self._process = os.getpid()
+        #: Code by digest, as a member of a callback; and how many characters it has.
+        self._code = {}  # type: Dict[str, Dict[str, str]]
+        self._code_bytes = 0
 
     def __enter__(self) -> "Client":
         return self
@@ -110,91 +286,274 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection. The next call opens a new one."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        """Close the connections that no call uses now. The next call opens a new one."""
+        idle, self._idle = self._idle, deque()
+        for connection in idle:
+            connection.close()
+
+    @overload
+    def lookup(
+        self,
+        event: Event,
+        owner: Optional[Job] = None,
+        occurred: Optional[Sequence[Event]] = None,
+        code: bool = False,
+        pending: Optional[Sequence[Pending]] = None,
+        *,
+        timeout: Optional[float] = None,
+    ) -> LookupResult: ...
+
+    @overload
+    def lookup(
+        self,
+        event: Event,
+        *,
+        occurred: Optional[Sequence[Event]] = None,
+        code: bool = False,
+        pending: Optional[Sequence[Pending]] = None,
+        owners: Sequence[Owner],
+        timeout: Optional[float] = None,
+    ) -> OwnersResult: ...
 
     def lookup(
         self,
         event: Event,
-        owner: Optional[Mapping[str, Any]] = None,
+        owner: Optional[Job] = None,
         occurred: Optional[Sequence[Event]] = None,
         code: bool = False,
-    ) -> Dict[str, Any]:
+        pending: Optional[Sequence[Pending]] = None,
+        owners: Optional[Sequence[Owner]] = None,
+        timeout: Optional[float] = None,
+    ) -> Any:
         """The callbacks that fire on `event`: `{generation, digest, callbacks, partial}`.
 
         `owner` is the job that has the callbacks (`id`, `label`, `pid`, `pgrp`); by default the
-        event's own job. `occurred` are earlier events. With `code`, each callback has the text of
-        its file as `code`, or as `code_base64` if its bytes are not UTF-8.
+        event's own job. `occurred` are earlier events; in their place, `pending` is what earlier
+        answers said is missing, each as `{path, trigger, missing}`. With `code`, each callback has
+        the text of its file as `code`, or as `code_base64` if its bytes are not UTF-8; what the
+        client has already is not sent again.
+
+        `owners`, in place of `owner`, are up to 10,000 jobs, each with its own `pending` where
+        wanted. The answer is then `{generation, digest, callbacks, owners}`: `callbacks` are those
+        that fire or are partial for any owner, and `owners` says of each, in the order given, which
+        of them: `fires` is a list of places in `callbacks`, `partial` of `{callback, missing}`.
         """
-        return self._dictionary("lookup", _about(event, owner, occurred, code))
+        params = _about(event, owner, occurred, pending)
+        if owners is not None:
+            params["owners"] = owners
+        return self._with_code("lookup", params, code, timeout)
+
+    def lookup_many(
+        self,
+        events: Sequence[Event],
+        owner: Optional[Job] = None,
+        occurred: Optional[Sequence[Event]] = None,
+        code: bool = False,
+        pending: Optional[Sequence[Pending]] = None,
+        timeout: Optional[float] = None,
+    ) -> List[LookupResult]:
+        """`lookup` of each event; none is asked only after the answer to the one before.
+
+        The answers are in the order of the events. `timeout` limits all of them together. The first
+        event that is refused raises Refused, whose `index` is its place.
+        """
+        deadline = self._deadline(timeout)
+        lines = []
+        for number, event in enumerate(events):
+            params = _about(event, owner, occurred, pending)
+            if code:
+                params["code"] = True
+            lines.append(_request(number, "lookup", params))
+        answers = self._exchange(lines, deadline) if lines else []
+        return [self._object(answer) for answer in answers]
 
     def explain(
         self,
         event: Event,
-        owner: Optional[Mapping[str, Any]] = None,
+        owner: Optional[Job] = None,
         occurred: Optional[Sequence[Event]] = None,
         code: bool = False,
-    ) -> Dict[str, Any]:
+        pending: Optional[Sequence[Pending]] = None,
+        timeout: Optional[float] = None,
+    ) -> ExplainResult:
         """As `lookup`, with a `verdict` (`fires`, `partial`, `no`) and a `reason` for each."""
-        return self._dictionary("explain", _about(event, owner, occurred, code))
+        params = _about(event, owner, occurred, pending)
+        result: ExplainResult = self._with_code("explain", params, code, timeout)
+        return result
 
-    def list(self, code: bool = False) -> Dict[str, Any]:
+    def list(self, code: bool = False, timeout: Optional[float] = None) -> ListResult:
         """Every callback that is served: `{generation, digest, callbacks}`."""
-        return self._dictionary("list", {"code": True} if code else {})
+        result: ListResult = self._with_code("list", {}, code, timeout)
+        return result
 
-    def status(self) -> Dict[str, Any]:
+    def code(self, digests: Sequence[str], timeout: Optional[float] = None) -> CodeResult:
+        """The files with these digests: `{code: {digest: {text} or {base64}}}`.
+
+        Digests of nothing that is served now are left out.
+        """
+        params = {"digests": digests}
+        result: CodeResult = self._object(self.call("code", params, timeout))
+        return result
+
+    def status(self, timeout: Optional[float] = None) -> StatusResult:
         """The agent's health, directories, settings and last reload."""
-        return self._dictionary("status", {})
+        result: StatusResult = self._object(self.call("status", {}, timeout))
+        return result
 
-    def reload(self) -> Dict[str, Any]:
+    def reload(self, timeout: Optional[float] = None) -> Record:
         """Read everything again; the record of it. Changes made before the call are then served.
 
-        It can take longer than a lookup: give the client a longer `timeout`.
+        It can take longer than a lookup: give it a longer `timeout`.
         """
-        return self._dictionary("reload", {})
+        result: Record = self._object(self.call("reload", {}, timeout))
+        return result
 
-    def history(self, limit: Optional[int] = None) -> Dict[str, Any]:
+    def history(
+        self, limit: Optional[int] = None, timeout: Optional[float] = None
+    ) -> HistoryResult:
         """The last records, newest last: `{records}`."""
-        return self._dictionary("history", {} if limit is None else {"limit": limit})
+        params = {} if limit is None else {"limit": limit}
+        result: HistoryResult = self._object(self.call("history", params, timeout))
+        return result
 
     def subscribe(self) -> "Subscription":
         """The records from now on, on a separate connection. See `Subscription`."""
         return Subscription(self.path, self.timeout)
 
-    def call(self, method: str, params: Optional[Mapping[str, Any]] = None) -> Any:
+    def call(
+        self,
+        method: str,
+        params: Optional[Mapping[str, Any]] = None,
+        timeout: Optional[float] = None,
+    ) -> Any:
         """The result of any method of the agent, as JSON gives it.
 
-        Raises NoAgent, TimedOut, Refused, or AgentError if what answers is not an agent.
+        Raises NoAgent, TimedOut, Refused, BadArgument, or AgentError if what answers is not an
+        agent.
         """
-        deadline = time.monotonic() + self.timeout
+        deadline = self._deadline(timeout)
+        return self._exchange([_request(0, method, params)], deadline)[0]
+
+    # Connections --------------------------------------------------------------------------------
+
+    def _deadline(self, timeout: Optional[float]) -> "_Deadline":
+        return _Deadline(self.timeout if timeout is None else timeout)
+
+    def _exchange(self, lines: List[bytes], deadline: "_Deadline") -> List[Any]:
+        """The results of some requests. They are sent again while the agent is not there."""
+        wait_until = min(deadline.at, time.monotonic() + self.restart)
+        pause = _CONNECT_PAUSE
+        while True:
+            connection = self._take()
+            is_new = connection is None
+            try:
+                if connection is None:
+                    connection = _Connection(self.path, deadline.at)
+                results = connection.ask(lines, deadline.at)
+            except Refused as refused:
+                if connection is not None:
+                    self._put_back(connection, refused.index is not None)
+                raise
+            except _Absent:
+                if connection is not None:
+                    connection.close()
+                if not is_new:
+                    continue
+                if time.monotonic() + pause > wait_until:
+                    raise
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            except socket.timeout:
+                if connection is not None:
+                    connection.close()
+                raise _too_late(self.path, deadline) from None
+            except BaseException:
+                # The rest of the answer may still arrive.
+                if connection is not None:
+                    connection.close()
+                raise
+            else:
+                self._put_back(connection, True)
+                return results
+
+    def _take(self) -> "Optional[_Connection]":
+        """A connection that no call uses, or None."""
         if self._process != os.getpid():
-            # After a fork, parent and child share the socket. If both read from it, each gets parts
-            # of the other's answers.
+            # After a fork, parent and child share the sockets. If both read from one, each gets
+            # parts of the other's answers.
             self.close()
             self._process = os.getpid()
-        self._last_id += 1
         try:
-            if self._connection is not None:
-                try:
-                    return self._connection.ask(self._last_id, method, params, deadline)
-                except _HungUp:
-                    self.close()
-            self._connection = _Connection(self.path, self.timeout, deadline)
-            return self._connection.ask(self._last_id, method, params, deadline)
-        except BaseException as error:
-            # Unless a whole answer was read, the rest of it may still arrive.
-            if not isinstance(error, Refused):
-                self.close()
-            raise
+            return self._idle.pop()
+        except IndexError:
+            return None
 
-    def _dictionary(self, method: str, params: Mapping[str, Any]) -> Dict[str, Any]:
-        result = self.call(method, params)
+    def _put_back(self, connection: "_Connection", whole: bool) -> None:
+        """A call is over. `whole`: everything that was asked on the connection is answered."""
+        if whole and connection.process == os.getpid():
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def _object(self, result: Any) -> Any:
         if not isinstance(result, dict):
             self.close()
             raise _not_an_agent(self.path, "the result is not an object")
         return result
+
+    # Code ---------------------------------------------------------------------------------------
+
+    def _with_code(
+        self, method: str, params: Dict[str, Any], code: bool, timeout: Optional[float]
+    ) -> Any:
+        """The result of a method whose callbacks may have code. Code that the client has is not
+        asked for again; it is named by its digest, so it is never another version's."""
+        if not code:
+            return self._object(self.call(method, params, timeout))
+        deadline = self._deadline(timeout)
+        if self._code:
+            result = self._object(self._exchange([_request(0, method, params)], deadline)[0])
+            try:
+                if self._add_code(_callbacks(result), deadline):
+                    return result
+            except (AttributeError, KeyError, TypeError):
+                raise _not_an_agent(self.path, "its callbacks are not callbacks") from None
+        whole = _request(0, method, dict(params, code=True))
+        result = self._object(self._exchange([whole], deadline)[0])
+        with contextlib.suppress(AttributeError, KeyError, TypeError):
+            for callback in _callbacks(result):
+                for member in {"code", "code_base64"} & callback.keys():
+                    self._keep(callback["digest"], {member: callback[member]})
+        return result
+
+    def _add_code(self, callbacks: List[Dict[str, Any]], deadline: "_Deadline") -> bool:
+        """Add the code to callbacks. False if it is not known: a file was edited meanwhile, or it
+        is too much to ask for by digest."""
+        wanted = {c["digest"] for c in callbacks} - self._code.keys()
+        if len(wanted) > _MAX_DIGESTS:
+            return False
+        if wanted:
+            request = _request(0, "code", {"digests": sorted(wanted)})
+            for digest, content in self._exchange([request], deadline)[0]["code"].items():
+                names = {"text": "code", "base64": "code_base64"}
+                self._keep(digest, {names[name]: text for name, text in content.items()})
+        codes = [self._code.get(c["digest"]) for c in callbacks]
+        if None in codes:
+            return False
+        for callback, code in zip(callbacks, codes):  # noqa: B905  (Python 3.10)
+            callback.update(code or {})
+        return True
+
+    def _keep(self, digest: str, code: Dict[str, str]) -> None:
+        """Keep the code of a callback, as the members that it adds."""
+        if digest in self._code:
+            return
+        size = sum(len(text) for text in code.values())
+        self._code_bytes += size
+        if self._code_bytes > MAX_CODE_BYTES:
+            # A new one: another thread may read the old one.
+            self._code, self._code_bytes = {}, size
+        self._code[digest] = code
 
 
 class Subscription:
@@ -206,14 +565,20 @@ class Subscription:
     """
 
     def __init__(self, path: str, timeout: float = DEFAULT_TIMEOUT) -> None:
-        deadline = time.monotonic() + timeout
+        deadline = _Deadline(timeout)
         self._path = path
-        self._connection = _Connection(path, timeout, deadline)
         self._closed = False
         try:
-            answer = self._connection.ask(1, "subscribe", None, deadline)
+            self._connection = _Connection(path, deadline.at)
+        except socket.timeout:
+            raise _too_late(path, deadline) from None
+        try:
+            [answer] = self._connection.ask([_request(0, "subscribe", None)], deadline.at)
             if not isinstance(answer, dict):
                 raise _not_an_agent(path, "the result is not an object")
+        except socket.timeout:
+            self.close()
+            raise _too_late(path, deadline) from None
         except BaseException:
             self.close()
             raise
@@ -254,7 +619,7 @@ class Subscription:
                 record = message.get("params")
                 if message.get("method") == "reload" and isinstance(record, dict):
                     return record
-        except TimedOut:
+        except socket.timeout:
             raise TimedOut("no record within {:g} s".format(timeout or 0)) from None
         except AgentError:
             self.close()
@@ -300,74 +665,133 @@ def _about(
     event: Event,
     owner: Optional[Mapping[str, Any]],
     occurred: Optional[Sequence[Event]],
-    code: bool,
+    pending: Optional[Sequence[Mapping[str, Any]]],
 ) -> Dict[str, Any]:
     """The parameters of lookup and explain. An empty owner is sent: it matches nothing."""
     params = {"event": event}  # type: Dict[str, Any]
     if owner is not None:
         params["owner"] = owner
     if occurred is not None:
-        params["occurred"] = list(occurred)
-    if code:
-        params["code"] = True
+        params["occurred"] = occurred
+    if pending is not None:
+        params["pending"] = pending
     return params
 
 
-class _HungUp(NoAgent):
+def _request(number: int, method: str, params: Optional[Mapping[str, Any]]) -> bytes:
+    """The line of one request. Raises BadArgument."""
+    request = {"jsonrpc": "2.0", "id": number, "method": method}  # type: Dict[str, Any]
+    if params:
+        request["params"] = params
+    try:
+        text = json.dumps(request, allow_nan=False, separators=(",", ":"), default=_plain)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadArgument(
+            "an argument of {} cannot be sent as JSON: {}".format(method, error)
+        ) from None
+    return text.encode("ascii") + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    """Mappings and sequences of other kinds, as JSON has them."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview)):
+        return list(value)
+    raise TypeError("{} is not text, a number, a list or a mapping".format(type(value).__name__))
+
+
+def _callbacks(result: Dict[str, Any]) -> List[Dict[str, Any]]:
+    """All callbacks of a result."""
+    return [*result["callbacks"], *result.get("partial", ())]
+
+
+class _Deadline:
+    """The time when a call must end: `at` in monotonic seconds, `seconds` after it began."""
+
+    def __init__(self, seconds: float) -> None:
+        try:
+            if seconds != seconds:
+                raise ValueError
+            self.at = time.monotonic() + min(seconds, _LONGEST_TIMEOUT)
+        except (TypeError, ValueError):
+            text = "timeout is {!r}: expected seconds, as a number".format(seconds)
+            raise BadArgument(text) from None
+        self.seconds = seconds
+
+
+class _Absent(NoAgent):
+    """The agent is not there; it may be restarting."""
+
+
+class _HungUp(_Absent):
     """The agent closed the connection before a whole answer arrived."""
 
 
 class _Connection:
     """One open socket, and the bytes received after the last whole line."""
 
-    def __init__(self, path: str, timeout: float, deadline: float) -> None:
+    def __init__(self, path: str, deadline: float) -> None:
         self._path = path
-        self._timeout = timeout
+        self.process = os.getpid()
         self._rest = bytearray()
         self._socket = self._connect(deadline)
 
     def close(self) -> None:
         self._socket.close()
 
-    def ask(
-        self, number: int, method: str, params: Optional[Mapping[str, Any]], deadline: float
-    ) -> Any:
-        """The result of one request. Answers to others, and notifications, are ignored."""
-        request = {"jsonrpc": "2.0", "id": number, "method": method}  # type: Dict[str, Any]
-        if params:
-            request["params"] = params
-        line = json.dumps(request, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
-        broken = None  # type: Optional[OSError]
+    def ask(self, lines: List[bytes], deadline: float) -> List[Any]:
+        """The results of requests, whose ids count from 0. Raises Refused for the first that is
+        refused; where its `index` is not None, the connection can be used again."""
+        results = []  # type: List[Any]
+        refused = None  # type: Optional[Refused]
+        for window in _windows(lines):
+            broken = self._send(b"".join(window), deadline)
+            for _ in window:
+                try:
+                    results.append(self._result(len(results), deadline))
+                except Refused as error:
+                    if error.index is None:
+                        raise
+                    refused = refused or error
+                    results.append(None)
+                except _HungUp:
+                    if broken is None or broken.errno in (errno.EPIPE, errno.ECONNRESET):
+                        raise
+                    text = "{}: cannot send: {}".format(self._path, broken.strerror)
+                    raise AgentError(text) from None
+        if refused is not None:
+            raise refused
+        return results
+
+    def _send(self, data: bytes, deadline: float) -> Optional[OSError]:
+        """Send bytes. An error is returned, as the agent may have sent the reason why it closed (a
+        line too long, a refused user)."""
         try:
             self._wait_until(deadline)
-            self._socket.sendall(line)
+            self._socket.sendall(data)
         except socket.timeout:
-            raise self._timed_out() from None
+            raise
         except OSError as error:
-            # The agent may have sent the reason why it closed (a line too long, a refused user).
-            broken = error
+            return error
+        return None
+
+    def _result(self, number: int, deadline: float) -> Any:
+        """The result of one request. Answers to others, and notifications, are ignored."""
         while True:
-            try:
-                message = self.message(deadline)
-            except _HungUp:
-                if broken is not None and broken.errno not in (errno.EPIPE, errno.ECONNRESET):
-                    raise AgentError(
-                        "{}: cannot send: {}".format(self._path, broken.strerror)
-                    ) from None
-                raise
+            message = self.message(deadline)
             if "method" in message or "id" not in message:
                 continue
             answered = message["id"]
             if answered is None and "error" in message:
-                # An error without an id is about a line that the agent could not read or refused.
-                # Only this request has been sent.
-                raise self._refused(message["error"])
+                # About a line that the agent could not read, or the connection as a whole.
+                raise self._refused(message["error"], None)
             if answered != number or isinstance(answered, bool):
                 continue
             if ("result" in message) == ("error" in message):
                 raise _not_an_agent(self._path, "an answer has either a result or an error")
             if "error" in message:
-                raise self._refused(message["error"])
+                raise self._refused(message["error"], number)
             return message["result"]
 
     def message(self, deadline: Optional[float]) -> Dict[str, Any]:
@@ -397,7 +821,7 @@ class _Connection:
                     raise _HungUp(self._path + ": the agent closed the connection")
                 self._rest += chunk
         except socket.timeout:
-            raise self._timed_out() from None
+            raise
         except ConnectionError:
             raise _HungUp(self._path + ": the agent reset the connection") from None
         except OSError as error:
@@ -419,10 +843,13 @@ class _Connection:
                     time.sleep(min(_CONNECT_PAUSE, max(0.0, deadline - time.monotonic())))
         except socket.timeout:
             one.close()
-            raise self._timed_out() from None
+            raise
         except (OSError, ValueError) as error:
             one.close()
-            raise NoAgent("{}: {}".format(self._path, _connection_error(error))) from None
+            text = "{}: {}".format(self._path, _connection_error(error))
+            if getattr(error, "errno", None) in (errno.ENOENT, errno.ECONNREFUSED):
+                raise _Absent(text) from None
+            raise NoAgent(text) from None
         except BaseException:
             one.close()
             raise
@@ -440,14 +867,25 @@ class _Connection:
             raise socket.timeout()
         one.settimeout(left)
 
-    def _timed_out(self) -> TimedOut:
-        return TimedOut("{}: no answer within {:g} s".format(self._path, self._timeout))
-
-    def _refused(self, error: Any) -> AgentError:
+    def _refused(self, error: Any, index: Optional[int]) -> AgentError:
         code, message, data = _error_parts(error)
         if code is None:
             return _not_an_agent(self._path, "its error has no code and message")
-        return Refused(code, message, data)
+        return Refused(code, message, data, index)
+
+
+def _windows(lines: List[bytes]) -> Iterator[List[bytes]]:
+    """Lines in groups of about _WINDOW_BYTES."""
+    window = []  # type: List[bytes]
+    size = 0
+    for line in lines:
+        if window and size + len(line) > _WINDOW_BYTES:
+            yield window
+            window, size = [], 0
+        window.append(line)
+        size += len(line)
+    if window:
+        yield window
 
 
 def _error_parts(error: Any) -> Tuple[Optional[int], str, Any]:
@@ -459,6 +897,10 @@ def _error_parts(error: Any) -> Tuple[Optional[int], str, Any]:
     if not isinstance(code, int) or isinstance(code, bool) or not isinstance(message, str):
         return None, "", None
     return code, message, error.get("data")
+
+
+def _too_late(path: str, deadline: _Deadline) -> TimedOut:
+    return TimedOut("{}: no answer within {:g} s".format(path, deadline.seconds))
 
 
 def _not_an_agent(path: str, why: str) -> AgentError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from agent import client
 from agent.cli.exits import NO_AGENT, USAGE, Failed
@@ -14,7 +15,7 @@ _BAD_REQUEST = {-32700, -32600, -32602}
 
 
 def show(
-    request: Callable[[client.Client], JsonObject],
+    request: Callable[[client.Client], Any],
     rows: Callable[[JsonObject], Iterator[str]],
     pipe: str | None,
     as_json: bool,
@@ -45,7 +46,7 @@ def show(
 
 
 def ask(
-    request: Callable[[client.Client], JsonObject],
+    request: Callable[[client.Client], Any],
     pipe: str | None,
     timeout: float = client.DEFAULT_TIMEOUT,
 ) -> JsonObject:
@@ -53,8 +54,9 @@ def ask(
     missing = []
     for path in [pipe] if pipe else client.default_paths():
         try:
-            with client.Client(path, timeout) as agent:
-                return request(agent)
+            with client.Client(path, timeout, restart=0) as agent:
+                answer: JsonObject = request(agent)
+                return answer
         except client.NoAgent as error:
             missing.append(str(error))
         except client.Refused as error:

@@ -122,7 +122,7 @@ class Agent:
 
     def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """The result of a method. It must be valid."""
-        with client.Client(str(self.pipe), timeout=DEADLINE) as one:
+        with client.Client(str(self.pipe), timeout=DEADLINE, restart=0) as one:
             result = one.call(method, params)
         check_result(method, result)
         return result

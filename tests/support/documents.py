@@ -291,7 +291,7 @@ class Shell:
         socket = self.farm / "pipe"
 
         def settled() -> bool:
-            with client.Client(str(socket), timeout=PATIENCE) as one:
+            with client.Client(str(socket), timeout=PATIENCE, restart=0) as one:
                 try:
                     one.reload()
                 except client.NoAgent:

@@ -113,7 +113,7 @@ class Onlooker:
 
     def _run(self) -> None:
         try:
-            with client.Client(self._pipe, timeout=DEADLINE) as one:
+            with client.Client(self._pipe, timeout=DEADLINE, restart=0) as one:
                 while not self._stop.is_set():
                     began = time.monotonic()
                     self._take(one.lookup(self._event, code=True))
