@@ -39,21 +39,18 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from agent.core.quoting import escape_json
-from agent.rpc import openrpc
+from agent.rpc import bad_params, openrpc
+from agent.rpc.bad_params import whole_numbers
 from agent.rpc.lines import MAX_LINE
 from agent.rpc.messages import (
     ERRORS,
     INVALID_PARAMS,
     INVALID_REQUEST,
-    MAX_OWNERS,
     METHOD_NOT_FOUND,
     METHODS,
     PARSE_ERROR,
     REQUEST_TYPES,
-    EventObject,
     Id,
-    Owner,
-    Pending,
     Request,
 )
 
@@ -63,6 +60,8 @@ MAX_BATCH: Final = 1000
 #: Arrays and objects inside each other. A valid request has 6, in a batch. This leaves room for
 #: what clients add to the envelope, and is far below what could exhaust the stack.
 MAX_DEPTH: Final = 64
+
+_NO_HEADERS: Final = "one JSON value on each line, ended by a line feed, without headers"
 
 #: Bytes from which a result is not copied into its line.
 MIN_PIECE: Final = 1 << 16
@@ -161,7 +160,10 @@ def read_slowly(line: bytes, check: Callable[[], None] = _no_check) -> Message:
     except ValueError as refused:
         if not line.strip(b" \t\r"):
             return _NOTHING
-        data = {"expected": "one JSON value in UTF-8 on the line", "found": str(refused)}
+        expected = "one JSON value in UTF-8 on the line"
+        if line[:15].lower() == b"content-length:":
+            expected = _NO_HEADERS
+        data = {"expected": expected, "found": str(refused)}
         return Refusal(error(None, PARSE_ERROR, ERRORS[PARSE_ERROR], data))
     if _nests_too_deep(value):
         return _too_deep()
@@ -254,81 +256,14 @@ def _named(method: str, params: dict[str, Any] | list[Any]) -> object:
         if positional is None or len(params) != 1:
             return params
         params = {positional: params[0]}
-    return _whole(params)
-
-
-def _whole(value: Any) -> Any:
-    """Convert every 12.0 to 12: JSON does not tell them apart. `MAX_DEPTH` bounds the recursion."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, dict):
-        return {name: _whole(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_whole(item) for item in value]
-    return value
+    return whole_numbers(params)
 
 
 def _bad_params(identity: Id, method: str, params: Any, refused: ValueError) -> bytes:
-    data: dict[str, Any]
-    if isinstance(params, dict) and _count(params.get("owners")) > MAX_OWNERS:
-        expected = f"at most {MAX_OWNERS} owners in one request"
-        data = {"pointer": "/owners", "expected": expected, "found": str(len(params["owners"]))}
-    else:
-        # The validator takes some 100 us for an item, the types less than 1, and a request may hold
-        # tens of thousands. So the validator gets only those that matter.
-        params, places = _first_bad_items(params) if isinstance(params, dict) else (params, [])
-        data = openrpc.refusal(method, params) or {"pointer": "", "expected": str(refused)}
-        for short, long in places:
-            if data["pointer"].startswith(short):
-                data["pointer"] = long + data["pointer"].removeprefix(short)
+    data = bad_params.explain(method, params) or {"pointer": "", "expected": str(refused)}
     data["pointer"] = "/params" + data["pointer"]
     message = f"Invalid params: at {data['pointer']} expected {data['expected']}"
     return error(identity, INVALID_PARAMS, message, data)
-
-
-def _count(value: object) -> int:
-    return len(value) if isinstance(value, list) else 0
-
-
-def _first_bad_items(params: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """Parameters with one item of each list: the first that is bad.
-
-    Where all are good, a rule between members is broken: then the first that such a rule is about.
-    Also returns, for each item that was kept, the pointer to its new place and to its old one, the
-    deepest first.
-    """
-    short = dict(params)
-    places = []
-    for name, (kind, is_ruled) in _LISTS.items():
-        items = params.get(name)
-        if not isinstance(items, list) or not items:
-            continue
-        at = next((i for i, item in enumerate(items) if not _is_valid(item, kind)), None)
-        if at is None:
-            at = next((i for i, item in enumerate(items) if is_ruled(item)), 0)
-        kept = items[at]
-        if name == "owners" and isinstance(kept, dict):
-            kept, inner = _first_bad_items(kept)
-            places += [(f"/owners/0{new}", f"/owners/{at}{old}") for new, old in inner]
-        short[name] = [kept]
-        places.append((f"/{name}/0", f"/{name}/{at}"))
-    return short, places
-
-
-#: The members that may be long lists: the type of an item, and which items rules are about.
-_LISTS: Final[dict[str, tuple[Any, Callable[[Any], bool]]]] = {
-    "occurred": (str | EventObject, lambda event: isinstance(event, dict)),
-    "owners": (Owner, lambda owner: "pending" in owner),
-    "pending": (Pending, lambda _: False),
-}
-
-
-def _is_valid(value: object, kind: Any) -> bool:
-    try:
-        msgspec.convert(_whole(value), kind)
-    except ValueError:
-        return False
-    return True
 
 
 # ---------------------------------------------------------------------------------------------
@@ -370,6 +305,21 @@ def line_too_long() -> bytes:
     message = f"{ERRORS[INVALID_REQUEST]}: the line is too long, the connection is closed"
     data = {"expected": f"a line of at most {MAX_LINE} bytes"}
     return error(None, INVALID_REQUEST, message, data)
+
+
+def is_whole(line: bytes) -> bool:
+    """Whether bytes are a whole JSON value, so that no more of the line is to come."""
+    try:
+        _decode_any(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def no_line_feed() -> bytes:
+    """The response to a request without a line feed, after which the connection closes."""
+    message = f"{ERRORS[INVALID_REQUEST]}: no line feed came after a JSON value"
+    return error(None, INVALID_REQUEST, message, {"expected": _NO_HEADERS})
 
 
 def batch(responses: list[bytes]) -> bytes:

@@ -36,6 +36,11 @@ class Lines:
         return bool(self._begun)
 
     @property
+    def begun(self) -> bytes:
+        """What has arrived of the unfinished line."""
+        return bytes(self._begun)
+
+    @property
     def size(self) -> int:
         """Bytes of the unfinished line."""
         return len(self._begun)

@@ -35,6 +35,8 @@ LINGER = 2.0
 #: Seconds in which a line that has begun must end. Between two lines a client may be silent for
 #: ever.
 MAX_LINE_SECONDS = 30.0
+#: Seconds after which an unfinished line that is a whole JSON value is taken to lack its line feed.
+LINE_FEED_SECONDS = 1.5
 #: Bytes of small responses that are written together.
 _WRITE_SIZE = 1 << 16
 
@@ -345,7 +347,7 @@ class Connection(asyncio.Protocol):
     def _start_timer(self) -> None:
         if self._timer is None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(MAX_LINE_SECONDS, self._line_too_slow)
+            self._timer = loop.call_later(LINE_FEED_SECONDS, self._line_late)
 
     def line_ended(self) -> None:
         """The unfinished line ended."""
@@ -353,11 +355,25 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
 
+    def _line_late(self) -> None:
+        self._timer = None
+        if self._does_not_read():
+            self._start_timer()
+        elif jsonrpc.is_whole(self._requests.inbox.unfinished_line):
+            self.finish(jsonrpc.no_line_feed())
+        else:
+            loop = asyncio.get_running_loop()
+            left = MAX_LINE_SECONDS - LINE_FEED_SECONDS
+            self._timer = loop.call_later(left, self._line_too_slow)
+
+    def _does_not_read(self) -> bool:
+        """Whether it is the agent that does not read on."""
+        unread = self._outbox.size > self._shared.max_unread
+        return self.scheduled or self._requests.waiting or unread
+
     def _line_too_slow(self) -> None:
         self._timer = None
-        unread = self._outbox.size > self._shared.max_unread
-        if self.scheduled or self._requests.waiting or unread:
-            # It is the agent that does not read.
+        if self._does_not_read():
             self._start_timer()
             return
         message = f"{ERRORS[INVALID_REQUEST]}: a line took more than {MAX_LINE_SECONDS:.0f} s"

@@ -43,6 +43,11 @@ class Inbox:
         """Whether a line has begun and not ended."""
         return self._unfinished.pending
 
+    @property
+    def unfinished_line(self) -> bytes:
+        """What has arrived of a line that has begun and not ended."""
+        return self._unfinished.begun
+
     def put(self, data: bytes) -> None:
         """Add what was received."""
         self._received = self._received[self._cut :] + data

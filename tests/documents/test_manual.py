@@ -176,6 +176,7 @@ LIMITS = {
     "requests in a batch": "rpc.jsonrpc.MAX_BATCH",
     "connections": "server.listener.MAX_CONNECTIONS",
     "time for one request to arrive": "server.connection.MAX_LINE_SECONDS",
+    "time for the line feed after a whole request": "server.connection.LINE_FEED_SECONDS",
     "answers of a batch": "server.requests.MAX_BATCH_BYTES",
     "unread answers of one client": "server.shared.MAX_UNREAD",
     "unread notifications of one subscriber": "server.connection.MAX_UNREAD_NOTIFICATIONS",

@@ -394,6 +394,25 @@ def test_a_client_that_goes_on_after_a_line_too_long_is_cut_off(agent: Agent) ->
             one.sendall(b"x" * (64 * MEBIBYTE))
 
 
+@pytest.mark.parametrize("header", [b"", b"Content-Length: %d\r\n\r\n" % len(STATUS)])
+def test_a_client_that_frames_otherwise_hears_it_and_soon(agent: Agent, header: bytes) -> None:
+    with agent.connect() as slow, agent.connect() as one, one.makefile("rb") as answers:
+        # What may still become a request has more time than what lacks the line feed alone.
+        slow.sendall(STATUS[:-2])
+        one.sendall(STATUS + header + STATUS.rstrip())
+        got = [json.loads(answer) for answer in answers]
+        assert "result" in got.pop(0)
+        assert [(code(a), a["id"]) for a in got] == [(-32700, None)] * bool(header) + [
+            (-32600, None)
+        ]
+        for refused in got:
+            expected = "one JSON value on each line, ended by a line feed, without headers"
+            assert refused["error"]["data"]["expected"] == expected
+        slow.sendall(STATUS[-2:])
+        with slow.makefile("rb") as late:
+            assert "result" in json.loads(late.readline())
+
+
 # Clients that behave badly -----------------------------------------------------------------------
 
 
