@@ -8,7 +8,6 @@ import anyio
 
 from agent.core.diagnostic import Diagnostic
 from agent.core.index import ServedDirectory
-from agent.disk.directory import QUIET
 from agent.disk.mounts import Mounts
 from agent.disk.permissions import IGNORE, Trust
 from agent.disk.stalls import StallMonitor
@@ -17,6 +16,7 @@ from agent.reload.directory_state import DirectoryState
 from agent.reload.looker import Looker
 from agent.reload.settle import Settled, Settler
 from agent.reload.syntax_check import Checker
+from agent.timing import DEFAULTS, Timing
 
 
 def check_directories(
@@ -24,6 +24,7 @@ def check_directories(
     languages: frozenset[str],
     unsafe_permissions: str = IGNORE,
     trusted_group: int | None = None,
+    timing: Timing = DEFAULTS,
 ) -> list[Diagnostic]:
     """All diagnostics of these directories, in order.
 
@@ -33,23 +34,24 @@ def check_directories(
     """
     groups = frozenset() if trusted_group is None else frozenset({trusted_group})
     trust = Trust(unsafe_permissions, groups=groups)
-    return anyio.run(_check, [DirectoryState(path) for path in directories], languages, trust)
+    states = [DirectoryState(path) for path in directories]
+    return anyio.run(_check, states, languages, trust, timing)
 
 
 async def _check(
-    directories: list[DirectoryState], languages: frozenset[str], trust: Trust
+    directories: list[DirectoryState], languages: frozenset[str], trust: Trust, timing: Timing
 ) -> list[Diagnostic]:
     mounts = Mounts()
-    monitor = StallMonitor(_ignore, mounts.mount)
-    watch = Watch(_ignore, monitor, mounts)
-    checker = Checker(_ignore)
+    monitor = StallMonitor(_ignore, mounts.mount, timing.stalled)
+    watch = Watch(_ignore, monitor, mounts, timing.rescan)
+    checker = Checker(_ignore, timing.checks)
     looker = Looker(mounts.kind, monitor, checker, trust)
-    settler = Settler(looker, watch, monitor, checker, _ignore)
+    settler = Settler(looker, watch, monitor, checker, _ignore, timing)
     settler.start()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(monitor.run)
         tasks.start_soon(checker.run)
-        for directory, snapshot in await _settled(directories, settler):
+        for directory, snapshot in await _settled(directories, settler, timing.quiet):
             await checker.wait(directory.path)
             directory.evaluate(snapshot, checker)
             served = ServedDirectory.of(directory.path, directory.unit, languages)
@@ -58,8 +60,10 @@ async def _check(
     return [diagnostic for directory in directories for diagnostic in directory.findings]
 
 
-async def _settled(directories: list[DirectoryState], settler: Settler) -> list[Settled]:
-    """Read directories until each is settled."""
+async def _settled(
+    directories: list[DirectoryState], settler: Settler, pause: float
+) -> list[Settled]:
+    """Read directories until each is settled, with pauses of so many seconds."""
     settled: list[Settled] = []
     left = directories
     while left:
@@ -67,7 +71,7 @@ async def _settled(directories: list[DirectoryState], settler: Settler) -> list[
         done = {directory.path for directory, _ in settled}
         left = [directory for directory in directories if directory.path not in done]
         if left:
-            await anyio.sleep(QUIET)
+            await anyio.sleep(pause)
     return settled
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.check import check_directories
-from agent.disk.being_written import WRITING
+from agent.timing import DEFAULTS
 from support.agents import Agent, wait_for, write
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -62,7 +62,7 @@ def test_a_writer_in_one_directory_does_not_hide_the_others(tmp_path: Path) -> N
 
 def test_a_file_that_is_closed_in_time_is_read(tmp_path: Path) -> None:
     directory = write(tmp_path / "one", "a.pl = done-job-self\n", a_pl="1\n")
-    with writer(directory / "a.pl", WRITING / 10):
+    with writer(directory / "a.pl", DEFAULTS.writing / 10):
         assert check_directories([str(directory)], LANGUAGES) == []
 
 

@@ -20,14 +20,15 @@ AGENT = ROOT / "agent"
 #: the layers: data flows from core to cli, and nothing calls back upwards.
 LAYERS = {
     "core": set(),
+    "timing": set(),
     "rpc": {"core"},
     "settings": {"core"},
     "disk": {"core"},
-    "reload": {"core", "rpc", "disk", "settings"},
-    "server": {"core", "rpc", "settings", "reload"},
-    "check": {"core", "disk", "settings", "reload"},
-    "daemon": {"core", "rpc", "disk", "settings", "reload", "server"},
-    "cli": {"core", "settings", "reload", "check", "daemon", "client", "manual"},
+    "reload": {"core", "timing", "rpc", "disk", "settings"},
+    "server": {"core", "timing", "rpc", "settings", "reload"},
+    "check": {"core", "timing", "disk", "settings", "reload"},
+    "daemon": {"core", "timing", "rpc", "disk", "settings", "reload", "server"},
+    "cli": {"core", "timing", "settings", "reload", "check", "daemon", "client", "manual"},
     "client": set(),
     "manual": set(),
     "__main__": {"cli", "daemon"},
@@ -141,6 +142,51 @@ def test_the_commands_have_no_other_way_in_than_the_client() -> None:
     assert "client" in set().union(*(USES[name] for name in commands))
     for name in commands:
         assert "socket" not in {full.split(".")[0] for full in imports(name, HOUSE[name])}
+
+
+#: Constants of the agent that a test changes, and why they are not handed in.
+CHANGED = {
+    "tests/core/test_match.py: _TRY": "chooses between two ways to one result; each is forced",
+    "tests/faults/test_check_not_known.py: _MODULES": "the program of a helper that goes wrong",
+    "tests/server/test_limits.py: _MODULES": "the program of a helper that reports its limits",
+    "tests/test_client.py: MAX_ANSWER_BYTES": "users copy the client, and it has no such option",
+}
+
+
+def changed_constants(tree: ast.Module) -> set[str]:
+    """The names of the agent's constants that a file assigns to: by an assignment, by `setattr`, or
+    in the text of a program."""
+    bound = {
+        alias.asname or alias.name.split(".")[-1]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+        if f"{getattr(node, 'module', '')}.{alias.name}".lstrip(".").startswith("agent")
+    }
+    changed = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            owner, name = node.value, node.attr
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("setattr"):
+            owner, name = node.args[0], ast.unparse(node.args[-2]).strip("'")
+        else:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                changed |= set(re.findall(r"\w\.(\w+) *=(?!=)", node.value))
+            continue
+        if isinstance(owner, ast.Constant) and str(owner.value).startswith("agent."):
+            changed.add(name.split(".")[-1])
+        elif isinstance(owner, ast.Name) and owner.id in bound:
+            changed.add(name)
+    return {name for name in changed if re.fullmatch(r"_?[A-Z][A-Z0-9_]{2,}", name)}
+
+
+def test_no_test_changes_a_constant() -> None:
+    """A test that needs another time or limit hands it in (`agent/timing.py`, or an argument)."""
+    found = set()
+    for file in (ROOT / "tests").rglob("*.py"):
+        names = changed_constants(ast.parse(file.read_text(encoding="utf-8")))
+        found |= {f"{file.relative_to(ROOT)}: {name}" for name in names}
+    assert found == set(CHANGED)
 
 
 def distribution(requirement: str) -> str:

@@ -11,11 +11,15 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from agent.cli.exits import NO_OUTPUT, Failed
 from agent.cli.output import report
+
+if TYPE_CHECKING:
+    from agent.timing import Timing  # `lookup` needs no dataclasses
 
 #: By command: its module in this folder, and its name there.
 _COMMANDS = {
@@ -54,11 +58,14 @@ commands = _Commands(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that `arguments` (or the process's own) name; its exit status."""
+def main(arguments: Sequence[str] | None = None, timing: Timing | None = None) -> int:
+    """Run the command that `arguments` (or the process's own) name; its exit status.
+
+    `timing` is for `serve` and `check`; without it, they have the defaults.
+    """
     try:
         try:
-            status = commands.main(arguments, "callback-agent", standalone_mode=False)
+            status = commands.main(arguments, "callback-agent", standalone_mode=False, obj=timing)
         except click.ClickException as error:
             error.show()
             return error.exit_code

@@ -17,6 +17,7 @@ from agent.cli.setting_options import given, setting_options
 from agent.core.diagnostic import Severity
 from agent.settings import CHECK, SERVE, SettingsError, absolute_directory, group_id, read
 from agent.settings.host import Host
+from agent.timing import DEFAULTS, Timing
 
 
 @click.command()
@@ -33,7 +34,7 @@ def serve(context: click.Context, /, **_: Any) -> int:
         received = signals.start()
         from agent.daemon.run import run
 
-        return run(given(context), received)
+        return run(given(context), received, _timing(context))
 
 
 @click.command()
@@ -61,7 +62,11 @@ def check(context: click.Context, /, paths: tuple[str, ...], as_json: bool, **_:
         process.leave_working_directory()
         raise_fd_limit()
         found = check_directories(
-            directories, settings.languages, settings.unsafe_permissions, group
+            directories,
+            settings.languages,
+            settings.unsafe_permissions,
+            group,
+            _timing(context),
         )
     findings = [*settings.findings, *found]
     if as_json:
@@ -71,6 +76,11 @@ def check(context: click.Context, /, paths: tuple[str, ...], as_json: bool, **_:
         number = count(len(directories), "directory", "directories")
         say(f"{number}: {tally(findings)}")
     return 1 if any(finding.severity is Severity.ERROR for finding in findings) else 0
+
+
+def _timing(context: click.Context) -> Timing:
+    """The times and limits that `main` was given, or the defaults."""
+    return context.find_object(Timing) or DEFAULTS
 
 
 @contextlib.contextmanager

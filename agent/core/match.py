@@ -126,7 +126,10 @@ MAX_FILED = 16_384
 
 
 def holding(
-    triggers: Sequence[Trigger], events: Sequence[Event], steps: Steps
+    triggers: Sequence[Trigger],
+    events: Sequence[Event],
+    steps: Steps,
+    max_filed: int = MAX_FILED,
 ) -> Callable[[Term], bool]:
     """A function that says whether one of the events satisfies a term of these triggers.
 
@@ -149,7 +152,7 @@ def holding(
         for term in terms(trigger):
             steps.take(4)
             filed[term] = None
-            if len(filed) == MAX_FILED:
+            if len(filed) == max_filed:
                 true.update(_true(list(filed), events, steps))
                 filed.clear()
     true.update(_true(list(filed), events, steps))

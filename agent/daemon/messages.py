@@ -26,7 +26,7 @@ _logger = logging.getLogger(__name__)
 class MessageHandler(logging.Handler):
     """Writes to standard error from a thread of its own. Logging never blocks and never raises."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_waiting: int = MAX_WAITING) -> None:
         """Raises RuntimeError where no thread can be started."""
         super().__init__()
         self.setFormatter(logging.Formatter("callback-agent: %(message)s"))
@@ -37,7 +37,7 @@ class MessageHandler(logging.Handler):
             _write_message,
             lambda error: None,
             self._report_dropped,
-            MAX_WAITING,
+            max_waiting,
             MAX_WAITING_BYTES,
         )
         self._writer.start()

@@ -30,10 +30,11 @@ from agent.reload.log import Log
 from agent.reload.reloader import Reloader
 from agent.server.access import AccessPolicy
 from agent.server.handlers import Handlers
-from agent.server.listener import MAX_CONNECTIONS, SOCKET_CHECK_INTERVAL, Pipe, PipeInUse
+from agent.server.listener import SOCKET_CHECK_INTERVAL, Pipe, PipeInUse
 from agent.server.service import Service
 from agent.settings import STANDARD_OUTPUT, TABLE, Given, Settings, SettingsError
 from agent.settings.host import Host
+from agent.timing import DEFAULTS, Timing
 
 #: Seconds that a reload, in its thread, may hold the GIL while lookups wait.
 SWITCH_INTERVAL = 0.00005
@@ -60,9 +61,10 @@ class _Agent:
     access: AccessPolicy
     messages: MessageHandler
     signals: Signals
+    timing: Timing
 
 
-def run(given: Mapping[str, Given], signals: Signals) -> int:
+def run(given: Mapping[str, Given], signals: Signals, timing: Timing = DEFAULTS) -> int:
     """Serve until SIGTERM or SIGINT; the exit status. `given` holds what flags and variables say.
 
     Raises SettingsError, and OSError or RuntimeError if the system does not provide what the agent
@@ -71,7 +73,7 @@ def run(given: Mapping[str, Given], signals: Signals) -> int:
     messages = MessageHandler()
     messages.install()
     try:
-        agent = _start(given, messages, signals)
+        agent = _start(given, messages, signals, timing)
     except PipeInUse as error:
         _logger.error("%s", error)
         messages.drain()
@@ -91,9 +93,11 @@ def run(given: Mapping[str, Given], signals: Signals) -> int:
 # -- start ----------------------------------------------------------------------------------------
 
 
-def _start(given: Mapping[str, Given], messages: MessageHandler, signals: Signals) -> _Agent:
+def _start(
+    given: Mapping[str, Given], messages: MessageHandler, signals: Signals, timing: Timing
+) -> _Agent:
     """Put the parts together and take the pipe's lock. Raises as `run`, and PipeInUse."""
-    raise_fd_limit(MAX_CONNECTIONS + OTHER_DESCRIPTORS)
+    raise_fd_limit(timing.pipe.max_connections + OTHER_DESCRIPTORS)
     host = Host.here()
     now = settings.read(given, host=host)
     process.leave_working_directory()
@@ -102,7 +106,7 @@ def _start(given: Mapping[str, Given], messages: MessageHandler, signals: Signal
     groups = frozenset[int]() if trusted is None else frozenset({trusted})
     trust = Trust(now.unsafe_permissions, groups=groups)
     pipe_group = settings.group_id(now.pipe_group, now.sources["pipe_group"])
-    pipe = Pipe(now.pipe, pipe_group)
+    pipe = Pipe(now.pipe, pipe_group, timing.pipe)
     pipe.lock()
     signals.at_forced_end += [pipe.remove, messages.report_forced_end]
     if now.log == STANDARD_OUTPUT and 1 in process.closed_at_start:
@@ -116,9 +120,9 @@ def _start(given: Mapping[str, Given], messages: MessageHandler, signals: Signal
     log = Log(now.log, now.log_format, f"{socket.gethostname()}[{os.getpid()}]")
     log.start()
     read_settings = partial(settings.read, given, host=host)
-    reloader = Reloader(read_settings, now, last_good, log, trust)
+    reloader = Reloader(read_settings, now, last_good, log, trust, timing)
     access = AccessPolicy(os.geteuid(), pipe_group, now.reload_for)
-    return _Agent(reloader, log, pipe, access, messages, signals)
+    return _Agent(reloader, log, pipe, access, messages, signals, timing)
 
 
 def _with_stored(now: Settings, last_good: LastGood) -> Settings:
@@ -144,7 +148,8 @@ def _with_stored(now: Settings, last_good: LastGood) -> Settings:
 async def _serve(agent: _Agent) -> None:
     """Reload and answer until a signal says to stop, then end."""
     reloader, pipe = agent.reloader, agent.pipe
-    service = Service(Handlers(reloader, pipe, agent.access, agent.messages))
+    handlers = Handlers(reloader, pipe, agent.access, agent.messages)
+    service = Service(handlers, agent.timing.pipe)
     notify = Notify(os.environ)
     reloader.records.listeners.append(lambda _: notify.send(_status_line(reloader)))
     async with anyio.create_task_group() as tasks:

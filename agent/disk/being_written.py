@@ -15,8 +15,6 @@ from agent.disk.second_look import changed_names
 from agent.disk.snapshot import Snapshot
 from agent.disk.stalls import heartbeat
 
-#: Seconds for which a writer may keep a file open before the directory is held for it.
-WRITING = 2.0
 #: Seconds that the search for writing processes may take. Enough for some thousand processes.
 SEARCH_TIME = 0.2
 #: Files, and processes of one file, that are reported by name.
@@ -27,9 +25,11 @@ _PROC = "/proc"
 _WRITES = os.O_WRONLY | os.O_RDWR
 
 
-def held(snapshot: Snapshot) -> Reading:
+def held(snapshot: Snapshot, seconds: float) -> Reading:
     """A reading that says only which processes write which files: what was read may be half a file.
-    Blocks."""
+
+    It says that they do so after so many seconds. Blocks.
+    """
     path = snapshot.reading.directory
     names = sorted(snapshot.busy)
     changing = not names
@@ -37,18 +37,21 @@ def held(snapshot: Snapshot) -> Reading:
         names = sorted(snapshot.unstable or set(changed_names(snapshot)))
     paths = [path if name == "." else os.path.join(path, name) for name in names] or [path]
     processes = {} if changing else writing_processes(paths[:MAX_NAMED])
-    findings = [finding(p, processes.get(p, ()), changing) for p in paths[:MAX_NAMED]]
+    findings = [finding(p, seconds, processes.get(p, ()), changing) for p in paths[:MAX_NAMED]]
     if len(paths) > MAX_NAMED:
         findings[-1] = _with_rest(findings[-1], len(paths) - MAX_NAMED)
     files = snapshot.reading.files
     return Reading(path, None, None, files, BEING_WRITTEN, tuple(findings))
 
 
-def finding(path: str, processes: Iterable[str] = (), changing: bool = False) -> Diagnostic:
-    """The finding that a file is open for writing, or that a file or directory keeps changing."""
+def finding(
+    path: str, seconds: float, processes: Iterable[str] = (), changing: bool = False
+) -> Diagnostic:
+    """The finding that a file is open for writing, or a file or directory keeps changing, after so
+    many seconds."""
     by = ", ".join(processes)
     what = "still changes" if changing else "is still open for writing"
-    message = f"{shown(path)} {what} after {WRITING:.0f} s{f', by {by}' if by else ''}"
+    message = f"{shown(path)} {what} after {seconds:.0f} s{f', by {by}' if by else ''}"
     hint = "it is read as soon as it stops changing"
     if not changing:
         hint = "it is read as soon as that process closes it"

@@ -54,10 +54,6 @@ from agent.disk.permissions import IGNORE, Trust
 from agent.disk.snapshot import Details, Snapshot
 from agent.disk.stalls import computing
 
-#: Seconds without a change after which an edit counts as complete. Several files that one command
-#: writes follow each other within 1 ms; a person's next edit takes far longer.
-QUIET = 0.005
-
 #: The most names of a directory that are searched for one like a missing file's.
 MAX_LISTED = 10_000
 

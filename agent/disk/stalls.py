@@ -2,7 +2,7 @@
 
 If the server of a hard NFS mount is down, or the process behind a FUSE mount is stopped, a system
 call blocks, perhaps for ever, and cannot be ended. So such calls are made in threads of their own,
-and lookups continue. Whoever waits for such a thread stops waiting after SLOW seconds. Until the
+and lookups continue. Whoever waits for such a thread stops waiting after some seconds. Until the
 call returns, its path is `stalled`, and nothing else is asked there: at most two threads are
 lost.
 """
@@ -22,8 +22,6 @@ from typing import TypeVar, TypeVarTuple
 import anyio
 from anyio import CancelScope
 
-#: Seconds after which a file system counts as stalled. A disk that has to spin up takes some.
-SLOW = 10.0
 #: Seconds for which edits elsewhere wait for a file system that may still answer; and those for
 #: which the start waits.
 PROMPT = 0.5
@@ -76,10 +74,14 @@ def computing() -> Iterator[None]:
 class StallMonitor:
     """Which file systems are asked at the moment, and which of them are stalled."""
 
-    def __init__(self, notice: Callable[[], None], mount: Callable[[str], object]) -> None:
-        #: Called when paths become stalled, or answer again.
+    def __init__(
+        self, notice: Callable[[], None], mount: Callable[[str], object], seconds: float
+    ) -> None:
+        """A file system that takes so many seconds for a call is stalled. `notice` is called when
+        paths become stalled, or answer again."""
         self._notice = notice
         self._mount = mount
+        self._seconds = seconds
         self._questions: set[_Question] = set()
         #: The paths of the calls that are overdue.
         self.stalled: frozenset[str] = frozenset()
@@ -143,7 +145,7 @@ class StallMonitor:
                 if question.computing:
                     continue
                 question.ticks += 1
-                if question.ticks > SLOW:
+                if question.ticks > self._seconds:
                     overdue.append(question)
             # A call on a file system that is not mounted there any more says nothing of the one
             # that is.

@@ -9,13 +9,7 @@ import anyio
 from anyio import CancelScope
 
 from agent.core.languages import Verdict
-
-#: Seconds of processor time in the slow lane that the sources of one directory may use together.
-#: Real callbacks use none of it.
-CHECK_BUDGET = 30.0
-#: The most bytes of verdicts on sources that no directory has any more, so that an edit that is
-#: taken back needs no new check. Verdicts on sources that a directory has are never forgotten.
-MAX_UNUSED_BYTES = 4 << 20
+from agent.timing import CheckLimits
 
 
 @dataclass(slots=True, eq=False)
@@ -86,7 +80,8 @@ class _RoundRobin:
 class Sources:
     """The sources of all directories, with a queue for each lane."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: CheckLimits) -> None:
+        self._limits = limits
         #: By digest. Those without a directory are remembered for a while.
         self._checks: dict[str, Check] = {}
         self._unused: dict[str, int] = {}
@@ -116,7 +111,7 @@ class Sources:
 
     def has_budget(self, directory: str) -> bool:
         """Whether a directory may use the slow lane. From any thread."""
-        return self._spent.get(directory, 0.0) < CHECK_BUDGET
+        return self._spent.get(directory, 0.0) < self._limits.budget
 
     def use(self, directory: str, sources: Mapping[str, bytes], urgent: Collection[str]) -> None:
         """The directory has these sources, by digest, and no others. The `urgent` ones are first.
@@ -218,7 +213,7 @@ class Sources:
             return
         self._unused[check.digest] = check.size
         self._unused_bytes += check.size
-        while self._unused_bytes > MAX_UNUSED_BYTES:
+        while self._unused_bytes > self._limits.max_unused_bytes:
             oldest = next(iter(self._unused))
             self._unused_bytes -= self._unused.pop(oldest)
             del self._checks[oldest]

@@ -15,7 +15,6 @@ from agent.core import languages
 from agent.core.diagnostic import Diagnostic, Problem
 from agent.core.quoting import shown
 from agent.core.unit import Implementation, Reading, Unit
-from agent.reload.check_sources import CHECK_BUDGET
 from agent.reload.syntax_check import Checker
 
 #: The finding about a source that could not be checked, and why its directory is then held.
@@ -104,7 +103,7 @@ def reported(checker: Checker, reading: Reading, accepted: Unit | None) -> Readi
         if why is not None or edited:
             findings.append(_not_checked(f"{reading.directory}/{file}", why, edited))
     if unchecked:
-        findings.append(_over_budget(reading.directory, unchecked))
+        findings.append(_over_budget(reading.directory, unchecked, checker.limits.budget))
     if not findings:
         return reading
     return replace(
@@ -137,10 +136,10 @@ def _not_checked(path: str, why: str | None, edited: bool) -> Diagnostic:
     return Problem(NOT_CHECKED, message, hint).at(path)
 
 
-def _over_budget(directory: str, files: list[str]) -> Diagnostic:
+def _over_budget(directory: str, files: list[str], budget: float) -> Diagnostic:
     named = ", ".join(map(shown, files[:3])) + (", ..." if len(files) > 3 else "")
     message = (
-        f"the Python files of this directory take more than {CHECK_BUDGET:.0f} s of processor time"
+        f"the Python files of this directory take more than {budget:.0f} s of processor time"
         f" to compile; {len(files)} are not checked: {named}"
     )
     hint = "make the largest files simpler, or move some to another directory"

@@ -31,16 +31,10 @@ from agent.core import python_source
 from agent.core.python_source import Report
 from agent.reload import worker
 from agent.reload.worker import MEMORY, NO_MEMORY, REPORT
+from agent.timing import CheckLimits
 
 #: Seconds of processor time after which a helper reports that a check goes on.
 SLICE = 0.05
-#: Seconds of processor time for one source. Real callbacks take milliseconds.
-MAX_CPU = 10.0
-#: Bytes of address space of a helper. Real callbacks need a hundredth of it. On Linux.
-MAX_MEMORY = 1 << 30
-#: Seconds without output of a helper after which it is given up. It reports each SLICE of processor
-#: time, so it was stopped, or got no processor time.
-MAX_SILENCE = 30
 #: The nice value of a helper whose source takes long.
 SLOW_NICE = 10
 #: Seconds after which the exit status of a killed helper is collected.
@@ -82,26 +76,27 @@ class Helper:
     After HelperError or LimitReached it can only be killed.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], limits: CheckLimits) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self._process = process
         self._to, self._from = process.stdin.fileno(), process.stdout.fileno()
         os.set_blocking(self._to, False)
         os.set_blocking(self._from, False)
+        self._limits = limits
         self._received = bytearray()
         self._slices = 0
 
     @classmethod
-    async def start(cls) -> Helper:
+    async def start(cls, limits: CheckLimits) -> Helper:
         """A new helper. Raises HelperError if no process can be started."""
         try:
             process = await to_thread.run_sync(_start, abandon_on_cancel=True)
-            helper = cls(process)
+            helper = cls(process, limits)
         except Exception as error:  # no thread, no process, or another error of exec
             why = (error.strerror if isinstance(error, OSError) else None) or str(error)
             raise HelperError(f"no helper process could be started: {why}") from error
-        program = json.dumps([_MODULES, [SLICE, MAX_CPU, MAX_MEMORY]])
+        program = json.dumps([_MODULES, [SLICE, limits.max_cpu, limits.max_memory]])
         try:
             await helper._send(program.encode() + b"\n")
         except BaseException:
@@ -119,13 +114,12 @@ class Helper:
         kind = bytes(await self._receive(1))
         if kind == bytes([signal.SIGPROF]):
             self._slices += 1
-            if self._slices * SLICE < MAX_CPU:
+            if self._slices * SLICE < self._limits.max_cpu:
                 return SliceUsed()
-            return LimitReached(f"more than {MAX_CPU:.0f} s of processor time")
+            return LimitReached(f"more than {self._limits.max_cpu:.0f} s of processor time")
         if kind == MEMORY:
-            return LimitReached(
-                f"more than {MAX_MEMORY >> 20} MiB of memory, or is nested too deep"
-            )
+            mib = self._limits.max_memory >> 20
+            return LimitReached(f"more than {mib} MiB of memory, or is nested too deep")
         if kind == NO_MEMORY:
             raise HelperError("the machine is short of memory")
         length = int.from_bytes(await self._receive(4), "big")
@@ -182,7 +176,7 @@ class Helper:
         return received
 
     async def _ready(self, fd: int, write: bool) -> None:
-        """Wait until the pipe can be used. Raises HelperError after MAX_SILENCE.
+        """Wait until the pipe can be used. Raises HelperError if that takes too long.
 
         Counts waits of one second: if all processes were suspended, only one of them was too long.
         """
@@ -192,13 +186,13 @@ class Helper:
         ready = asyncio.Event()
         add(fd, ready.set)
         try:
-            for _ in range(MAX_SILENCE):
+            for _ in range(self._limits.max_silence):
                 with anyio.move_on_after(1.0):
                     await ready.wait()
                     return
         finally:
             remove(fd)
-        raise HelperError(f"the helper process sent nothing for {MAX_SILENCE} s")
+        raise HelperError(f"the helper process sent nothing for {self._limits.max_silence} s")
 
 
 #: Processes that were killed and may not have ended yet.

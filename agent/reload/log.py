@@ -117,7 +117,7 @@ class History:
 class Log:
     """Appends records to a file, or to standard output. A failure is logged once."""
 
-    def __init__(self, path: str, form: str, who: str) -> None:
+    def __init__(self, path: str, form: str, who: str, max_waiting: int = MAX_WAITING) -> None:
         self._path = path
         self._form = form
         self._who = who
@@ -129,7 +129,7 @@ class Log:
             self._append,
             self._report_failure,
             self._report_recovery,
-            MAX_WAITING,
+            max_waiting,
             MAX_WAITING_BYTES,
         )
 

@@ -39,16 +39,17 @@ class Plans:
     """The plans of large callbacks.conf files: the newest of each directory. `parsed` is called in
     the parser's thread, with a directory whose plan is ready. Safe between threads."""
 
-    def __init__(self, parsed: Callable[[str], None]) -> None:
+    def __init__(self, parsed: Callable[[str], None], wait: float = WAIT) -> None:
         self._parsed = parsed
+        self._wait = wait
         self._lock = threading.Lock()
         self._newest: dict[str, _Parse] = {}
         self._running = False
 
     def plan(self, directory: str, path: str, data: bytes, before: Plan | None) -> Plan | None:
         """What a callbacks.conf says; None while it is being parsed. `before` is an older plan of
-        it, whose triggers are not parsed again. Blocks for at most WAIT; raises what the parser
-        raised."""
+        it, whose triggers are not parsed again. Blocks for at most `wait` seconds; raises what the
+        parser raised."""
         if len(data) <= MAX_INLINE:
             return unit.plan(data, path, before)
         digest = hashlib.sha256(data).digest()
@@ -60,7 +61,7 @@ class Plans:
                 self._start()
                 self._newest[directory] = parse
         if new:
-            parse.done.wait(WAIT)
+            parse.done.wait(self._wait)
         if not parse.done.is_set():
             return None
         if isinstance(parse.result, Exception):

@@ -15,13 +15,14 @@ import anyio
 from agent import settings
 from agent.core.diagnostic import Diagnostic, Problem
 from agent.core.unit import BEING_WRITTEN
-from agent.disk import being_written, directory
+from agent.disk import being_written
 from agent.disk.fingerprint import Fingerprint, fingerprint_if_closed
 from agent.disk.stalls import StallMonitor
 from agent.disk.watch.combined import Watch
 from agent.disk.watch.interface import Target
 from agent.reload.stored import StoredSettings
 from agent.settings import Settings
+from agent.timing import Timing
 
 #: The name of qb.conf among the targets that are watched.
 QB_CONF = "qb.conf"
@@ -42,6 +43,7 @@ class QbConf:
         watch: Watch,
         monitor: StallMonitor,
         notice: Callable[[Iterable[str]], None],
+        timing: Timing,
     ) -> None:
         self.settings = first
         self.findings: tuple[Diagnostic, ...] = first.findings
@@ -52,6 +54,7 @@ class QbConf:
         self._watch = watch
         self._monitor = monitor
         self._notice = notice
+        self._timing = timing
 
     @property
     def awaited(self) -> bool:
@@ -78,12 +81,12 @@ class QbConf:
             self._notice({QB_CONF})
             return None
         new, findings = read
-        await anyio.sleep(directory.QUIET)
+        await anyio.sleep(self._timing.quiet)
         if mark is None or mark != await self._monitor.wait(self._mark):
             self.unsettled_since = self.unsettled_since or began
-            if time.monotonic() - self.unsettled_since < being_written.WRITING:
+            if time.monotonic() - self.unsettled_since < self._timing.writing:
                 return None
-            new, findings = old, (being_written.finding(old.qb_conf),)
+            new, findings = old, (being_written.finding(old.qb_conf, self._timing.writing),)
         else:
             self.unsettled_since = None
         self.findings = findings

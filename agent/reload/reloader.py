@@ -21,7 +21,6 @@ from anyio import to_thread
 from agent.core.index import Index
 from agent.core.quoting import shown
 from agent.core.unit import BEING_WRITTEN
-from agent.disk import directory
 from agent.disk.containment import PAUSE, describe, keep_running
 from agent.disk.mounts import Mounts
 from agent.disk.permissions import Trust
@@ -41,6 +40,7 @@ from agent.reload.stored import StoredSettings
 from agent.reload.syntax_check import Checker
 from agent.reload.write_behind import WriteBehind
 from agent.settings import Settings
+from agent.timing import DEFAULTS, Timing
 
 #: Seconds between two looks at a file that a directory is held for, because it is being written:
 #: this share of the time for which it has been held, within these bounds. So a file that stays open
@@ -63,19 +63,27 @@ class Reloader:
         last_good: LastGood,
         log: Log,
         trust: Trust,
+        timing: Timing = DEFAULTS,
     ) -> None:
+        self._quiet = timing.quiet
         self._pending = Pending()
         self._barrier = Barrier()
         mounts = Mounts()
-        self._monitor = StallMonitor(self.notice, mounts.mount)
-        self.watch = Watch(self.notice, self._monitor, mounts)
+        self._monitor = StallMonitor(self.notice, mounts.mount, timing.stalled)
+        self.watch = Watch(self.notice, self._monitor, mounts, timing.rescan)
         self.qb_conf = QbConf(
-            first, read_settings, lambda: last_good.settings, self.watch, self._monitor, self.notice
+            first,
+            read_settings,
+            lambda: last_good.settings,
+            self.watch,
+            self._monitor,
+            self.notice,
+            timing,
         )
-        checker = Checker(self.notice)
+        checker = Checker(self.notice, timing.checks)
         plans = Plans(self._pending.add_from_thread)
         looker = Looker(self.watch.kind, self._monitor, checker, trust, self._follow, plans)
-        self._settler = Settler(looker, self.watch, self._monitor, checker, self.notice)
+        self._settler = Settler(looker, self.watch, self._monitor, checker, self.notice, timing)
         self._last_good = last_good
         self._write_behind = WriteBehind(last_good)
         self.listing = Listing(last_good)
@@ -160,7 +168,7 @@ class Reloader:
         if self.qb_conf.awaited or any(
             d.held != BEING_WRITTEN and not d.attempt.only_absent for d in unsettled
         ):
-            seconds = directory.QUIET
+            seconds = self._quiet
         elif since:
             waited = time.monotonic() - max(since)
             seconds = min(max(waited * WRITING_POLL_SHARE, WRITING_POLL), WRITING_POLL_MAX)

@@ -4,7 +4,7 @@ A directory is read, and looked at again after a quiet period. If stat or the by
 changed meanwhile, the reading is settled. Otherwise the attempt goes on with the next call. Four
 things can keep a directory from settling:
 
-- Somebody writes. After `being_written.WRITING` seconds a reading says so, and that counts as
+- Somebody writes. After `Timing.writing` seconds a reading says so, and that counts as
   settled: the directory is held until the writer is done.
 - A file is missing that may come back (`absence.py`).
 - An edited Python source is not checked yet. After `checks.MAX_WAIT` it is held for that.
@@ -23,7 +23,7 @@ from dataclasses import replace
 import anyio
 
 from agent.core.unit import CONF, Reading
-from agent.disk import being_written, directory, second_look
+from agent.disk import being_written, second_look
 from agent.disk.snapshot import Snapshot
 from agent.disk.stalls import PROMPT, PROMPT_AT_START, StallMonitor
 from agent.disk.watch.combined import Watch
@@ -32,6 +32,7 @@ from agent.reload.attempt import Look
 from agent.reload.directory_state import DirectoryState
 from agent.reload.looker import Looker
 from agent.reload.syntax_check import Checker
+from agent.timing import Timing
 
 #: A directory, and its settled reading.
 Settled = tuple[DirectoryState, Snapshot]
@@ -50,12 +51,14 @@ class Settler:
         monitor: StallMonitor,
         checker: Checker,
         notice: Callable[[Iterable[str]], None],
+        timing: Timing,
     ) -> None:
         self._looker = looker
         self._watch = watch
         self._monitor = monitor
         self.checker = checker
         self._notice = notice
+        self._timing = timing
         #: Whether a late file system, or a check, may delay only the directories that it concerns.
         #: Before the first index, everything waits for them, and less long.
         self.started = False
@@ -156,7 +159,7 @@ class Settler:
             return []
         for d, look in looks:
             self._ask_for_checks(d, look)
-        await anyio.sleep(directory.QUIET)
+        await anyio.sleep(self._timing.quiet)
         if await self._monitor.wait(self._looker.second_looks, looks) is None:
             self.requeue(directories)
             return []
@@ -184,17 +187,19 @@ class Settler:
     async def _held_for_writer(self, d: DirectoryState) -> list[Settled]:
         """The reading that says who writes, once the attempt took that long.
 
-        Who writes is looked up when the directory becomes held, and then at most every WRITING
-        seconds: if several processes take turns, a record of every turn would be too many.
+        Who writes is looked up when the directory becomes held, and then at most every
+        `Timing.writing` seconds: if several processes take turns, a record of every turn would be
+        too many.
         """
         attempt = d.attempt
         assert attempt.unsettled_since is not None
         assert attempt.look is not None
         now = time.monotonic()
-        if now - attempt.unsettled_since < being_written.WRITING:
+        writing = self._timing.writing
+        if now - attempt.unsettled_since < writing:
             return []
         look = attempt.look
-        if attempt.writers is None or now - attempt.writers_at >= being_written.WRITING:
+        if attempt.writers is None or now - attempt.writers_at >= writing:
             attempt.writers = await self._monitor.wait(self._find_writers, look.snapshot)
             attempt.writers_at = now
         if attempt.writers is None:
@@ -207,7 +212,7 @@ class Settler:
 
     def _find_writers(self, snapshot: Snapshot) -> Reading:
         with self._monitor.asking(snapshot.reading.directory):
-            return being_written.held(snapshot)
+            return being_written.held(snapshot, self._timing.writing)
 
     def _still_written(self, waiting: list[DirectoryState]) -> list[DirectoryState]:
         """Those in which a file that was open for writing still is. Blocks."""
@@ -235,7 +240,8 @@ class Settler:
         if attempt.check_since is None:
             attempt.check_since = time.monotonic()
             # A timer of the loop may be a little early.
-            asyncio.get_running_loop().call_later(longest + directory.QUIET, self._notice, {d.path})
+            late = longest + self._timing.quiet
+            asyncio.get_running_loop().call_later(late, self._notice, {d.path})
         self.checker.begin()
         early = time.monotonic() - attempt.check_since < longest
         return early and not self.checker.checks_done(d.path)

@@ -5,7 +5,7 @@ takes 81 s. So there are two lanes, each with a helper of its own. The quick lan
 SLICE seconds of processor time; the directories take turns. A source that needs more goes on in the
 slow lane, which checks one source at a time; the directories take turns there too. So an edit waits
 for at most one slice of each other directory, whatever those contain. A directory may use
-CHECK_BUDGET seconds of the slow lane for the sources that it has.
+`CheckLimits.budget` seconds of the slow lane for the sources that it has.
 
 A verdict is what the compiler says of a source, or that the source reached the same limit of the
 helper twice. Everything else (the helper was killed, or cannot be started) says nothing about the
@@ -25,14 +25,15 @@ from agent.core.languages import Verdict
 from agent.core.python_source import Report
 from agent.reload.check_sources import Check, Sources
 from agent.reload.helper import SLICE, Helper, HelperError, LimitReached, SliceUsed
+from agent.timing import CheckLimits
 
 #: How often a source must reach a limit until that is its verdict.
 LIMIT_TRIES = 2
 #: How often a helper may end in the middle of a source, or not start, until that is reported: a
 #: shortage of the machine may be brief.
 HELPER_TRIES = 3
-#: Seconds until a check that could not be made is tried again, at first and at most; they double.
-FIRST_PAUSE, MAX_PAUSE = 0.1, 60.0
+#: Seconds until a check that could not be made is tried again, at first; they double.
+FIRST_PAUSE = 0.1
 
 Result = Report | SliceUsed | LimitReached
 
@@ -44,10 +45,11 @@ class Checker:
     and after it is in `Sources` and `Helper`.
     """
 
-    def __init__(self, done: Callable[[set[str]], None]) -> None:
+    def __init__(self, done: Callable[[set[str]], None], limits: CheckLimits) -> None:
         #: Called with the directories about which something became known.
         self._done = done
-        self._sources = Sources()
+        self.limits = limits
+        self._sources = Sources(limits)
         #: A check that the quick lane hands over to the slow lane, which has nothing to do.
         self._handed: tuple[Check, Helper] | None = None
         self._slow_idle = False
@@ -200,14 +202,14 @@ class Checker:
     async def _helper(self, check: Check) -> Helper | None:
         """A new helper for this source. None after a pause if none can be started."""
         try:
-            helper = await Helper.start()
+            helper = await Helper.start(self.limits)
         except HelperError as error:
             self._sources.requeue(check)
             self._failed_starts += 1
             self._no_helper = str(error)
             if self._failed_starts == HELPER_TRIES:
                 self._report(self._sources.directories)
-            await anyio.sleep(_pause(self._failed_starts))
+            await anyio.sleep(self._pause(self._failed_starts))
             return None
         if self._failed_starts >= HELPER_TRIES:
             self._report(self._sources.directories)
@@ -239,7 +241,7 @@ class Checker:
         before, check.trouble = check.trouble, str(error) or repr(error)
         if check.trouble != before:
             self._report(set(check.directories))
-        pause = _pause(check.failures - HELPER_TRIES + 1)
+        pause = self._pause(check.failures - HELPER_TRIES + 1)
         asyncio.get_running_loop().call_later(pause, self._sources.requeue, check)
 
     def _report(self, directories: set[str]) -> None:
@@ -248,7 +250,6 @@ class Checker:
             self._changed.set()
             self._changed = anyio.Event()
 
-
-def _pause(failures: int) -> float:
-    """Seconds until the next try after so many failures in a row."""
-    return min(FIRST_PAUSE * 2.0 ** min(failures - 1, 20), MAX_PAUSE)
+    def _pause(self, failures: int) -> float:
+        """Seconds until the next try after so many failures in a row."""
+        return min(FIRST_PAUSE * 2.0 ** min(failures - 1, 20), self.limits.max_pause)

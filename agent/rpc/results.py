@@ -58,17 +58,18 @@ class NotQuick(Exception):
 
 
 class LookupCache:
-    """Results of `lookup` on one index, encoded. It never holds more than MAX_CACHE_BYTES.
+    """Results of `lookup` on one index, encoded. It never holds more than `max_bytes`.
 
     A result is found by its parameters, or, since most events of a farm are asked for only once
     (the frame is in them), by the callbacks that fire. Each index has a new cache, so that no
     result outlives its index.
     """
 
-    __slots__ = ("_index", "_results", "_size")
+    __slots__ = ("_index", "_max_bytes", "_results", "_size")
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index, max_bytes: int = MAX_CACHE_BYTES) -> None:
         self._index = index
+        self._max_bytes = max_bytes
         #: By parameters; and by whether code is wanted and the identity of each callback.
         self._results: dict[LookupParams | tuple[int, ...], bytes] = {}
         self._size = 0
@@ -126,7 +127,7 @@ class LookupCache:
         if size > MAX_CACHED_PARAMS:
             return
         size += len(encoded) + ENTRY_OVERHEAD
-        if self._size + size > MAX_CACHE_BYTES:
+        if self._size + size > self._max_bytes:
             # Computing a result again is cheap; an order of use would cost every lookup.
             self._results.clear()
             self._size = 0

@@ -26,15 +26,9 @@ from agent.server.requests import Requests
 from agent.server.shared import Shared
 from agent.server.states import Signal, State, next_state
 
-#: Bytes of notifications that may wait for a subscriber that does not read. Then it is closed, so
-#: that it knows that it missed some.
-MAX_UNREAD_NOTIFICATIONS = 32 << 20
 #: Seconds for which a client that got its final response may still send. Closing earlier would
 #: reset the connection, and the client could not read that response.
 LINGER = 2.0
-#: Seconds in which a line that has begun must end. Between two lines a client may be silent for
-#: ever.
-MAX_LINE_SECONDS = 30.0
 #: Seconds after which an unfinished line that is a whole JSON value is taken to lack its line feed.
 LINE_FEED_SECONDS = 1.5
 #: Bytes of small responses that are written together.
@@ -185,7 +179,7 @@ class Connection(asyncio.Protocol):
         """Send a notification between two responses."""
         if self.gone:
             return
-        if self._outbox.size > MAX_UNREAD_NOTIFICATIONS:
+        if self._outbox.size > self._shared.limits.max_unread_notifications:
             self.abort()
             return
         self.flush()
@@ -203,7 +197,7 @@ class Connection(asyncio.Protocol):
         size = self.held
         self._shared.service.report(
             f"closed a client of user id {self.peer.uid}: {size} bytes were held for it unread, and"
-            f" more than {self._shared.max_held} for all clients"
+            f" more than {self._shared.limits.max_held_bytes} for all clients"
         )
         if not self._outbox.between_lines or self.state is State.LINGERING:
             # The error would be inside another response.
@@ -212,8 +206,9 @@ class Connection(asyncio.Protocol):
         self._outbox.clear()
         self._drop_requests()
         message = (
-            f"Connection closed: more than {self._shared.max_held} bytes are held for all clients,"
-            " and most of them for this one; read the responses, and ask for less at once"
+            f"Connection closed: more than {self._shared.limits.max_held_bytes} bytes are held for"
+            " all clients, and most of them for this one; read the responses, and ask for less at"
+            " once"
         )
         self.finish(jsonrpc.error(None, TOO_LARGE, message, {"found": f"{size} bytes"}))
 
@@ -363,7 +358,7 @@ class Connection(asyncio.Protocol):
             self.finish(jsonrpc.no_line_feed())
         else:
             loop = asyncio.get_running_loop()
-            left = MAX_LINE_SECONDS - LINE_FEED_SECONDS
+            left = self._shared.limits.max_line_seconds - LINE_FEED_SECONDS
             self._timer = loop.call_later(left, self._line_too_slow)
 
     def _does_not_read(self) -> bool:
@@ -376,7 +371,8 @@ class Connection(asyncio.Protocol):
         if self._does_not_read():
             self._start_timer()
             return
-        message = f"{ERRORS[INVALID_REQUEST]}: a line took more than {MAX_LINE_SECONDS:.0f} s"
+        seconds = self._shared.limits.max_line_seconds
+        message = f"{ERRORS[INVALID_REQUEST]}: a line took more than {seconds:.0f} s"
         data = {"expected": "a line that is sent in one go and ends with a line feed"}
         self.finish(jsonrpc.error(None, INVALID_REQUEST, message, data))
 

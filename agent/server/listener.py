@@ -18,9 +18,8 @@ from agent.server.access import AccessPolicy, Peer
 from agent.server.connection import LINGER, Connection
 from agent.server.shared import Client, Service, Shared
 from agent.settings import SettingsError
+from agent.timing import DEFAULTS, PipeLimits
 
-#: Connections at the same time. A supervisor has some dozens, and each costs some kilobytes.
-MAX_CONNECTIONS = 1000
 #: Descriptors that connections leave free. A reload needs some dozens, to read directories and to
 #: start helpers. If the process may have few, half of them.
 RESERVED_DESCRIPTORS = 128
@@ -43,8 +42,11 @@ class PipeInUse(Exception):
 class Pipe:
     """The socket, its lock, and its connections."""
 
-    def __init__(self, path: str, group: int | None = None) -> None:
+    def __init__(
+        self, path: str, group: int | None = None, limits: PipeLimits = DEFAULTS.pipe
+    ) -> None:
         self.path = path
+        self._limits = limits
         #: The group whose members may connect, besides root and the agent's user.
         self._group = group
         self.clients: set[Client] = set()
@@ -138,7 +140,7 @@ class Pipe:
                 " correct its folder, or use --pipe FILE"
             ) from None
         if self._shared is None:
-            self._shared = Shared(service, self.clients)
+            self._shared = Shared(service, self.clients, self._limits)
         self._listener = _Listener(listener, self._shared, access)
 
     def is_missing(self) -> bool:
@@ -263,8 +265,9 @@ class _Listener:
     def _full(self, client: socket.socket) -> str | None:
         """Why there is no room for one more client; None if there is."""
         there = len(self._shared.clients)
-        if there >= MAX_CONNECTIONS:
-            return f"there are {MAX_CONNECTIONS} connections already; try again later"
+        most = self._shared.limits.max_connections
+        if there >= most:
+            return f"there are {most} connections already; try again later"
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # The kernel gives the lowest free number, so all below it are in use.
         if limit != resource.RLIM_INFINITY and client.fileno() >= limit - reserved(limit):

@@ -13,10 +13,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-#: Seconds of work on one request. The largest real ones take some seconds.
-MAX_SECONDS = 20.0
-#: Bytes of one result. `list` of 100,000 callbacks has about 25 MB.
-MAX_RESULT_BYTES = 64 << 20
+from agent.timing import PipeLimits
 
 T = TypeVar("T")
 
@@ -32,16 +29,16 @@ class OverLimit(Exception):
 class Effort:
     """What is spent on one request. Long work calls `check` and `spend` between its steps."""
 
-    def __init__(self, abandoned: Callable[[], bool], seconds: float | None = None) -> None:
+    def __init__(self, abandoned: Callable[[], bool], limits: PipeLimits) -> None:
         """`abandoned` says whether the client is gone. It is called in the thread of the worker."""
         self._abandoned = abandoned
-        self._seconds = MAX_SECONDS if seconds is None else seconds
-        self._until = time.monotonic() + self._seconds
+        self._limits = limits
+        self._until = time.monotonic() + limits.max_work_seconds
         self._bytes = 0
 
     def begin(self) -> None:
         """Count the time from now on. Waiting for a thread does not count."""
-        self._until = time.monotonic() + self._seconds
+        self._until = time.monotonic() + self._limits.max_work_seconds
         self.check()
 
     def check(self) -> None:
@@ -50,17 +47,17 @@ class Effort:
             raise Abandoned
         if time.monotonic() > self._until:
             raise OverLimit(
-                f"it takes more than {self._seconds:g} s; ask for less at once, such as fewer"
-                " events in `occurred`"
+                f"it takes more than {self._limits.max_work_seconds:g} s; ask for less at once,"
+                " such as fewer events in `occurred`"
             )
 
     def spend(self, size: int) -> None:
         """Count bytes of the result that were made. Raises as `check` does."""
         self._bytes += size
-        if self._bytes > MAX_RESULT_BYTES:
+        if self._bytes > self._limits.max_result_bytes:
             raise OverLimit(
-                f"its result has more than {MAX_RESULT_BYTES} bytes; ask for less at once, such"
-                " as without `code`"
+                f"its result has more than {self._limits.max_result_bytes} bytes; ask for less at"
+                " once, such as without `code`"
             )
         self.check()
 

@@ -14,9 +14,6 @@ from agent.server.inbox import Inbox
 from agent.server.outbox import Line, joined, length
 from agent.server.shared import Client, Shared
 
-#: Bytes of the responses of one batch, which must be complete before any of it is sent. The rest of
-#: its requests are refused, one by one.
-MAX_BATCH_BYTES = 64 << 20
 #: Bytes of memory that a request may take for each byte of its line once it is decoded. Measured
 #: for events as objects, the costliest that is accepted.
 DECODED_FACTOR = 8
@@ -181,9 +178,10 @@ class Requests:
             self._connection.give(batch.line())
             return
         item = batch.items.popleft()
-        if batch.size > MAX_BATCH_BYTES and not isinstance(item, jsonrpc.Refusal):
+        most = self._shared.limits.max_batch_bytes
+        if batch.size > most and not isinstance(item, jsonrpc.Refusal):
             message = "Batch refused from here on: its responses are too large"
-            data = {"expected": f"responses of at most {MAX_BATCH_BYTES} bytes in one batch"}
+            data = {"expected": f"responses of at most {most} bytes in one batch"}
             batch.add(jsonrpc.error(item.id, TOO_LARGE, message, data))
             return
         self._answer(item, batch.add)

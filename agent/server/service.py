@@ -19,6 +19,7 @@ from agent.server.handlers import Handlers, Outcome, Refused
 from agent.server.offload import Abandoned, Effort, OverLimit, Workers
 from agent.server.outbox import Line
 from agent.server.shared import Client
+from agent.timing import PipeLimits
 
 #: Requests that are carried out in threads at the same time, and lines that are decoded there.
 MAX_OFFLOADED = 2
@@ -31,7 +32,8 @@ _logger = logging.getLogger(__name__)
 class Service:
     """Answers requests. Only `prepare` raises: one request must never end the agent."""
 
-    def __init__(self, handlers: Handlers) -> None:
+    def __init__(self, handlers: Handlers, limits: PipeLimits) -> None:
+        self._limits = limits
         self._handlers = handlers
         self._reported: dict[str, float] = {}
         self._workers = Workers(MAX_OFFLOADED, "requests")
@@ -63,7 +65,7 @@ class Service:
     async def _answer_later(self, request: Request, outcome: Outcome, connection: Client) -> Line:
         try:
             if callable(outcome):
-                outcome = self._offload(outcome, Effort(lambda: connection.gone))
+                outcome = self._offload(outcome, Effort(lambda: connection.gone, self._limits))
             encoded = outcome if isinstance(outcome, bytes) else await outcome
             return jsonrpc.result_line(request.id, encoded)
         except Abandoned:
@@ -82,7 +84,7 @@ class Service:
 
     async def read(self, line: bytes, connection: Client) -> jsonrpc.Message:
         """Decode a line in a thread: it is long, or something in it is wrong."""
-        effort = Effort(lambda: connection.gone)
+        effort = Effort(lambda: connection.gone, self._limits)
 
         def work() -> jsonrpc.Message:
             effort.begin()

@@ -19,15 +19,13 @@ from agent.server import batcher
 from agent.server.access import Peer
 from agent.server.batcher import Answering, Batcher, Scheduler, Writable
 from agent.server.outbox import Ledger, Line
+from agent.timing import DEFAULTS, PipeLimits
 
 #: Bytes of responses that may wait for one client before no more of its requests are carried out.
 MAX_UNREAD = 1 << 20
-#: The same while half of MAX_HELD_BYTES is held. With this and one full read of requests, all
-#: connections together stay within it.
+#: The same while half of `PipeLimits.max_held_bytes` is held. With this and one full read of
+#: requests, all connections together stay within it.
 MAX_UNREAD_IF_SCARCE = 1 << 15
-#: Bytes that are held for all clients together: requests, responses in the making, responses that
-#: are unread. What several have not read counts once. A fifth of what the systemd unit allows.
-MAX_HELD_BYTES = 384 << 20
 #: Seconds between two checks whether clients whose requests take long are still connected.
 HANGUP_CHECK_INTERVAL = 0.25
 
@@ -93,15 +91,16 @@ class Service(Answering, Protocol):
 class Shared:
     """One for all connections of the pipe."""
 
-    def __init__(self, service: Service, clients: set[Client]) -> None:
+    def __init__(
+        self, service: Service, clients: set[Client], limits: PipeLimits = DEFAULTS.pipe
+    ) -> None:
+        self.limits = limits
         self.service = service
         self.clients = clients
         self.batcher = Batcher(service)
         self.scheduler = Scheduler()
         self.writable = Writable(self.scheduler)
-        #: Bytes that may be held for all clients together.
-        self.max_held = MAX_HELD_BYTES
-        self.ledger = Ledger(self.max_held, self._over_limit)
+        self.ledger = Ledger(limits.max_held_bytes, self._over_limit)
         self._relieving = False
         #: Those whose request is carried out elsewhere: they may hang up meanwhile.
         self._waiting: set[Client] = set()
@@ -111,7 +110,7 @@ class Shared:
     def max_unread(self) -> int:
         """Bytes of responses that may wait for one client before no more of its requests are
         carried out."""
-        scarce = self.ledger.total >= self.max_held // 2
+        scarce = self.ledger.total >= self.limits.max_held_bytes // 2
         return MAX_UNREAD_IF_SCARCE if scarce else MAX_UNREAD
 
     def watch(self, connection: Client) -> None:
@@ -150,7 +149,7 @@ class Shared:
         """Close those that hold most for longest until all is within the limit again."""
         self._relieving = False
         now = time.monotonic()
-        while self.ledger.total > self.max_held:
+        while self.ledger.total > self.limits.max_held_bytes:
             worst = max(self.clients, key=lambda one: one.burden(now), default=None)
             if worst is None or not worst.held:
                 return

@@ -164,9 +164,7 @@ def test_many_events_at_once_are_what_each_alone_is(most: int, one: Case) -> Non
     if (asked := seen(one)) is None:
         return
     trees = [tree for tree, _ in map(parse, one.triggers) if tree is not None]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(match, "MAX_FILED", most)
-        holds = match.holding(trees, asked * (match.FEW_EVENTS + 1), Steps())
+    holds = match.holding(trees, asked * (match.FEW_EVENTS + 1), Steps(), most)
     for tree in trees:
         for term in terms(tree):
             assert holds(term) == any(map(term.matches, asked)), term

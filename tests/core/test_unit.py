@@ -15,6 +15,7 @@ from agent.core import languages
 from agent.core.diagnostic import Diagnostic, Problem, Severity
 from agent.core.unit import (
     FAULT,
+    MAX_CONF_LINES,
     MAX_DIRECTORY_FINDINGS,
     Absent,
     Evaluation,
@@ -361,13 +362,12 @@ def test_a_plan_knows_again_what_an_earlier_one_parsed() -> None:
     assert plan(text, CONF, first).findings
 
 
-def test_limits_are_errors_that_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.core.unit.MAX_CALLBACKS", 1)
-    assert [f.code for f in plan(TWO.encode(), CONF).findings] == ["too-many-callbacks"]
-    assert evaluate(reading(TWO, **NEW), BEFORE).held == "error"
-    monkeypatch.setattr("agent.core.unit.MAX_CONF_LINES", 1)
-    assert [f.code for f in plan(TWO.encode(), CONF).findings] == ["too-many-lines"]
-    assert plan(TWO.encode(), CONF) == Plan(findings=plan(TWO.encode(), CONF).findings)
+def test_a_file_over_a_limit_is_not_read_at_all() -> None:
+    text = TWO + "\n" * MAX_CONF_LINES
+    found = plan(text.encode(), CONF)
+    assert [f.code for f in found.findings] == ["too-many-lines"]
+    assert found == Plan(findings=found.findings)
+    assert evaluate(reading(text, **NEW), BEFORE).held == "error"
 
 
 # Bounds of what is reported -----------------------------------------------------------------------

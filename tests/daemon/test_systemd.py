@@ -17,6 +17,7 @@ import pytest
 
 from agent.daemon.signals import END_SECONDS, STOP_SECONDS
 from agent.daemon.systemd import Notify
+from agent.timing import Timing
 from support.agents import DEADLINE, Agent, wait_for, write
 
 ROOT = Path(__file__).parents[2]
@@ -94,8 +95,7 @@ def test_not_ready_before_the_first_index(agent: Agent, manager: Manager) -> Non
     conf = agent.directories[0] / "callbacks.conf"
     text = conf.read_text()
     # It waits for the writer for as long as he takes, however slow this machine is.
-    patience = "import agent.disk.being_written as w, agent.cli as c; w.WRITING = 300; c.main()"
-    agent.program = ["-c", patience]
+    agent.use(Timing(writing=300))
     with conf.open("w") as writer:
         process = agent.launch()
         # It is far enough to read: it has made the lock of its pipe.

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from support.agents import DEADLINE, Agent, wait_for, write
+from agent.timing import Timing
+from support.agents import DEADLINE, TESTS, Agent, wait_for, write
+from support.run_with import encoded
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount"),
@@ -70,11 +72,7 @@ def near(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def agent(tmp_path: Path, mounted: Mount, near: Path) -> Iterator[Agent]:
-    agent = Agent(tmp_path, mounted.at, near)
-    agent.program = [
-        "-c",
-        f"import agent.disk.stalls as p, agent.cli as c; p.SLOW = {SLOW}; c.main()",
-    ]
+    agent = Agent(tmp_path, mounted.at, near).use(Timing(stalled=SLOW))
     yield agent
     assert agent.stop() in (0, -signal.SIGTERM)
 
@@ -283,9 +281,10 @@ def test_a_slow_one_is_not_stalled(agent: Agent, tmp_path: Path, mounted: Mount)
     conf = "".join(f"{name} = x-job-{number}\n" for number, name in enumerate(names, 100))
     write(tmp_path / "under", conf, **{name.replace(".", "_"): "1\n" for name in names})
     patched = (
-        "import agent.disk.files as f, agent.disk.stalls as p, agent.cli as c, time;"
-        "p.SLOW = 2; old = f.FileReader._read_open;"
-        "f.FileReader._read_open = lambda *a: (time.sleep(0.1), old(*a))[1]; c.main()"
+        "import agent.disk.files as f, agent.cli as c, agent.timing as t, time;"
+        "old = f.FileReader._read_open;"
+        "f.FileReader._read_open = lambda *a: (time.sleep(0.1), old(*a))[1];"
+        "c.main(timing=t.Timing(stalled=2))"
     )
     agent.program = ["-c", patched]
     agent.start()
@@ -297,8 +296,7 @@ def test_a_reload_waits_for_it_and_edits_elsewhere_do_not(
     agent: Agent, mounted: Mount, near: Path
 ) -> None:
     """From the first moment of the stall on."""
-    agent.program = [part.replace(f"SLOW = {SLOW}", "SLOW = 8") for part in agent.program]
-    agent.start()
+    agent.use(Timing(stalled=8)).start()
 
     def elsewhere_first(number: int) -> bool:
         agent.reload()
@@ -319,7 +317,7 @@ def test_several_are_waited_for_together_at_the_start(
     agent: Agent, near: Path, tmp_path: Path
 ) -> None:
     """One after the other, they would take minutes."""
-    agent.program = [part.replace(f"SLOW = {SLOW}", "SLOW = 600") for part in agent.program]
+    agent.use(Timing(stalled=600))
     with contextlib.ExitStack() as ends:
         mounts = []
         for number in range(5):
@@ -339,10 +337,11 @@ def test_several_are_waited_for_together_at_the_start(
 
 
 def test_check_reports_it(mounted: Mount, near: Path) -> None:
-    program = "import sys, agent.disk.stalls as p, agent.cli as c; p.SLOW = 1; sys.exit(c.main())"
+    program = ["-m", "support.run_with", encoded(Timing(stalled=1))]
     with mounted.stalled():
         done = subprocess.run(
-            [sys.executable, "-c", program, "check", str(mounted.at), str(near)],
+            [sys.executable, *program, "check", str(mounted.at), str(near)],
+            cwd=TESTS,
             capture_output=True,
             text=True,
             timeout=DEADLINE,

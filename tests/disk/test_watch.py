@@ -13,10 +13,11 @@ import pytest
 from agent.disk.mounts import Mounts
 from agent.disk.permissions import MAX_LINKS
 from agent.disk.stalls import StallMonitor
-from agent.disk.watch import combined, interface
+from agent.disk.watch import combined
 from agent.disk.watch.combined import Watch
-from agent.disk.watch.interface import Report, Target
+from agent.disk.watch.interface import POLL_INTERVAL, Report, Target
 from agent.disk.watch.paths import PathWalker, WatchSet, watch_set
+from agent.timing import DEFAULTS
 from support.agents import DEADLINE
 
 ROOT = Path(__file__).parents[2]
@@ -121,8 +122,8 @@ class Site:
         self.woken = anyio.Event()
         self.same = True
         mounts = Mounts()
-        monitor = StallMonitor(lambda: None, mounts.mount)
-        self.watch = Watch(self._notice, monitor, mounts)
+        monitor = StallMonitor(lambda: None, mounts.mount, DEFAULTS.stalled)
+        self.watch = Watch(self._notice, monitor, mounts, DEFAULTS.rescan)
         assert isinstance(self.watch._events, Source)
         self.source = self.watch._events
         self.targets = {"cb": Target((str(directory),), lambda: self.same)}
@@ -176,9 +177,7 @@ def test_a_directory_that_disappears_meanwhile_is_looked_up_again(site: Site) ->
     assert site.followed() is not first
 
 
-def test_without_events_targets_are_polled(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.disk.watch.polling.POLL_INTERVAL", 0.01)
-
+def test_without_events_targets_are_polled(site: Site) -> None:
     async def polled() -> None:
         with anyio.fail_after(DEADLINE):
             async with anyio.create_task_group() as tasks:
@@ -187,7 +186,7 @@ def test_without_events_targets_are_polled(site: Site, monkeypatch: pytest.Monke
                 await site.woken.wait()
                 tasks.cancel_scope.cancel()
 
-    assert interface.RESCAN_INTERVAL > 1
+    assert DEFAULTS.rescan > POLL_INTERVAL
     anyio.run(polled)
     assert site.noticed[0] == {"cb"}
     assert site.source.closed.is_set()

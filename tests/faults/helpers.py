@@ -1,4 +1,4 @@
-"""Agents with changed constants, and their helper processes as the system shows them."""
+"""The helper processes of an agent, as the system shows them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,6 @@ from support.agents import Agent, wait_for
 SLOW = "def f():0\n" * 6000
 #: More than a minute, so that no test sees the end of it.
 ENDLESS = "def f():0\n" * 80_000
-#: What a test's program begins with, to change constants before the agent starts.
-BEGIN = (
-    "import agent.reload.check_sources as check_sources, agent.reload.syntax_check as compiler,"
-    " agent.reload.helper as helper\n"
-)
-
-
-def changed(agent: Agent, program: str) -> Agent:
-    """The agent, with this program executed before it starts."""
-    agent.program = ["-c", f"{BEGIN}{program}\nfrom agent.cli import main\nmain()"]
-    agent.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
-    return agent
 
 
 def helpers(agent: Agent) -> list[int]:

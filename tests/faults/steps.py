@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.disk.directory import QUIET
-from agent.disk.watch import interface
+from agent.timing import DEFAULTS, Timing
 from support.agents import Agent, wait_for
 from support.editors import Edit
 from support.onlooker import Answer, answer, files, put
@@ -24,7 +23,7 @@ from support.onlooker import Answer, answer, files, put
 SOON = 25.0
 #: Seconds between two times of files that show that less than a quiet time lay between the changes:
 #: the clock of files may go in steps of 4 ms.
-TOGETHER = QUIET / 5
+TOGETHER = DEFAULTS.quiet / 5
 #: Seconds within which what gives no event is served: a scan each second, and a busy machine.
 SCANNED = 2.0 + SOON
 
@@ -98,20 +97,15 @@ class Content:
         began = time.monotonic()
         with (file or self.directory / name).open("wb", 0) as opened:
             opened.write(self.now[name].encode())
-        if time.monotonic() - began >= QUIET:
+        if time.monotonic() - began >= DEFAULTS.quiet:
             self.right.append(between)
         return self.answer
 
 
 def scanning(agent: Agent, seconds: float) -> Agent:
     """An agent that polls all targets this often, and tries a failed source of events as often."""
-    assert seconds <= interface.RESCAN_INTERVAL <= 30
-    agent.program = [
-        "-c",
-        "import agent.disk.watch.interface as w, agent.cli as c;"
-        f"w.RESCAN_INTERVAL = {seconds}; c.main()",
-    ]
-    return agent
+    assert seconds <= DEFAULTS.rescan <= 30
+    return agent.use(Timing(rescan=seconds))
 
 
 def unmount(point: Path) -> None:

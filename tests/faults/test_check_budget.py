@@ -11,10 +11,10 @@ import pytest
 from agent.core.languages import Verdict
 from agent.core.python_source import MAX_CALLS
 from agent.core.unit import Implementation
-from agent.reload import check_sources, helper
 from agent.reload.helper import Helper
 from agent.reload.syntax_check import Checker
-from faults.helpers import ENDLESS, SLOW, changed, findings
+from agent.timing import CheckLimits, Timing
+from faults.helpers import ENDLESS, SLOW, findings
 from faults.steps import held
 from support.agents import Agent, wait_for, write
 from support.sites import replace
@@ -35,7 +35,7 @@ def test_ten_slow_sources_keep_nobody_waiting(tmp_path: Path) -> None:
     """They take minutes. Whatever is served before they are checked did not wait for them."""
     slow = write(tmp_path / "slow", CONF, **{name.replace(".", "_"): "1\n" for name in NAMES})
     other = write(tmp_path / "other", "b.py = submit-job-self\n", b_py="1\n")
-    agent = changed(Agent(tmp_path, slow, other), "helper.MAX_CPU = 10_000")
+    agent = Agent(tmp_path, slow, other).use(Timing(checks=CheckLimits(max_cpu=10_000)))
     agent.start()
     try:
         slow_files(slow, ENDLESS)
@@ -73,7 +73,7 @@ def code(agent: Agent) -> str:
 
 def test_a_directory_over_its_budget_is_held(tmp_path: Path, directory: Path) -> None:
     write(directory, CONF, **{name.replace(".", "_"): "1\n" for name in NAMES})
-    agent = changed(Agent(tmp_path, directory), "check_sources.CHECK_BUDGET = 0.5")
+    agent = Agent(tmp_path, directory).use(Timing(checks=CheckLimits(budget=0.5)))
     agent.start()
     try:
         slow_files(directory, SLOW)
@@ -95,7 +95,7 @@ def test_at_a_first_reading_what_is_over_the_budget_is_served(
     tmp_path: Path, directory: Path
 ) -> None:
     slow_files(directory, SLOW)
-    agent = changed(Agent(tmp_path, directory), "check_sources.CHECK_BUDGET = 0.5")
+    agent = Agent(tmp_path, directory).use(Timing(checks=CheckLimits(budget=0.5)))
     agent.start()
     try:
         assert len(agent.served()) == len(NAMES)
@@ -105,9 +105,9 @@ def test_at_a_first_reading_what_is_over_the_budget_is_served(
         agent.stop()
 
 
-def test_only_the_newest_version_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_newest_version_waits() -> None:
     """782 saves in 40 s of a source that takes long."""
-    checker = Checker(lambda _: None)
+    checker = Checker(lambda _: None, CheckLimits())
     for number in range(782):
         one = Implementation.of(SLOW.encode() + b"x = %d\n" % number)
         checker.use("/cb", {one.digest: one.code}, [one.digest])
@@ -132,34 +132,31 @@ def waiting(checker: Checker) -> list[bytes]:
 
 
 def test_directories_have_their_turns() -> None:
-    checker = Checker(lambda _: None)
+    checker = Checker(lambda _: None, CheckLimits())
     for directory, count in (("/a", 5), ("/b", 2), ("/c", 1)):
         sources = [Implementation.of(f"{directory}{n}".encode()) for n in range(count)]
         checker.use(directory, {s.digest: s.code for s in sources})
     assert b" ".join(waiting(checker)) == b"/a0 /b0 /c0 /a1 /b1 /a2 /a3 /a4"
 
 
-def test_a_running_check_that_nobody_needs_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_check_that_nobody_needs_is_abandoned() -> None:
     """The slow lane is free again as soon as the source was edited."""
-    monkeypatch.setattr(helper, "MAX_CPU", 10_000.0)
-    checking = Checking()
+    checking = Checking(CheckLimits(max_cpu=10_000))
     one, two = (ENDLESS + "1\n").encode(), (ENDLESS + "2\n").encode()
     for source in (one, two, one):
         checking.begin(source)
     assert checking.verdict(b"x = (\n") is not None
-    monkeypatch.setattr(helper, "MAX_CPU", 0.3)
-    # Only helpers that are started from now on are allowed so little.
-    verdict = checking.verdict(two)
+    # As slow as the others at first, but this one ends.
+    verdict = checking.verdict(SLOW.encode())
     assert verdict is not None
-    assert verdict.error is not None
+    assert verdict.error is None
 
 
 def test_verdicts_of_sources_in_use_are_never_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of others are, by their bytes."""
-    monkeypatch.setattr(check_sources, "MAX_UNUSED_BYTES", 100_000)
     sent: list[bytes] = []
     monkeypatch.setattr(Helper, "send", counted(Helper.send, sent))
-    checking = Checking()
+    checking = Checking(CheckLimits(max_unused_bytes=100_000))
     files = [f"import sys\nsys.exit({n})\n".encode() * 20 for n in range(60)]
     before = checking.verdicts("/used", files)
     assert len(sent) == 60

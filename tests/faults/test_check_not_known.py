@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from agent.reload import helper
-from faults.helpers import BEGIN, SLOW, all_codes, busy, changed, findings, helpers, kill
+from agent.timing import CheckLimits, Timing
+from faults.helpers import SLOW, all_codes, busy, findings, helpers, kill
 from faults.steps import held, linux
 from support.agents import ALL_LANGUAGES, Agent, wait_for, write
 from support.sites import replace
@@ -30,7 +31,7 @@ def check(directory: Path, program: str) -> list[tuple[str, str]]:
     qb_conf.write_text(ALL_LANGUAGES)
     done = subprocess.run(
         [
-            *(sys.executable, "-c", f"{BEGIN}{program}\nfrom agent.cli import main\nmain()"),
+            *(sys.executable, "-c", f"{program}\nfrom agent.cli import main\nmain()"),
             *("check", str(directory), "--json", "--unsafe-permissions", "ignore"),
             *("--qb-conf", str(qb_conf)),
         ],
@@ -46,7 +47,7 @@ def check(directory: Path, program: str) -> list[tuple[str, str]]:
 def test_a_helper_that_is_killed_in_the_middle(tmp_path: Path, directory: Path) -> None:
     """Memory is short: it is killed, again and again. Then there is memory."""
     write(directory, ONE, a_py="1\n")
-    agent = changed(Agent(tmp_path, directory), "compiler.MAX_PAUSE = 0.1")
+    agent = Agent(tmp_path, directory).use(Timing(checks=CheckLimits(max_pause=0.1)))
     agent.start()
     try:
         replace(directory / "a.py", SLOWER)
@@ -72,7 +73,7 @@ def test_a_helper_that_is_killed_in_the_middle(tmp_path: Path, directory: Path) 
 def test_processes_are_paused(tmp_path: Path, directory: Path, all_of_them: bool) -> None:
     """For longer than the agent waits for a sign of life of the helper."""
     write(directory, ONE, a_py="1\n")
-    agent = changed(Agent(tmp_path, directory), "helper.MAX_SILENCE = 1")
+    agent = Agent(tmp_path, directory).use(Timing(checks=CheckLimits(max_silence=1)))
     agent.start()
     assert agent.process is not None
     try:
@@ -110,17 +111,21 @@ def test_no_helper_can_be_started(tmp_path: Path, directory: Path) -> None:
     program = "\n".join(
         [
             "import pathlib",
+            "from agent.cli import main",
+            "from agent.reload import helper",
+            "from agent.timing import CheckLimits, Timing",
             "start = helper._start",
             f"error = pathlib.Path({str(error)!r})",
             "def fails():",
             "    if error.exists(): raise eval(error.read_text())",
             "    return start()",
             "helper._start = fails",
-            "compiler.MAX_PAUSE = 0.1",
+            "main(timing=Timing(checks=CheckLimits(max_pause=0.1)))",
         ]
     )
     error.write_text(repr(FAILURES["no process"]))
-    agent = changed(Agent(tmp_path, directory), program)
+    agent = Agent(tmp_path, directory)
+    agent.program = ["-c", program]
     agent.start()
     try:
         wait_for(lambda: findings(agent) == {"not-checked": "warning"})
@@ -173,7 +178,8 @@ def test_why_no_helper_can_be_started_is_reported(
 
 def test_check_says_that_it_could_not_check(directory: Path) -> None:
     write(directory, ONE, a_py="x = (\n")
-    fails = f"def fails():\n    raise {FAILURES['no process']!r}\nhelper._start = fails"
+    fails = "from agent.reload import helper\n"
+    fails += f"def fails():\n    raise {FAILURES['no process']!r}\nhelper._start = fails"
     assert check(directory, fails) == [("warning", "not-checked")]
     assert check(directory, "") == [("warning", "does-not-compile")]
 
@@ -197,9 +203,8 @@ def test_a_helper_that_goes_wrong(what: str, monkeypatch: pytest.MonkeyPatch) ->
     wrong = f"import sys\n{WRONG[what]}\nw = sys.modules['agent.reload.worker']\n"
     wrong += "w.examine, main = globals().get('examine'), w.main\n"
     whole = helper._MODULES
-    monkeypatch.setattr(helper, "MAX_SILENCE", 1)
     monkeypatch.setattr(helper, "_MODULES", [*whole, ("wrong", wrong)])
-    checking = Checking()
+    checking = Checking(CheckLimits(max_silence=1))
     assert checking.verdict(b"x = (\n") is None
     assert checking.trouble(b"x = (\n")
     monkeypatch.setattr(helper, "_MODULES", whole)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import agent as package
-from faults.helpers import ENDLESS, busy, changed, findings, helpers, kill
+from agent.timing import CheckLimits, Timing
+from faults.helpers import ENDLESS, busy, findings, helpers, kill
 from faults.steps import held, linux
 from support.agents import Agent, wait_for, write
 from support.sites import replace
@@ -99,6 +100,8 @@ def test_the_helper_inherits_nothing(tmp_path: Path, directory: Path) -> None:
     launcher = "\n".join(
         [
             "import os, signal",
+            "from agent.cli import main",
+            "from agent.reload import helper",
             "start = helper._start",
             "def careless():",
             "    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())",
@@ -106,9 +109,10 @@ def test_the_helper_inherits_nothing(tmp_path: Path, directory: Path) -> None:
             "    os.set_inheritable(os.open('/', os.O_RDONLY), True)",
             "    return start()",
             "helper._start = careless",
+            "main()",
         ]
     )
-    changed(agent, launcher)
+    agent.program = ["-c", launcher]
     agent.start()
     try:
         (directory / "a.py").write_text("2\n")
@@ -188,7 +192,7 @@ def launched(agent: Agent, before: Callable[[], None]) -> None:
 def test_the_helper_ends_with_an_agent_that_was_killed(tmp_path: Path, directory: Path) -> None:
     """Also in the middle of a check, in which no Python code of it runs."""
     write(directory, "a.py = done-job-self\n", a_py=ENDLESS)
-    agent = changed(Agent(tmp_path, directory), "helper.MAX_CPU = 10_000")
+    agent = Agent(tmp_path, directory).use(Timing(checks=CheckLimits(max_cpu=10_000)))
     agent.start()
     pid = busy(agent)
     agent.stop(signal.SIGKILL)

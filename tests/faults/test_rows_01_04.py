@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.disk import being_written
+from agent.timing import DEFAULTS
 from faults.steps import (
     SCANNED,
     SOON,
@@ -87,7 +87,7 @@ def test_row_01_writer_who_pauses(tmp_path: Path, in_memory: Path) -> None:
             first.write(new[CONF][: len(new[CONF]) // 2].encode())
             second.write(new["a.pl"][:6].encode())
             wait_for(lambda: len(held(agent)) == 2, "held for the writers")
-            assert time.monotonic() - began >= being_written.WRITING
+            assert time.monotonic() - began >= DEFAULTS.writing
             assert held(agent) == {str(conf): "being-written", str(code): "being-written"}
             status = agent.status()
             assert (status["digest"], status["generation"]) == (digest, generation)

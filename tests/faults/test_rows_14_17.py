@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.disk.directory import QUIET
+from agent.timing import DEFAULTS
 from faults.steps import (
     SOON,
     Content,
@@ -198,7 +198,7 @@ def test_row_15_a_burst_of_edits(tmp_path: Path, in_memory: Path) -> None:
         earlier = len(agent.history())
         burst(10_000, 10_000)
         records = agent.history()[earlier:]
-        most = (time.monotonic() - began) / QUIET
+        most = (time.monotonic() - began) / DEFAULTS.quiet
         assert len(records) <= most, "more reloads than quiet times"
         assert len(records) < 1_000
         look.saw_only(*right)

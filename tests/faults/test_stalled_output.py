@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from agent.daemon import messages as message_module
 from agent.daemon.messages import MessageHandler
 from agent.reload import log as log_module
 from agent.reload.log import Log
@@ -151,8 +150,7 @@ def test_row_24_the_log_is_on_a_file_system_that_does_not_answer(
         return real(path, *arguments)
 
     monkeypatch.setattr(os, "open", opens)
-    monkeypatch.setattr(log_module, "MAX_WAITING", 3)
-    one = Log(str(tmp_path / "reload.log"), "json", "")
+    one = Log(str(tmp_path / "reload.log"), "json", "", max_waiting=3)
     began = time.monotonic()
     for number in range(200):
         one.write(b'{"n":%d}' % number)
@@ -168,14 +166,11 @@ def test_row_24_the_log_is_on_a_file_system_that_does_not_answer(
 # The queue ---------------------------------------------------------------------------------------
 
 
-def test_dropped_messages_are_counted_and_reported(
-    stalled: Stalled, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dropped_messages_are_counted_and_reported(stalled: Stalled) -> None:
     saved = os.dup(2)
     os.dup2(stalled.writer, 2)
     try:
-        monkeypatch.setattr(message_module, "MAX_WAITING", 3)
-        handler = MessageHandler()
+        handler = MessageHandler(max_waiting=3)
         for number in range(10):
             handler.handle(
                 logging.LogRecord("x", logging.INFO, "", 0, "message %d", (number,), None)

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.reload import log as log_module
 from agent.reload.log import Log, Record, level, text
 from support.agents import Agent, wait_for, write
 
@@ -198,13 +197,10 @@ def test_on_a_full_disk_no_half_record_stays(
     assert [json.loads(r)["generation"] for r in path.read_text().splitlines()] == [1, 2, 3]
 
 
-def test_only_so_many_wait_and_the_loss_is_reported(
-    tmp_path: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(log_module, "MAX_WAITING", 2)
+def test_only_so_many_wait_and_the_loss_is_reported(tmp_path: Path, messages: list[str]) -> None:
     path = tmp_path / "reload.log"
     path.mkdir()
-    one = log(path)
+    one = Log(str(path), "json", "", max_waiting=2)
     for generation in range(5):
         one.write(encoded(generation=generation))
     path.rmdir()

@@ -11,6 +11,7 @@ from typing import Any, cast
 from agent import settings
 from agent.reload.qb_conf import QbConf
 from agent.settings.host import Host
+from agent.timing import DEFAULTS
 
 HOST = Host("linux", 1000, "/home/u", "/")
 
@@ -18,7 +19,8 @@ HOST = Host("linux", 1000, "/home/u", "/")
 def qb_conf(first: settings.Settings, read: Callable[[], settings.Settings]) -> QbConf:
     """With the last valid settings `first`."""
     monitor = cast(Any, SimpleNamespace(asking=lambda _: nullcontext()))
-    return QbConf(first, read, lambda: cast(Any, first), cast(Any, None), monitor, lambda _: None)
+    last, watch = cast(Any, first), cast(Any, None)
+    return QbConf(first, read, lambda: last, watch, monitor, lambda _: None, DEFAULTS)
 
 
 def test_settings_that_cannot_be_used_are_an_error() -> None:

@@ -12,8 +12,8 @@ import pytest
 from agent.core import unit
 from agent.core.unit import Plan
 from agent.disk.stalls import StallMonitor, computing
-from agent.reload import plans
 from agent.reload.plans import MAX_INLINE, Plans
+from agent.timing import DEFAULTS
 from support.agents import running, wait_for, write
 
 SMALL = b"a.py = done-job-self\n"
@@ -41,20 +41,19 @@ class Parser:
 @pytest.fixture
 def parser(monkeypatch: pytest.MonkeyPatch) -> Iterator[Parser]:
     parser = Parser()
-    monkeypatch.setattr(plans, "WAIT", 0.01)
     monkeypatch.setattr(unit, "plan", parser.plan)
     yield parser
     parser.may.set()
 
 
 def test_a_small_file_is_parsed_at_once(parser: Parser) -> None:
-    found = Plans(parser.reported.append)
+    found = Plans(parser.reported.append, wait=0.01)
     assert found.plan("/cb", "/cb/callbacks.conf", SMALL, None) == Plan()
     assert parser.reported == []
 
 
 def test_a_large_file_is_parsed_once_however_often_it_is_asked_for(parser: Parser) -> None:
-    found = Plans(parser.reported.append)
+    found = Plans(parser.reported.append, wait=0.01)
     for _ in range(5):
         assert found.plan("/cb", "/cb/callbacks.conf", LARGE, None) is None
     # Another directory does not wait for it.
@@ -67,7 +66,7 @@ def test_a_large_file_is_parsed_once_however_often_it_is_asked_for(parser: Parse
 
 
 def test_only_the_newest_content_waits(parser: Parser) -> None:
-    found = Plans(parser.reported.append)
+    found = Plans(parser.reported.append, wait=0.01)
     contents = [LARGE + b"# %d\n" % n for n in range(10)]
     for content in contents:
         assert found.plan("/cb", "/cb/callbacks.conf", content, None) is None
@@ -78,7 +77,7 @@ def test_only_the_newest_content_waits(parser: Parser) -> None:
 
 
 def test_what_the_parser_raises_is_raised_once_and_then_tried_again(parser: Parser) -> None:
-    found = Plans(parser.reported.append)
+    found = Plans(parser.reported.append, wait=0.01)
     parser.error = MemoryError("none left")
     parser.may.set()
     wait_for(lambda: parser.reported or _raises(found, LARGE), "the error")
@@ -96,7 +95,7 @@ def _raises(found: Plans, data: bytes) -> bool:
 
 
 def test_a_directory_that_is_not_listed_any_more_is_forgotten(parser: Parser) -> None:
-    found = Plans(parser.reported.append)
+    found = Plans(parser.reported.append, wait=0.01)
     parser.may.set()
     wait_for(lambda: found.plan("/cb", "/cb/callbacks.conf", LARGE, None) == Plan(), "the plan")
     found.forget(["/cb"])
@@ -117,7 +116,7 @@ def test_to_compute_is_not_to_ask_a_file_system(monkeypatch: pytest.MonkeyPatch)
     async def main() -> None:
         monkeypatch.setattr(anyio, "sleep", sleep)
         done = threading.Event()
-        monitor = StallMonitor(lambda: None, lambda _: None)
+        monitor = StallMonitor(lambda: None, lambda _: None, DEFAULTS.stalled)
 
         def work(how: str) -> str:
             with monitor.asking("/cb"):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.reload import helper
 from agent.rpc.messages import StatusResult
+from agent.timing import DEFAULTS, Timing
 from support.agents import Agent, running, wait_for, write
 from support.records import found, held
 from support.sites import Site, replace
@@ -112,8 +112,7 @@ def test_removal_does_not_wait_for_who_writes_another_file(tmp_path: Path) -> No
     one = write(tmp_path / "one", conf, a_pl="1\n", b_pl="2\n")
     agent = Agent(tmp_path, one)
     # So long is a writer waited for that a removal which waits for him too cannot be missed.
-    patience = "import agent.disk.being_written as w, agent.cli as c; w.WRITING = 300; c.main()"
-    agent.program = ["-c", patience]
+    agent.use(Timing(writing=300))
     agent.start()
     try:
         with (one / "a.pl").open("a"):
@@ -134,4 +133,4 @@ def test_removal_does_not_wait_for_the_check_of_another_source(tmp_path: Path) -
     with running(tmp_path, one) as agent:
         replace(one / "a.py", "def f():\n pass\n" * 70_000)
         (one / "b.pl").unlink()
-        wait_for(lambda: agent.fires("x-job-1") == ["a.py"], deadline=helper.MAX_CPU - 1)
+        wait_for(lambda: agent.fires("x-job-1") == ["a.py"], deadline=DEFAULTS.checks.max_cpu - 1)

@@ -65,10 +65,9 @@ def test_events_that_were_never_asked_get_their_own_result() -> None:
         assert found == responses(event, code=code)[0], event
 
 
-def test_the_cache_is_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_bounded_by_bytes() -> None:
     """Here 20,000 bytes, of the results of 2,000 different lookups."""
-    monkeypatch.setattr(results, "MAX_CACHE_BYTES", 20_000)
-    cache = LookupCache(INDEX)
+    cache = LookupCache(INDEX, 20_000)
 
     def held() -> list[object]:
         dictionaries = [d for d in gc.get_referents(cache) if isinstance(d, dict)]

@@ -22,6 +22,7 @@ from agent.rpc.messages import REFUSED
 from agent.server import access as peer
 from agent.server.access import AccessPolicy, Peer
 from agent.settings.host import Host
+from agent.timing import Timing
 from support.agents import DEADLINE, Agent, running, wait_for, write
 from support.strangers import Strangers
 
@@ -363,11 +364,7 @@ def test_a_pipe_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     agent = Agent(tmp_path, directory)
     agent.pipe = folder / "pipe"
     # A writer who does not close keeps the first index from being made: here, until he does.
-    patience = (
-        "import sys, agent.disk.being_written as w, agent.cli as c; w.WRITING = 300;"
-        " sys.exit(c.main())"
-    )
-    agent.program = ["-c", patience]
+    agent.use(Timing(writing=300))
     try:
         with (directory / "a.pl").open("ab"):
             process = agent.launch()

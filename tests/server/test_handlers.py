@@ -14,6 +14,7 @@ from agent.rpc import jsonrpc, results
 from agent.rpc.messages import INTERNAL_ERROR, METHODS, LookupParams
 from agent.rpc.results import LookupCache
 from agent.server import offload
+from agent.timing import PipeLimits, Timing
 from support.agents import Agent, running, wait_for, write
 from support.indexes import served
 
@@ -172,13 +173,17 @@ def test_a_line_of_which_the_decoding_raises_is_its_own_error(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("constant", "value", "message"),
-    [("MAX_SECONDS", 0.0, "more than 0 s"), ("MAX_RESULT_BYTES", 300, "more than 300 bytes")],
+    ("limits", "message"),
+    [
+        (PipeLimits(max_work_seconds=0.0), "more than 0 s"),
+        (PipeLimits(max_result_bytes=300), "more than 300 bytes"),
+    ],
+    ids=["seconds", "bytes"],
 )
 def test_one_request_costs_no_more_than_it_may(
-    tmp_path: Path, constant: str, value: float, message: str
+    tmp_path: Path, limits: PipeLimits, message: str
 ) -> None:
-    agent = patched(tmp_path, f"import agent.server.offload as o; o.{constant} = {value}", CONF * 1)
+    agent = Agent(tmp_path, write(tmp_path / "cb", CONF, a_pl="#\n")).use(Timing(pipe=limits))
     agent.start()
     try:
         first, second = exchange(agent, call("list", code=True), call("unsubscribe"))
@@ -191,7 +196,7 @@ def test_one_request_costs_no_more_than_it_may(
 
 def test_work_on_what_nobody_waits_for_ends() -> None:
     gone = False
-    effort = offload.Effort(lambda: gone)
+    effort = offload.Effort(lambda: gone, PipeLimits())
     effort.begin()
     effort.spend(1)
     gone = True

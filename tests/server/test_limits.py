@@ -31,6 +31,7 @@ from agent.reload import helper
 from agent.rpc import jsonrpc, messages, results
 from agent.rpc.lines import MAX_LINE
 from agent.server import shared
+from agent.timing import CheckLimits, PipeLimits, Timing
 from support.agents import DEADLINE, Agent, running, wait_for, write
 from support.targets import Checking
 
@@ -42,14 +43,9 @@ CONF = "a.pl = done-job-self\n"
 TRIES = 5
 
 
-def patched(folder: Path, *directories: Path, **constants: object) -> Agent:
-    """An agent in which some constants, `module.NAME`, have other values."""
-    agent = Agent(folder, *directories)
-    changes = [f"import agent.{name.rpartition('.')[0]}" for name in constants]
-    changes += [f"agent.{name} = {value!r}" for name, value in constants.items()]
-    agent.program = ["-c", "; ".join([*changes, "from agent.cli import main", "main()"])]
-    agent.environ["PYTHONPATH"] = str(ROOT)
-    return agent
+def limited(folder: Path, directory: Path, limits: PipeLimits) -> Agent:
+    """An agent with these limits of the pipe."""
+    return Agent(folder, directory).use(Timing(pipe=limits))
 
 
 @contextlib.contextmanager
@@ -129,7 +125,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="n
 
 
 def test_connections(tmp_path: Path, cb: Path) -> None:
-    with started(patched(tmp_path, cb, **{"server.listener.MAX_CONNECTIONS": 5})) as agent:
+    with started(limited(tmp_path, cb, PipeLimits(max_connections=5))) as agent:
         with contextlib.ExitStack() as stack:
             talks = [stack.enter_context(Talk(agent)) for _ in range(5)]
             for talk in talks:
@@ -154,7 +150,7 @@ def refused(agent: Agent) -> bool:
 
 
 def test_a_line_must_end_in_time_and_silence_may_last_for_ever(tmp_path: Path, cb: Path) -> None:
-    agent = patched(tmp_path, cb, **{"server.connection.MAX_LINE_SECONDS": 4.0})
+    agent = limited(tmp_path, cb, PipeLimits(max_line_seconds=4.0))
     with started(agent), Talk(agent) as silent, Talk(agent) as subscribed, Talk(agent) as slow:
         assert subscribed.ask("subscribe")["generation"] == 1
         assert silent.ask("status")["state"] == "ok"
@@ -257,7 +253,7 @@ def test_answers_that_are_not_read(agent: Agent, cb: Path) -> None:
 
 def test_notifications_that_are_not_read(tmp_path: Path, cb: Path) -> None:
     """Who subscribed and does not read is closed, so that he learns that he missed some."""
-    agent = patched(tmp_path, cb, **{"server.connection.MAX_UNREAD_NOTIFICATIONS": 300_000})
+    agent = limited(tmp_path, cb, PipeLimits(max_unread_notifications=300_000))
     with started(agent), Talk(agent) as deaf, Talk(agent) as good:
         deaf.ask("subscribe")
         good.ask("subscribe")
@@ -298,7 +294,7 @@ def test_requests_of_a_batch(agent: Agent) -> None:
 
 def test_answers_of_a_batch(tmp_path: Path, cb: Path) -> None:
     write(cb, CONF, a_pl="#" * 10_000)
-    with started(patched(tmp_path, cb, **{"server.requests.MAX_BATCH_BYTES": 100_000})) as agent:
+    with started(limited(tmp_path, cb, PipeLimits(max_batch_bytes=100_000))) as agent:
         batch: list[Any] = [json.loads(request("list", n, code=True)) for n in range(100)]
         batch[50] = "no request"
         batch.append({"jsonrpc": "2.0", "method": "list"})
@@ -483,10 +479,8 @@ HOSTILE = {
 
 def test_hostile_sources_neither_end_the_agent_nor_stall_lookups(tmp_path: Path, cb: Path) -> None:
     write(cb, CONF + "h.py = h-job-self\n", h_py="0\n")
-    with (
-        started(patched(tmp_path, cb, **{"reload.helper.MAX_CPU": 0.7})) as agent,
-        Talk(agent) as good,
-    ):
+    short = Agent(tmp_path, cb).use(Timing(checks=CheckLimits(max_cpu=0.7)))
+    with started(short) as agent, Talk(agent) as good:
         assert agent.status()["state"] == "ok"
         longest = 0.0
         for name, source in HOSTILE.items():
@@ -515,10 +509,8 @@ def test_hostile_sources_neither_end_the_agent_nor_stall_lookups(tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", ["minutes", "memory", "nested parentheses"])
-def test_the_check_ends_within_its_limits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(helper, "MAX_CPU", 1.0)
-    monkeypatch.setattr(helper, "MAX_MEMORY", 256 << 20)
-    checking = Checking()
+def test_the_check_ends_within_its_limits(name: str) -> None:
+    checking = Checking(CheckLimits(max_cpu=1.0, max_memory=256 << 20))
     verdict = checking.verdict(HOSTILE[name])
     assert verdict is not None
     assert verdict.error is not None
@@ -549,8 +541,8 @@ def test_the_helper_is_limited_whatever_the_agent_does(monkeypatch: pytest.Monke
     assert verdict is not None
     assert verdict.error is not None
     cpu, memory = map(int, verdict.error.message.rpartition("(")[2].rstrip(")").split(","))
-    assert 0 < cpu <= helper.MAX_CPU + 3
-    assert memory == (helper.MAX_MEMORY if sys.platform == "linux" else -1)
+    assert 0 < cpu <= CheckLimits().max_cpu + 3
+    assert memory == (CheckLimits().max_memory if sys.platform == "linux" else -1)
 
 
 def test_the_reasons_of_explain_are_short(tmp_path: Path) -> None:

@@ -98,6 +98,13 @@ class Trial:
     def arm(self, case: Case) -> None:
         self.injector.arm(case.kind, case.nth, number(case.error), case.for_ever)
 
+    def first_failed(self, case: Case) -> None:
+        """Wait until the call failed, if it is the first of its kind: some are made behind the
+        answer, such as those that bring a unit to the disk. Later ones may never be made."""
+        if case.nth == 1:
+            wait_for(lambda: self.alive() or self.injector.failed, "the first call")
+        self.alive()
+
     def alive(self) -> None:
         assert self.agent.process is not None
         status = self.agent.process.poll()
@@ -168,7 +175,7 @@ def edited(trial: Trial, case: Case) -> None:
                     os.kill(helper, signal.SIGKILL)
         with contextlib.suppress(AgentError):
             one.call("reload")
-        trial.alive()
+        trial.first_failed(case)
         if case.for_ever and trial.injector.failed:
             told: list[str] = []
             with contextlib.suppress(AssertionError):
@@ -242,7 +249,11 @@ def started(trial: Trial, case: Case) -> None:
     def over() -> bool:
         return process.poll() is not None or agent.answers()
 
-    wait_for(lambda: trial.injector.failed or over(), "an answer, the end, or a call that fails")
+    # A helper process is started behind the first answer.
+    wait_for(
+        lambda: trial.injector.failed or (over() if case.nth > 1 else process.poll() is not None),
+        "a call that fails, the end, or an answer",
+    )
     with contextlib.suppress(AssertionError):
         wait_for(over, deadline=GIVEN_UP)
     trial.injector.disarm()
@@ -270,7 +281,7 @@ def connected(trial: Trial, case: Case) -> None:
         for _ in range(3):
             with contextlib.suppress(AgentError), Client(str(agent.pipe), timeout=0.3) as one:
                 one.call("status")
-        trial.alive()
+        trial.first_failed(case)
         # Those who are connected are served all the time.
         count = look.lookups
         wait_for(lambda: look.lookups > count + 10, "lookups of those who are connected")

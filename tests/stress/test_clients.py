@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.rpc import messages
-from agent.server import connection
+from agent.timing import PipeLimits, Timing
 from stress import clients
 from support.agents import Agent, running, wait_for, write
 
@@ -124,10 +124,7 @@ def test_a_subscriber_that_goes_leaves_nothing(agent: Agent) -> None:
 
 def test_a_client_that_is_closed_for_what_it_holds_is_told(tmp_path: Path) -> None:
     agent = Agent(tmp_path, write(tmp_path / "cb", CONF, a_pl="#\n"))
-    program = "import agent.server.shared as s; s.MAX_HELD_BYTES = 500_000"
-    agent.program = ["-c", f"{program}; from agent.cli import main; main()"]
-    agent.environ["PYTHONPATH"] = str(Path(connection.__file__).parents[2])
-    agent.start()
+    agent.use(Timing(pipe=PipeLimits(max_held_bytes=500_000))).start()
     try:
         with contextlib.closing(agent.connect()) as one, one.makefile("rb") as answers:
             # A line that is not ended is held as well.

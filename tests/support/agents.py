@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent import client
+from agent.timing import Timing
+from support.run_with import encoded
 from support.valid import check_result
 
 #: Seconds until a wait is a failure. Generous: a shared machine may stand still for many seconds,
@@ -22,6 +24,8 @@ from support.valid import check_result
 DEADLINE = 60.0
 #: Seconds between two tries of a wait, at first and at most.
 MIN_PAUSE, MAX_PAUSE = 0.002, 0.05
+
+TESTS = Path(__file__).parents[1]
 
 ALL_LANGUAGES = 'supervisor_language_flags = "qube,perl,python,mail"\n'
 
@@ -61,12 +65,18 @@ class Agent:
         self.flags: list[str] = ["--log-format", "json"]
         #: What stands before the command, such as `setpriv ...` for another user.
         self.prefix: list[str] = []
-        #: What Python is to run; a test may set a constant first.
+        #: What Python is to run; a test may run a program that makes something fail.
         self.program = ["-m", "agent"]
         self.process: subprocess.Popen[bytes] | None = None
         self.errors = folder / "stderr"
         if not self.qb_conf.exists():
             self.qb_conf.write_text(ALL_LANGUAGES)
+
+    def use(self, timing: Timing) -> Agent:
+        """Run with these times and limits from the next start on."""
+        self.program = ["-m", "support.run_with", encoded(timing)]
+        self.environ["PYTHONPATH"] = str(TESTS)
+        return self
 
     @property
     def command(self) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.synchronize import Event as Flag
 from typing import Any
 
-from agent.server.listener import MAX_CONNECTIONS
+from agent.timing import DEFAULTS
 
 #: Threads that misbehave at the same time.
 ROGUES = 6
@@ -185,7 +185,7 @@ def flood(pipe: str, signs: Signs, chance: random.Random) -> None:
     """More connections than there may be."""
     with contextlib.ExitStack() as stack:
         try:
-            for _ in range(MAX_CONNECTIONS + 50):
+            for _ in range(DEFAULTS.pipe.max_connections + 50):
                 if signs.over():
                     break
                 stack.enter_context(connected(pipe))

@@ -30,6 +30,7 @@ from agent.rpc.lines import Lines
 from agent.rpc.messages import INVALID_PARAMS, Request
 from agent.rpc.question import BadText
 from agent.settings.host import Host
+from agent.timing import DEFAULTS, CheckLimits
 
 #: The most bytes that a small input is blown up to. Quadratic time shows well below.
 MOST_BYTES = 1 << 16
@@ -263,10 +264,10 @@ class Checking:
     Python does not wait for them when it exits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: CheckLimits = DEFAULTS.checks) -> None:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        self.checker = compiler.Checker(lambda _: None)
+        self.checker = compiler.Checker(lambda _: None, limits)
         self.checker.begin()
         self._task = asyncio.run_coroutine_threadsafe(self.checker.run(), self._loop)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.disk.directory import QUIET
+from agent.timing import DEFAULTS
 from support.versions import Part, Versions
 
 #: Seconds for which an in-place writer may pause between two writes, past the quiet time or not.
@@ -107,7 +107,7 @@ class Edit:
         """Around two steps: what an answer would hold of the disk between them."""
         began = time.monotonic()
         yield
-        if time.monotonic() - began >= QUIET:
+        if time.monotonic() - began >= DEFAULTS.quiet:
             self.apart += shown
 
 
@@ -204,7 +204,7 @@ def together(edit: Edit) -> None:
             code[name] = edit.version
         states.append(edit.versions.mixture(conf, code))
     for state, (began, _), (_, ended) in zip(states, times, times[1:], strict=False):
-        if ended - began >= QUIET:
+        if ended - began >= DEFAULTS.quiet:
             edit.apart.append(state)
 
 

@@ -40,12 +40,14 @@ class Watch:
         notice: Callable[[Iterable[str] | None], None],
         monitor: StallMonitor,
         mounts: Mounts,
+        rescan: float,
     ) -> None:
+        """All targets are polled every `rescan` seconds."""
         self._notice = notice
         self._monitor = monitor
         self.mounts = mounts
-        self._events: Watcher = EventWatcher(self._report)
-        self._poller = Poller(self._report, self._events, monitor, self.is_stalled, mounts)
+        self._events: Watcher = EventWatcher(self._report, rescan)
+        self._poller = Poller(self._report, self._events, monitor, self.is_stalled, mounts, rescan)
         self._targets: Mapping[str, Target] = {}
         self._sets: dict[str, WatchSet] = {}
         #: By target, the paths of events since its last `follow`; None where these are not known.

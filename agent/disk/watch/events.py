@@ -30,7 +30,6 @@ from anyio import CapacityLimiter, to_thread
 # upper bound of the version for this reason.
 from watchfiles._rust_notify import RustNotify
 
-from agent.disk.watch import interface
 from agent.disk.watch.interface import POLL_INTERVAL, Report
 from agent.disk.watch.paths import WatchSet
 
@@ -38,7 +37,7 @@ from agent.disk.watch.paths import WatchSet
 STEP = 3
 #: Milliseconds for which watchfiles may gather changes that keep coming.
 DEBOUNCE = 6
-#: After so many failures within RESCAN_INTERVAL, no new watcher is tried for as long.
+#: After so many failures within one interval of rescans, no new watcher is tried for as long.
 MAX_FAILURES = 5
 
 #: By directory, by name in it (None for every name), the keys of the targets that it concerns.
@@ -50,8 +49,10 @@ _logger = logging.getLogger(__name__)
 class EventWatcher:
     """Reports events of the directories in watch sets; see `interface.Watcher`."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, rescan: float) -> None:
+        """`rescan` is the interval of rescans in seconds."""
         self._report = report
+        self._rescan = rescan
         self._sets: Mapping[str, WatchSet] = {}
         self._places: _Places = {}
         #: What is watched. Empty if the watcher must be replaced even for the same directories.
@@ -113,7 +114,7 @@ class EventWatcher:
     def _renew(self, watched: frozenset[tuple[str, int, int]]) -> bool:
         """Replace the watcher. False if a directory disappeared meanwhile."""
         if len(self._failures) >= MAX_FAILURES:
-            if time.monotonic() - self._failures[-MAX_FAILURES] < interface.RESCAN_INTERVAL:
+            if time.monotonic() - self._failures[-MAX_FAILURES] < self._rescan:
                 return True
             self._failures.clear()
         try:

@@ -15,9 +15,6 @@ from agent.disk.watch.paths import WatchSet
 
 #: Seconds between two polls of a target without events, and between two looks at the mounts.
 POLL_INTERVAL = 1.0
-#: Seconds between two polls of all targets: the longest time for which a lost event delays an edit.
-#: A source of events that failed is tried again as often.
-RESCAN_INTERVAL = 30.0
 
 #: Reports which targets may have changed: by key, the paths of the events, None if these are not
 #: known. None for all targets.

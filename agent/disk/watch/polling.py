@@ -2,7 +2,7 @@
 
 Events are fast, polling is complete. What gives no event (a network file system, an overflow of the
 kernel's queue, watches that ran out) is found by asking each target whether it is `unchanged`:
-every POLL_INTERVAL where there are no events, else every RESCAN_INTERVAL. A mount or unmount
+every POLL_INTERVAL where there are no events, else every `rescan` seconds. A mount or unmount
 changes targets without an event too, and the kernel says when its table of mounts changes.
 """
 
@@ -15,7 +15,6 @@ import anyio
 
 from agent.disk.mounts import Mounts
 from agent.disk.stalls import StallMonitor
-from agent.disk.watch import interface
 from agent.disk.watch.interface import POLL_INTERVAL, Report, Target, Watcher
 
 
@@ -29,6 +28,7 @@ class Poller:
         monitor: StallMonitor,
         is_stalled: Callable[[str], bool],
         mounts: Mounts,
+        rescan: float,
     ) -> None:
         self._report = report
         self._events = events
@@ -36,6 +36,7 @@ class Poller:
         self._is_stalled = is_stalled
         self._mounts = mounts
         self._targets: Mapping[str, Target] = {}
+        self._rescan = rescan
         self._rescanned = time.monotonic()
 
     def follow(self, targets: Mapping[str, Target]) -> None:
@@ -47,7 +48,7 @@ class Poller:
         while True:
             await anyio.sleep(POLL_INTERVAL)
             now = time.monotonic()
-            rescan = now - self._rescanned >= interface.RESCAN_INTERVAL
+            rescan = now - self._rescanned >= self._rescan
             if rescan:
                 self._rescanned = now
             due = [
