@@ -52,9 +52,14 @@ def test_the_finding_names_the_file_and_the_process(tmp_path: Path, cb: Path) ->
     with running(tmp_path, cb) as agent:
         with open_for_writing(cb / "a.qcb"):
             wait_for(lambda: held(agent) == ["being-written"], "it is held")
-            (finding,) = agent.status()["last_reload"]["diagnostics"]
-            assert finding["path"] == str(cb / "a.qcb")
-            assert f"process {os.getpid()} (" in finding["message"]
+
+            def finding() -> dict[str, Any]:
+                (found,) = agent.status()["last_reload"]["diagnostics"]
+                assert found["path"] == str(cb / "a.qcb")
+                return dict(found)
+
+            # The search for it has a bounded time, and is repeated.
+            wait_for(lambda: f"process {os.getpid()} (" in finding()["message"], "the process")
         wait_for(lambda: held(agent) == [None], "it is taken")
         assert "kill-self" in str(agent.served())
 

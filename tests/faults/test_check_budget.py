@@ -35,7 +35,9 @@ def test_ten_slow_sources_keep_nobody_waiting(tmp_path: Path) -> None:
     """They take minutes. Whatever is served before they are checked did not wait for them."""
     slow = write(tmp_path / "slow", CONF, **{name.replace(".", "_"): "1\n" for name in NAMES})
     other = write(tmp_path / "other", "b.py = submit-job-self\n", b_py="1\n")
-    agent = Agent(tmp_path, slow, other).use(Timing(checks=CheckLimits(max_cpu=10_000)))
+    agent = Agent(tmp_path, slow, other).use(
+        Timing(checks=CheckLimits(max_cpu=10_000, budget=10_000))
+    )
     agent.start()
     try:
         slow_files(slow, ENDLESS)

@@ -164,7 +164,7 @@ def test_row_07_as_kubernetes_does_it(tmp_path: Path, directory: Path) -> None:
         for version in range(2, 8):
             publish(version)
             look.sees(code_of(directory, version), SOON)
-            assert agent.status()["state"] == "ok"
+            waits_well(agent)
         look.saw_only(*(code_of(directory, version) for version in range(1, 8)))
 
 

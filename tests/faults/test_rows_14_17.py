@@ -200,7 +200,6 @@ def test_row_15_a_burst_of_edits(tmp_path: Path, in_memory: Path) -> None:
         records = agent.history()[earlier:]
         most = (time.monotonic() - began) / DEFAULTS.quiet
         assert len(records) <= most, "more reloads than quiet times"
-        assert len(records) < 1_000
         look.saw_only(*right)
         assert resident(agent) - before < 16 << 10, "memory grows with the number of edits, KiB"
         waits_well(agent)
@@ -232,8 +231,9 @@ def test_row_15_a_pile_of_edits(tmp_path: Path) -> None:
             look.sees(answer(*((place, last) for place in places)), SOON)
             # What is served is told of a moment later.
             agent.reload()
-            # A second one where the kernel's events came to the agent in two parts.
-            assert len(agent.history()) - before <= 2
+            # More than one where the kernel's events came to the agent in parts: of one directory
+            # after the other at the worst, but never one for each edit.
+            assert len(agent.history()) - before <= len(places)
 
 
 @root
@@ -293,25 +293,21 @@ def test_row_16_edits_during_a_reload(tmp_path: Path, directory: Path) -> None:
                 spin(moments.random() * 0.1)
                 put(directory, files(version))
                 if version % 3 == 0:
-                    wait_for(
-                        lambda v=version: served(agent) == (v, code_of(directory, v)),  # type: ignore[misc]
-                        "all of the last edits",
-                    )
-                    assert [c[2] for c in agent.served()][-1] == f"# big {version}\n"
+                    last = (version, f"# big {version}\n", code_of(directory, version))
+                    wait_for(lambda last=last: served(agent) == last, "all of the last edits")  # type: ignore[misc]
         finally:
             reloads.set()
             thread.join(DEADLINE)
         agent.reload()
-        assert served(agent) == (13, code_of(directory, 13))
+        assert served(agent) == (13, "# big 13\n", code_of(directory, 13))
         assert agent.call("list")["callbacks"][-1]["trigger"] == f"v00013-job-{999 + lines}"
 
 
-def served(agent: Agent) -> tuple[int, Answer]:
-    """The version of the big directory's last line, and what the other one serves."""
-    callbacks = agent.call("list", {"code": True})["callbacks"]
-    return int(callbacks[-1]["trigger"][1:6]), tuple(
-        (c["path"], c["trigger"], c["code"]) for c in callbacks[:2]
-    )
+def served(agent: Agent) -> tuple[int, str, Answer]:
+    """The version of the big directory's last line, its code, and what the other one serves."""
+    *others, last = agent.call("list", {"code": True})["callbacks"]
+    small = tuple((c["path"], c["trigger"], c["code"]) for c in others[:2])
+    return int(last["trigger"][1:6]), last["code"], small
 
 
 def spin(seconds: float) -> None:

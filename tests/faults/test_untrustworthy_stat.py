@@ -12,10 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from support.agents import ALL_LANGUAGES, Agent, running, wait_for, write
+from agent.timing import Timing
+from faults.steps import started
+from support.agents import ALL_LANGUAGES, Agent, wait_for, write
 from support.sites import replace
 
 SOURCE = Path(__file__).parent.parent / "support" / "unstable_fs.c"
+
+#: A machine that stands still for a moment is no writer.
+PATIENT = Timing(writing=60.0)
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="to mount by FUSE takes Linux and root"
@@ -59,7 +64,7 @@ def test_equal_bytes_count_as_stable(tmp_path: Path, program: Path, kind: str) -
     (under / "qb.conf").write_text(ALL_LANGUAGES)
     point = tmp_path / "mounted"
     with mounted(program, kind, under, point):
-        agent = Agent(tmp_path, point)
+        agent = Agent(tmp_path, point).use(PATIENT)
         agent.qb_conf = point / "qb.conf"
         agent.start()
         try:
@@ -98,7 +103,7 @@ def test_a_file_that_is_touched_all_the_time_is_served(tmp_path: Path) -> None:
          directory / "a.qcb"],
     )  # fmt: skip
     try:
-        with running(tmp_path, directory) as agent:
+        with started(Agent(tmp_path, directory).use(PATIENT)) as agent:
             assert is_well(agent)
             replace(directory / "callbacks.conf", "a.qcb = done-work-self-1\n")
             wait_for(lambda: agent.fires("done-work-self-1") == ["a.qcb"], "the edit")
