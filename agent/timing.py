@@ -22,6 +22,8 @@ class CheckLimits:
     max_silence: int = 30
     #: The most seconds until a check that could not be made is tried again.
     max_pause: float = 60.0
+    #: Seconds for which an edit waits for its check. After that, the directory is held for it.
+    max_wait: float = 2.0
     #: Seconds of processor time in the slow lane that the sources of one directory may use
     #: together. Real callbacks use none of it.
     budget: float = 30.0

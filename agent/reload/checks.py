@@ -21,9 +21,7 @@ from agent.reload.syntax_check import Checker
 NOT_CHECKED = "not-checked"
 #: The finding about a directory whose sources take too long to check.
 CHECK_BUDGET_USED = "check-budget"
-#: Seconds for which an edit waits for its check. After that, the directory is held for it.
-MAX_WAIT = 2.0
-#: The same before the first index, for which everything waits.
+#: Seconds for which an edit waits for its check before the first index, for which everything waits.
 MAX_WAIT_AT_START = 0.5
 
 F = TypeVar("F")

@@ -7,7 +7,7 @@ things can keep a directory from settling:
 - Somebody writes. After `Timing.writing` seconds a reading says so, and that counts as
   settled: the directory is held until the writer is done.
 - A file is missing that may come back (`absence.py`).
-- An edited Python source is not checked yet. After `checks.MAX_WAIT` it is held for that.
+- An edited Python source is not checked yet. After `CheckLimits.max_wait` it is held for that.
 - Its callbacks.conf is still being parsed (`plans.py`).
 
 A directory on a file system that does not respond is settled with a reading that says so.
@@ -236,7 +236,7 @@ class Settler:
         if look.python is None or not look.python.urgent:
             attempt.check_since = None
             return False
-        longest = checks.MAX_WAIT if self.started else checks.MAX_WAIT_AT_START
+        longest = self._timing.checks.max_wait if self.started else checks.MAX_WAIT_AT_START
         if attempt.check_since is None:
             attempt.check_since = time.monotonic()
             # A timer of the loop may be a little early.

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from agent.timing import Timing
-from support.agents import DEADLINE, TESTS, Agent, wait_for, write
-from support.run_with import encoded
+from support.agents import DEADLINE, Agent, wait_for, write
+from support.run_with import run_with
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount"),
@@ -337,11 +337,10 @@ def test_several_are_waited_for_together_at_the_start(
 
 
 def test_check_reports_it(mounted: Mount, near: Path) -> None:
-    program = ["-m", "support.run_with", encoded(Timing(stalled=1))]
+    program = run_with(Timing(stalled=1))
     with mounted.stalled():
         done = subprocess.run(
             [sys.executable, *program, "check", str(mounted.at), str(near)],
-            cwd=TESTS,
             capture_output=True,
             text=True,
             timeout=DEADLINE,

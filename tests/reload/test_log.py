@@ -231,6 +231,7 @@ def test_a_log_that_cannot_be_written_never_stops_the_serving(tmp_path: Path) ->
             agent.reload()
             assert agent.served() == [(f"{directory}/a.py", "done-job-self", f"x = {number}\n")]
         # It is reported once on standard error, and in status.
+        wait_for(lambda: "cannot be written" in agent.errors.read_text())
         assert agent.errors.read_text().count("cannot be written") == 1
         assert any("cannot be written" in note for note in agent.status()["notes"])
         assert agent.status()["state"] == "ok"

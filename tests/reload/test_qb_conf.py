@@ -184,7 +184,7 @@ def test_a_qb_conf_that_is_added_later_is_used_and_missed_when_it_is_removed(
         wait_for(lambda: agent.status()["state"] == "degraded")
         replace(agent.qb_conf, ALL_LANGUAGES)
         wait_for(lambda: agent.lookup("done-job-self")["callbacks"][0]["enabled"])
-        assert agent.status()["state"] == "ok"
+        wait_for(lambda: agent.status()["state"] == "ok", "the record")
     finally:
         agent.stop()
 

@@ -22,8 +22,9 @@ from typing import BinaryIO
 
 import pytest
 
+from agent.timing import CheckLimits, Timing
 from support import editors
-from support.agents import Agent, running, summary, wait_for
+from support.agents import DEADLINE, Agent, running, summary, wait_for
 from support.onlooker import CONF, EVENT, Onlooker
 
 VALID_CONF = "a.py = failed-job-self\nb.pl = failed-job-self\n"
@@ -259,10 +260,15 @@ def needs_lease(name: str) -> None:
 def test_valid_broken_the_same_valid_again(tmp_path: Path, name: str) -> None:
     needs_lease(name)
     site = Site(tmp_path, linked=name == "dangling link to the directory")
-    with running(tmp_path, site.directory) as agent:
+    # A machine that stands still for a moment keeps no edit from being checked.
+    agent = Agent(tmp_path, site.directory).use(Timing(checks=CheckLimits(max_wait=DEADLINE)))
+    agent.start()
+    try:
         # Python is checked after the first answer: only what compiled before can break.
         wait_for(lambda: _checked(agent), "the check of the Python")
         assert_rounds(agent, site, BREAKS[name])
+    finally:
+        agent.stop()
 
 
 def _checked(agent: Agent) -> bool:

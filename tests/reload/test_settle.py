@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.rpc.messages import StatusResult
-from agent.timing import DEFAULTS, Timing
+from agent.timing import CheckLimits, Timing
 from support.agents import Agent, running, wait_for, write
 from support.records import found, held
 from support.sites import Site, replace
@@ -127,10 +127,14 @@ def test_removal_does_not_wait_for_who_writes_another_file(tmp_path: Path) -> No
 
 
 def test_removal_does_not_wait_for_the_check_of_another_source(tmp_path: Path) -> None:
-    """A source that takes so long to compile that the check gives it up, after 10 s of processor
-    time, and another callback that must stop."""
+    """A source whose check takes longer than this waits, and another callback that must stop."""
     one = write(tmp_path / "one", "a.py = x-job-1\nb.pl = x-job-1\n", a_py="1\n", b_pl="2\n")
-    with running(tmp_path, one) as agent:
-        replace(one / "a.py", "def f():\n pass\n" * 70_000)
+    limits = CheckLimits(max_cpu=10_000, max_wait=10_000, budget=10_000)
+    agent = Agent(tmp_path, one).use(Timing(checks=limits)).start()
+    try:
+        replace(one / "a.py", "def f():\n pass\n" * 200_000)
         (one / "b.pl").unlink()
-        wait_for(lambda: agent.fires("x-job-1") == ["a.py"], deadline=DEFAULTS.checks.max_cpu - 1)
+        wait_for(lambda: agent.fires("x-job-1") == ["a.py"])
+        assert agent.served()[0][2] == "1\n"
+    finally:
+        agent.stop()

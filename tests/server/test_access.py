@@ -142,6 +142,8 @@ def test_whatever_the_modes_have_become_strangers_are_refused_with_a_reason(
         came = users.other.does(asked(agent, sent, times=5))
         assert came in ("BrokenPipeError", "ConnectionResetError") or error(came)[0] == REFUSED
     assert error(users.member.does(asked(agent)))[0] == REFUSED
+    # They are written behind the answers.
+    wait_for(lambda: agent.errors.read_text().count("\n") >= 2)
     told = agent.errors.read_text().splitlines()
     assert len(told) == 2
     assert f"user id {users.other.uid}," in told[0]

@@ -502,7 +502,7 @@ def test_hostile_sources_neither_end_the_agent_nor_stall_lookups(tmp_path: Path,
             # Back to what compiles, which is served at once.
             (cb / "h.py").write_bytes(b"0\n")
             agent.reload()
-            assert agent.status()["state"] == "ok", name
+            wait_for(lambda: agent.status()["state"] == "ok", name)
         # A compile in the agent itself would hold every lookup for as long as it takes: minutes.
         assert longest < 20
         assert good.ask("status")["pid"] == agent.process.pid  # type: ignore[union-attr]

@@ -134,6 +134,6 @@ def test_a_client_that_is_closed_for_what_it_holds_is_told(tmp_path: Path) -> No
             assert "read the responses" in error["message"]
             assert answers.readline() == b""
         assert agent.fires("done-job-self") == ["a.pl"]
-        assert "held for it unread" in agent.errors.read_text()
+        wait_for(lambda: "held for it unread" in agent.errors.read_text())
     finally:
         agent.stop()

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from agent import client
 from agent.timing import Timing
-from support.run_with import encoded
+from support.run_with import run_with
 from support.valid import check_result
 
 #: Seconds until a wait is a failure. Generous: a shared machine may stand still for many seconds,
@@ -24,8 +24,6 @@ from support.valid import check_result
 DEADLINE = 60.0
 #: Seconds between two tries of a wait, at first and at most.
 MIN_PAUSE, MAX_PAUSE = 0.002, 0.05
-
-TESTS = Path(__file__).parents[1]
 
 ALL_LANGUAGES = 'supervisor_language_flags = "qube,perl,python,mail"\n'
 
@@ -74,8 +72,7 @@ class Agent:
 
     def use(self, timing: Timing) -> Agent:
         """Run with these times and limits from the next start on."""
-        self.program = ["-m", "support.run_with", encoded(timing)]
-        self.environ["PYTHONPATH"] = str(TESTS)
+        self.program = run_with(timing)
         return self
 
     @property

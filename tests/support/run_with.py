@@ -1,7 +1,4 @@
-"""`python -m support.run_with TIMING COMMAND ...`: the agent with other times and limits.
-
-TIMING is what `encoded` makes of a `Timing`.
-"""
+"""A program: a command of the agent, with other times and limits than it has by default."""
 
 from __future__ import annotations
 
@@ -13,9 +10,10 @@ from agent import cli
 from agent.timing import Timing
 
 
-def encoded(timing: Timing) -> str:
-    """A `Timing` as an argument of a program."""
-    return msgspec.json.encode(timing).decode()
+def run_with(timing: Timing) -> list[str]:
+    """The arguments of Python that run this program; those of the agent's command come behind."""
+    # -P: the other files of this folder are no modules for it.
+    return ["-P", __file__, msgspec.json.encode(timing).decode()]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.rpc.messages import Record
-from support.agents import ALL_LANGUAGES, Agent, write
+from agent.timing import CheckLimits, Timing
+from support.agents import ALL_LANGUAGES, DEADLINE, Agent, write
 from support.valid import check
 
 
@@ -96,8 +97,9 @@ def replace(path: Path, text: str) -> None:
 
 
 def start(folder: Path) -> Agent:
-    """An agent that serves what its qb.conf lists, an empty directory at first."""
-    agent = Agent(folder)
+    """An agent that serves what its qb.conf lists, an empty directory at first. Where the machine
+    stands still for a moment, its edits wait longer for their checks."""
+    agent = Agent(folder).use(Timing(checks=CheckLimits(max_wait=DEADLINE)))
     empty = write(folder / "empty", "")
     agent.qb_conf.write_text(f"supervisor_universal_callback_path = {empty}\n")
     return agent.start()
