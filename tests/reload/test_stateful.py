@@ -26,7 +26,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from support.agents import Agent, wait_for
+from agent.timing import CheckLimits, Timing
+from support.agents import DEADLINE, Agent, wait_for
 
 THOROUGH = settings.get_current_profile_name() == "thorough"
 #: Seconds for the whole test.
@@ -455,7 +456,8 @@ def _bytes(callback: dict[str, str]) -> bytes:
 @pytest.mark.timeout(LIMIT)
 def test_any_sequence_of_edits_then_quiet(tmp_path: Path) -> None:
     Shared.folder = tmp_path.resolve()
-    Shared.agent = Agent(Shared.folder)
+    # A machine that stands still for a moment keeps no edit from being checked.
+    Shared.agent = Agent(Shared.folder).use(Timing(checks=CheckLimits(max_wait=DEADLINE)))
     Shared.agent.start()
     try:
         run_state_machine_as_test(
