@@ -174,7 +174,9 @@ class Evaluation:
     findings: tuple[Diagnostic, ...]
 
 
-def plan(data: bytes, path: str, before: Plan | None = None) -> Plan:
+def plan(
+    data: bytes, path: str, before: Plan | None = None, max_callbacks: int = MAX_CALLBACKS
+) -> Plan:
     """What the bytes of a callbacks.conf say.
 
     Takes any bytes; raises nothing. `before` is an older plan of the file: its triggers are not
@@ -215,8 +217,8 @@ def plan(data: bytes, path: str, before: Plan | None = None) -> Plan:
             findings.append(_duplicate_line(setting.name, earlier).at(path, line, column))
             continue
         registrations.append(Registration(setting.name, tree, text, line, column))
-    if len(registrations) > MAX_CALLBACKS:
-        message = f"this file has {len(registrations)} callbacks; at most {MAX_CALLBACKS} are read"
+    if len(registrations) > max_callbacks:
+        message = f"this file has {len(registrations)} callbacks; at most {max_callbacks} are read"
         hint = "split them over several directories"
         return unreadable(path, Problem("too-many-callbacks", message, hint))
     findings.sort(key=lambda f: (f.line or 0, f.column or 0))

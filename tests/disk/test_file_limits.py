@@ -12,7 +12,7 @@ import pytest
 from agent import settings
 from agent.core import conf, trigger
 from agent.core import unit as callback
-from agent.core.unit import ERROR, Evaluation, Unit, evaluate
+from agent.core.unit import ERROR, Evaluation, Plan, Unit, evaluate
 from agent.disk.directory import read
 from support.agents import running, wait_for, write
 
@@ -32,9 +32,8 @@ def codes(found: Evaluation) -> list[str]:
     return [f.code for f in found.findings]
 
 
-def held_for(directory: Path, accepted: Unit | None, code: str, *said: object) -> None:
+def held_for(found: Evaluation, accepted: Unit | None, code: str, *said: object) -> None:
     """Held with one finding, which says the numbers and what to do; the old stays served."""
-    found = judged(directory, accepted)
     assert (found.held, codes(found), found.unit) == (ERROR, [code], accepted)
     (finding,) = found.findings
     for what in said:
@@ -48,10 +47,16 @@ def test_conf_bytes(cb: Path) -> None:
     file.write_bytes(CONF.encode() + b"#" * (callback.MAX_CONF_BYTES - len(CONF)))
     assert judged(cb, accepted).held is None
     os.truncate(file, callback.MAX_CONF_BYTES + 1)
-    held_for(cb, accepted, "too-big", callback.MAX_CONF_BYTES + 1, callback.MAX_CONF_BYTES)
+    held_for(
+        judged(cb, accepted),
+        accepted,
+        "too-big",
+        callback.MAX_CONF_BYTES + 1,
+        callback.MAX_CONF_BYTES,
+    )
     # Not even looked at, however large.
     os.truncate(file, 1 << 40)
-    held_for(cb, accepted, "too-big", 1 << 40)
+    held_for(judged(cb, accepted), accepted, "too-big", 1 << 40)
 
 
 def test_conf_lines(cb: Path) -> None:
@@ -60,7 +65,13 @@ def test_conf_lines(cb: Path) -> None:
     file.write_text(CONF + "\n" * (callback.MAX_CONF_LINES - 1))
     assert judged(cb, accepted).held is None
     file.write_text(CONF + "\n" * callback.MAX_CONF_LINES)
-    held_for(cb, accepted, "too-many-lines", callback.MAX_CONF_LINES + 1, callback.MAX_CONF_LINES)
+    held_for(
+        judged(cb, accepted),
+        accepted,
+        "too-many-lines",
+        callback.MAX_CONF_LINES + 1,
+        callback.MAX_CONF_LINES,
+    )
 
 
 def test_implementation_bytes(cb: Path) -> None:
@@ -69,17 +80,28 @@ def test_implementation_bytes(cb: Path) -> None:
     file.write_bytes(b"#" * callback.MAX_CODE_BYTES)
     assert judged(cb, accepted).held is None
     file.write_bytes(b"#" * (callback.MAX_CODE_BYTES + 1))
-    held_for(cb, accepted, "too-big", "a.pl", callback.MAX_CODE_BYTES + 1, callback.MAX_CODE_BYTES)
+    held_for(
+        judged(cb, accepted),
+        accepted,
+        "too-big",
+        "a.pl",
+        callback.MAX_CODE_BYTES + 1,
+        callback.MAX_CODE_BYTES,
+    )
 
 
 def test_callbacks_in_a_directory(cb: Path) -> None:
     accepted = judged(cb).unit
-    most = callback.MAX_CALLBACKS
-    lines = [f"{n}.pl = x-job-self\n" for n in range(most + 1)]
-    allowed = callback.plan("".join(lines[:most]).encode(), "/cb/callbacks.conf")
-    assert (len(allowed.registrations), allowed.findings) == (most, ())
+
+    def planner(_: str, path: str, data: bytes, before: Plan | None) -> Plan:
+        return callback.plan(data, path, before, max_callbacks=10)
+
+    lines = [f"a.pl = x{n}-job-self\n" for n in range(11)]
+    (cb / "callbacks.conf").write_text("".join(lines[:10]))
+    assert evaluate(read(str(cb), planner=planner).reading, accepted).held is None
     (cb / "callbacks.conf").write_text("".join(lines))
-    held_for(cb, accepted, "too-many-callbacks", most + 1, most)
+    found = evaluate(read(str(cb), planner=planner).reading, accepted)
+    held_for(found, accepted, "too-many-callbacks", 11, 10)
 
 
 LONGEST = trigger.MAX_LENGTH

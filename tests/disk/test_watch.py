@@ -92,7 +92,7 @@ def test_a_set_is_current_until_a_name_on_the_path_leads_elsewhere(tmp_path: Pat
 class Source:
     """A source of events that a test drives."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, rescan: float) -> None:
         self.trouble: str | None = None
         self.report = report
         self.sets: Mapping[str, WatchSet] = {}

@@ -101,9 +101,12 @@ class Trial:
     def first_failed(self, case: Case) -> None:
         """Wait until the call failed, if it is the first of its kind: some are made behind the
         answer, such as those that bring a unit to the disk. Later ones may never be made."""
-        if case.nth == 1:
-            wait_for(lambda: self.alive() or self.injector.failed, "the first call")
-        self.alive()
+
+        def failed() -> bool:
+            self.alive()
+            return case.nth > 1 or self.injector.failed > 0
+
+        wait_for(failed, "the first call")
 
     def alive(self) -> None:
         assert self.agent.process is not None
