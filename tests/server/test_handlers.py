@@ -85,9 +85,10 @@ def test_nothing_is_imported_on_the_loop_while_requests_are_served(tmp_path: Pat
 
 
 def test_every_method_has_a_handler(agent: Agent) -> None:
+    event = {"event": "done-job-self"}
+    params: dict[str, Any] = {"lookup": event, "explain": event, "code": {"digests": []}}
     for method in METHODS:
-        params = {"event": "done-job-self"} if method in ("lookup", "explain") else {}
-        agent.call(method, params)
+        agent.call(method, params.get(method, {}))
 
 
 def test_status_is_short_however_much_changed(tmp_path: Path) -> None:
