@@ -138,12 +138,16 @@ class Trial:
                 f" findings {told}, notes {status['notes'][-2:]}"
             ) from None
 
+    def note_of_log(self) -> str:
+        """What the agent last said of its log."""
+        return [note for note in self.agent.status()["notes"] if "reload log" in note][-1]
+
     def helpers(self) -> list[int]:
         """The processes that the agent started."""
         assert self.agent.process is not None
         found = []
         for task in Path(f"/proc/{self.agent.process.pid}/task").iterdir():
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # a thread that ended meanwhile
                 found += [int(pid) for pid in (task / "children").read_text().split()]
         return found
 
@@ -195,6 +199,9 @@ def edited(trial: Trial, case: Case) -> None:
             agent.reload()
         trial.recovers()
         look.sees(trial.right)
+        if case.kind == "stderr":
+            # Until then, the agent does not say again that the log cannot be written.
+            wait_for(lambda: "is written again" in trial.note_of_log(), "the log")
     if not absent:
         look.saw_only(before, trial.right)
 
