@@ -314,7 +314,8 @@ class LookupParams(ExplainParams, frozen=True):
 
     def __post_init__(self) -> None:
         if self.owners is None:
-            self._check(self.owner is not None)
+            if self.occurred is not None:  # asked here, as the call would cost every lookup
+                self._check(self.owner is not None)
             return
         if self.owner is not None:
             raise ValueError("owner and owners exclude each other")
