@@ -20,7 +20,7 @@ not touch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from agent.core.event import DONE, TYPES, Event
 from agent.core.patterns import Patterns, edit_patterns, edited
@@ -42,7 +42,7 @@ _ANY_ALONE = "any context, label alone"
 #: What is filed under one type and name: by context or slot, the patterns of the extra or label.
 Slots = dict[str, Patterns[Numbers]]
 #: By type, the patterns of names.
-Tree = Mapping[str, Patterns[Slots]]
+Tree = dict[str, Patterns[Slots]]
 
 
 def satisfied(tree: Tree, event: Event, steps: Steps) -> Collection[int]:

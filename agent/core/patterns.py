@@ -111,8 +111,8 @@ class _General(Generic[V]):
 
     def __init__(
         self,
-        plain: Mapping[_Shape, Mapping[str, V]],
-        deep: Mapping[_Shape, Mapping[str, Mapping[str, V]]],
+        plain: dict[_Shape, dict[str, V]],
+        deep: dict[_Shape, dict[str, dict[str, V]]],
     ) -> None:
         #: Patterns with one or two `*`.
         self.plain = plain
@@ -151,8 +151,8 @@ class Patterns(Generic[V]):
 
     def __init__(
         self,
-        literal: Mapping[str | None, V],
-        prefix: Mapping[str, V],
+        literal: dict[str | None, V],
+        prefix: dict[str, V],
         lengths: tuple[int, ...],
         general: _General[V] | None,
     ) -> None:
@@ -222,10 +222,12 @@ class Patterns(Generic[V]):
 
 
 def edited(
-    old: Mapping[K, V], edits: Mapping[K, E], edit: Callable[[V | None, E], V | None]
+    old: dict[K, V], edits: Mapping[K, E], edit: Callable[[V | None, E], V | None]
 ) -> dict[K, V]:
     """A copy of `old` after the edits, without what became empty."""
-    new = dict(old)
+    # Not `dict(old)`: where keys were removed, that takes 2 ms for 100,000, ten times as long, and
+    # holds the GIL.
+    new = old.copy()
     for key, change in edits.items():
         value = edit(new.get(key), change)
         if value:
@@ -282,12 +284,12 @@ def _edit_general(
         else:
             deep.setdefault(shape, {}).setdefault(key, {})[pattern] = change
 
-    def edit_group(old: Mapping[str, V] | None, group: dict[str, E]) -> Mapping[str, V]:
+    def edit_group(old: dict[str, V] | None, group: dict[str, E]) -> dict[str, V]:
         return edited(old or _NONE, group, edit)
 
     def edit_keys(
-        old: Mapping[str, Mapping[str, V]] | None, keys: dict[str, dict[str, E]]
-    ) -> Mapping[str, Mapping[str, V]]:
+        old: dict[str, dict[str, V]] | None, keys: dict[str, dict[str, E]]
+    ) -> dict[str, dict[str, V]]:
         return edited(old or _NONE, keys, edit_group)
 
     new = _General(

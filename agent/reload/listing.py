@@ -65,7 +65,7 @@ class Listing:
                 unwatched.add(d.path)
         return found, unwatched
 
-    def is_current(self, index: Index, languages: frozenset[str]) -> bool:
+    def _is_current(self, index: Index, languages: frozenset[str]) -> bool:
         """Whether an index has what is accepted now, under these language flags."""
         listed = tuple(s.directory for s in index.served) == self.paths
         return listed and not any(d.is_stale(languages) for d in self)
@@ -76,6 +76,8 @@ class Listing:
         """The index of what is accepted now, and what it has of the directories of which `index`
         has something else. `first` says whether nothing was served yet. Blocks."""
         if not first:
+            if self._is_current(index, languages):
+                return index, {}
             # What is served must not be lost by a crash.
             self.save()
         made = {
@@ -118,20 +120,11 @@ class Listing:
         """What to watch."""
         return {d.path: d.target() for d in self}
 
-    @property
-    def findings(self) -> list[Diagnostic]:
-        """All diagnostics, in order."""
-        return [finding for d in self for finding in d.findings]
-
-    @property
-    def held(self) -> dict[str, str]:
-        """Why which directory is held."""
-        return {d.path: d.held for d in self if d.held is not None}
-
-    @property
-    def units(self) -> dict[str, Unit | None]:
-        """The accepted units."""
-        return {d.path: d.unit for d in self}
+    def summary(self) -> tuple[list[Diagnostic], dict[str, str], dict[str, Unit | None]]:
+        """All diagnostics, in order; why which directory is held; and the accepted units."""
+        findings = [finding for d in self for finding in d.findings]
+        held = {d.path: d.held for d in self if d.held is not None}
+        return findings, held, {d.path: d.unit for d in self}
 
     def rows(self, held: dict[str, str], watch: Watch) -> list[dict[str, Any]]:
         """Each directory, as `status` has it. `held` is that of the newest record."""

@@ -214,9 +214,8 @@ class Reloader:
 
     async def _swap(self, first: bool) -> None:
         """Serve what is accepted now."""
+        # In a thread, also to find that nothing changed: it takes long for a thousand directories.
         languages = self.settings.languages
-        if not first and self.listing.is_current(self.index, languages):
-            return
         make = partial(self.listing.next_index, self.index, languages, first)
         index, made = await to_thread.run_sync(make)
         self.listing.serve(made, languages)
@@ -254,12 +253,12 @@ class Reloader:
 
     async def _emit_record(self, began: float) -> None:
         """Make a record if there is something to record."""
-        findings = (*self.qb_conf.findings, *self.listing.findings)
+        findings, held, units = await to_thread.run_sync(self.listing.summary)
         await self.records.emit_record(
             self.index,
-            findings,
-            self.listing.held,
-            self.listing.units,
+            (*self.qb_conf.findings, *findings),
+            held,
+            units,
             self.settings.qb_conf,
             began,
         )

@@ -140,7 +140,8 @@ class Trial:
 
     def note_of_log(self) -> str:
         """What the agent last said of its log."""
-        return [note for note in self.agent.status()["notes"] if "reload log" in note][-1]
+        notes: list[str] = self.agent.status()["notes"]
+        return next((note for note in reversed(notes) if "reload log" in note), "")
 
     def helpers(self) -> list[int]:
         """The processes that the agent started."""
