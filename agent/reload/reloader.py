@@ -253,7 +253,8 @@ class Reloader:
 
     async def _emit_record(self, began: float) -> None:
         """Make a record if there is something to record."""
-        findings, held, units = await to_thread.run_sync(self.listing.summary)
+        # Not in a thread: from the swap on, `state` must be that of what is served.
+        findings, held, units = self.listing.summary()
         await self.records.emit_record(
             self.index,
             (*self.qb_conf.findings, *findings),
