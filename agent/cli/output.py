@@ -14,14 +14,17 @@ from agent.cli.exits import NO_OUTPUT, USAGE, Failed
 from agent.core.quoting import printable
 
 
-def paint(text: str, colour: str) -> str:
-    """The text, in colour on a terminal that wants it (https://no-color.org)."""
+def colours() -> bool:
+    """Whether standard output is a terminal that wants colours (https://no-color.org)."""
     stream = sys.stdout
     if stream is None or not stream.isatty():
-        return text
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-        return text
-    return click.style(text, fg=colour, bold=True)
+        return False
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, colour: str) -> str:
+    """The text in bold and in colour (none if empty), on a terminal that wants colours."""
+    return click.style(text, fg=colour or None, bold=True) if colours() else text
 
 
 def print_lines(lines: Iterable[str]) -> None:
