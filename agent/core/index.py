@@ -79,6 +79,8 @@ class ServedDirectory:
     digest: str = ""
     #: Warnings about languages that are off, so that callbacks silently do not run.
     findings: tuple[Diagnostic, ...] = ()
+    #: How many of the callbacks are not enabled.
+    disabled: int = 0
 
     @classmethod
     def of(cls, directory: str, unit: Unit | None, flags: frozenset[str]) -> ServedDirectory:
@@ -97,7 +99,9 @@ class ServedDirectory:
             ]
             digest.update(json.dumps(fields).encode())
         name = "sha256:" + digest.hexdigest()
-        return cls(directory, tuple(callbacks), name, tuple(_languages_off(callbacks, flags)))
+        disabled = sum(not c.enabled for c in callbacks)
+        findings = tuple(_languages_off(callbacks, flags))
+        return cls(directory, tuple(callbacks), name, findings, disabled)
 
 
 def _callbacks(directory: str, unit: Unit, flags: frozenset[str]) -> Iterator[Callback]:
@@ -177,6 +181,8 @@ class Index:
     #: Names the content, whichever agent serves it.
     digest: str
     _tree: match.Tree
+    #: The directories that are held: what is served of them may be older than their files.
+    held: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, generation: int, served: Iterable[ServedDirectory]) -> Index:
@@ -207,6 +213,11 @@ class Index:
     def with_generation(self, generation: int) -> Index:
         """The same index under another generation."""
         return replace(self, generation=generation)
+
+    def with_held(self, held: Iterable[str]) -> Index:
+        """The same index, while other directories are held."""
+        held = tuple(held)
+        return self if held == self.held else replace(self, held=held)
 
     def callbacks(self) -> Iterator[Callback]:
         """All callbacks, in order."""

@@ -89,7 +89,10 @@ class Reloader:
         self.listing = Listing(last_good)
         self.records = Publisher(log)
         self.index = Index.of(0, ())
-        #: Called with nothing after each swap, before anything else is.
+        #: The monotonic time in seconds since which the index of this generation is served.
+        self.changed = time.monotonic()
+        #: Called with nothing after each swap, before anything else is. Also where the new index
+        #: differs in `held` alone.
         self.swapped: list[Callable[[], None]] = []
         self.ready = anyio.Event()
         #: Why the last reload failed as a whole, None while reloads work.
@@ -213,13 +216,16 @@ class Reloader:
             self._barrier.finish(self.listing.settled_since(ticket))
 
     async def _swap(self, first: bool) -> None:
-        """Serve what is accepted now."""
+        """Serve what is accepted now, and say what is held."""
         # In a thread, also to find that nothing changed: it takes long for a thousand directories.
         languages = self.settings.languages
         make = partial(self.listing.next_index, self.index, languages, first)
         index, made = await to_thread.run_sync(make)
         self.listing.serve(made, languages)
+        index = index.with_held(self.listing.held)
         if index is not self.index:
+            if index.generation != self.index.generation:
+                self.changed = time.monotonic()
             self.index = index
             for swapped in self.swapped:
                 swapped()

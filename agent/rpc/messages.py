@@ -419,6 +419,19 @@ class OwnerResult(_Result, frozen=True, kw_only=True):
     partial: list[OwnerPartial]
 
 
+# A caller that reads it knows that the result may be older than the files.
+_Held = (
+    Annotated[
+        list[str],
+        Meta(
+            description="the directories that are held; left out where none is",
+            min_length=1,
+        ),
+    ]
+    | UnsetType
+)
+
+
 class LookupResult(_Result, frozen=True, kw_only=True):
     """Which callbacks fire, and which are partial: for one owner, or for each of `owners`."""
 
@@ -442,6 +455,7 @@ class LookupResult(_Result, frozen=True, kw_only=True):
     owners: Annotated[list[OwnerResult], _described("parallel to the request's")] | UnsetType = (
         UNSET
     )
+    held: _Held = UNSET
 
     def __post_init__(self) -> None:
         if (self.partial is UNSET) is (self.owners is UNSET):
@@ -454,6 +468,7 @@ class ExplainResult(_Result, frozen=True, kw_only=True):
     generation: _Generation
     digest: _IndexDigest
     callbacks: list[ExplainedCallback]
+    held: _Held = UNSET
 
 
 class ListResult(_Result, frozen=True, kw_only=True):
@@ -462,6 +477,7 @@ class ListResult(_Result, frozen=True, kw_only=True):
     generation: _Generation
     digest: _IndexDigest
     callbacks: list[Callback]
+    held: _Held = UNSET
 
 
 class Content(_Result, frozen=True, kw_only=True):
@@ -594,10 +610,16 @@ class StatusResult(_Result, frozen=True, kw_only=True):
     generation: _Generation
     digest: _IndexDigest
     callbacks: Annotated[int, Meta(description="how many are served", ge=0)]
+    disabled: Annotated[int, Meta(description="how many of them are not enabled", ge=0)]
+    last_change: Annotated[
+        float, Meta(description="seconds since the index of this generation is served", ge=0)
+    ]
     directories: list[DirectoryStatus]
     settings: dict[str, SettingStatus]
     last_reload: Annotated[RecordSummary, _described("the newest record, shortened")]
-    clients: Annotated[int, Meta(description="how many are connected", ge=0)]
+    clients: Annotated[
+        int, Meta(description="how many are connected besides the one that asks", ge=0)
+    ]
     notes: Annotated[
         list[str],
         _described("what is not a diagnostic: refused clients, a watch that fell back to polling"),
@@ -691,6 +713,8 @@ _EXAMPLE_STATUS = StatusResult(
     state="ok",
     **_INDEX,
     callbacks=1,
+    disabled=0,
+    last_change=60.5,
     directories=[
         DirectoryStatus(
             path="/farm/callback", callbacks=1, held=None, watch="events", digest=_DIGEST

@@ -227,7 +227,7 @@ def callbacks(index: Index, code: bool, spend: Spend = no_limit) -> bytes:
 
 
 def _result(index: Index, spend: Spend, **lists: Iterable[bytes]) -> bytes:
-    """The index's generation and digest, and lists of encoded items.
+    """The index's generation and digest, lists of encoded items, and the held directories if any.
 
     The iterators encode one item at a time: encoding holds the GIL, so lookups wait.
     """
@@ -241,6 +241,8 @@ def _result(index: Index, spend: Spend, **lists: Iterable[bytes]) -> bytes:
         if len(pieces) > before:
             pieces.pop()
         pieces.append(b"]")
+    if index.held:
+        pieces.append(b',"held":' + encode(index.held))
     pieces.append(b"}")
     return b"".join(pieces)
 

@@ -146,10 +146,12 @@ class Handlers:
                 generation=reloader.index.generation,
                 digest=reloader.index.digest,
                 callbacks=reloader.index.count,
+                disabled=sum(s.disabled for s in reloader.index.served),
+                last_change=round(time.monotonic() - reloader.changed, 3),
                 directories=directories,
                 settings=settings,
                 last_reload=last,
-                clients=len(self._pipe.clients),
+                clients=len(self._pipe.clients - {connection}),
                 notes=self._notes.last,
             )
         )

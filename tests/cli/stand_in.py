@@ -116,6 +116,8 @@ def health(**fields: Any) -> dict[str, Any]:
         "generation": 2,
         "digest": "sha256:index",
         "callbacks": 1,
+        "disabled": 0,
+        "last_change": 125.0,
         "directories": [{**directory, "digest": "d"}],
         "settings": {
             "pipe": {"value": "/run/x/pipe", "source": "--pipe"},

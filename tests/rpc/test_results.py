@@ -53,6 +53,26 @@ def test_the_cache_changes_no_response() -> None:
         assert found == responses(*events, code=code)
 
 
+@pytest.mark.parametrize("held", [(), ("/d",), ("/d", "/a b/\u00e9\x9b")])
+def test_every_result_says_what_is_held(held: tuple[str, ...]) -> None:
+    index = INDEX.with_held(held)
+    assert (index is INDEX) == (not held)
+    assert index.with_held(held) is index
+    assert (index.generation, index.digest) == (INDEX.generation, INDEX.digest)
+    cache = LookupCache(index)
+    for event in [*EVENTS, *EVENTS]:
+        params = LookupParams(event)
+        encoded = [results.lookup(index, params), results.explain(index, params)]
+        encoded += [results.callbacks(index, code) for code in (False, True)]
+        assert cache.result(params) == encoded[0]
+        [together] = cache.responses(requests(event), never)
+        assert together == jsonrpc.result(0, encoded[0])
+        for one in encoded:
+            assert json.loads(one).get("held", []) == [*held]
+            assert (b'"held"' in one) == bool(held)
+            assert "\x9b" not in one.decode()
+
+
 def test_events_that_were_never_asked_get_their_own_result() -> None:
     """A result that is found by the callbacks that fire is that of exactly these."""
     chance = random.Random(7)

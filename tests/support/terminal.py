@@ -15,6 +15,10 @@ from support.agents import wait_for
 #: Is not there on every machine. The tests that need it are skipped then.
 HAS_TMUX = shutil.which("tmux") is not None
 
+#: Runs a command. Its exit status then becomes the title of the terminal, which arrives after all
+#: that the command has written. tmux itself does not always report a status.
+_WRAPPER = r"""n=$1; shift; "$@"; printf '\033]2;run %s: %s\033\\' "$n" $?; exec sleep 1000"""
+
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -41,12 +45,10 @@ class Terminal:
         self._server = ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null"]
         self._environ = dict(environ)
         size = ("-x", str(columns), "-y", str(lines))
-        # `remain-on-exit` keeps the screen of a command that has ended.
+        self._runs = 0
         self._tmux(
             *("new-session", "-d", *size, "sleep 1000", ";"),
             *("set-option", "-g", "status", "off", ";"),
-            *("set-option", "-g", "remain-on-exit", "on", ";"),
-            *("set-option", "-g", "remain-on-exit-format", "", ";"),
             *("set-option", "-g", "window-size", "manual", ";"),
             *("set-option", "-g", "default-terminal", "tmux-256color"),
         )
@@ -66,7 +68,9 @@ class Terminal:
     def start(self, command: Sequence[str], **environ: str) -> None:
         """Start a command in place of what runs, on an empty screen."""
         settings = [f"-e{name}={value}" for name, value in environ.items()]
-        self._tmux("respawn-pane", "-k", *settings, *command)
+        self._runs += 1
+        wrapped = ["sh", "-c", _WRAPPER, "sh", str(self._runs), *command]
+        self._tmux("respawn-pane", "-k", *settings, *wrapped)
         self._tmux("clear-history")
 
     def run(self, command: Sequence[str], **environ: str) -> Screen:
@@ -76,8 +80,10 @@ class Terminal:
 
     def ended(self) -> Screen:
         """The screen when the command has ended."""
-        status = wait_for(lambda: self._ask("pane_dead_status"), "the end of the command")
-        return Screen(self.lines(), self.styled(), int(status), int(self._ask("history_size")))
+        ended = re.compile(rf"run {self._runs}: ([0-9]+)")
+        title = wait_for(lambda: ended.fullmatch(self._ask("pane_title")), "the command's end")
+        scrolled = int(self._ask("history_size"))
+        return Screen(self.lines(), self.styled(), int(title[1]), scrolled)
 
     def styled(self) -> list[str]:
         """The lines that are on the screen now, with their styles."""
