@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from agent import client
@@ -16,32 +16,33 @@ _BAD_REQUEST = {-32700, -32600, -32602}
 
 def show(
     request: Callable[[client.Client], Any],
-    rows: Callable[[JsonObject], Iterator[str]],
+    rows: Callable[[JsonObject], Iterable[str]],
     pipe: str | None,
     as_json: bool,
     *,
     status: Callable[[JsonObject], int] = lambda _: 0,
-    nothing: str = "",
+    notes: Callable[[JsonObject], Iterable[str]] = lambda _: (),
     timeout: float = client.DEFAULT_TIMEOUT,
 ) -> int:
-    """Ask, and print the answer: the lines that `rows` makes, or as JSON, or `nothing`.
+    """Ask, and print the answer: the lines that `rows` makes, or as JSON.
 
-    The exit status that `status` gives. `timeout` is in seconds. Raises Failed.
+    What a person should know besides, the lines that `notes` makes, goes to standard error. Returns
+    the exit status that `status` gives. `timeout` is in seconds. Raises Failed.
     """
     answer = ask(request, pipe, timeout)
     try:
         result = status(answer)
-        lines = [] if as_json else list(rows(answer))
+        lines, said = ([], []) if as_json else ([*rows(answer)], [*notes(answer)])
     except (LookupError, TypeError, ValueError, AttributeError):
         raise Failed(
             NO_AGENT, "the agent's answer has an unknown form: the agent may be of another version"
         ) from None
     if as_json:
         print_json(answer)
-    elif lines:
+    else:
         print_lines(lines)
-    elif nothing:
-        say(nothing)
+    for line in said:
+        say(line)
     return result
 
 
@@ -72,14 +73,43 @@ def ask(
 
 
 def _refusal(error: client.Refused) -> str:
-    """The agent's error as one line, with where it was and what was expected."""
+    """The agent's error as one line: where in the command line, what was found and expected."""
     data = error.data if isinstance(error.data, dict) else {}
-    text = error.message
-    # The message may contain it already.
-    if data.get("pointer") and str(data["pointer"]) not in text:
-        text += f", at {data['pointer']}"
+    pointer, expected = str(data.get("pointer", "")), str(data.get("expected", ""))
+    where = _argument(pointer)
+    if where is None:
+        text = error.message
+        if pointer and pointer not in text:
+            text += f", at {pointer}"
+        return text + (f"; expected {expected}" if expected and expected not in text else "")
     if data.get("column"):
-        text += f", column {data['column']}"
-    if data.get("expected") and str(data["expected"]) not in text:
-        text += f"; expected {data['expected']}"
-    return text
+        where += f", column {data['column']}"
+    parts = [str(data["found"])] if data.get("found") else []
+    # No option can give null.
+    parts += [f"expected {expected.removesuffix(', or null')}"] if expected else []
+    return f"{where}: {'; '.join(parts) or error.message}"
+
+
+def _argument(pointer: str) -> str | None:
+    """The argument or option that a JSON pointer into the request leads to; None if to none."""
+    while pointer:
+        if pointer in _ARGUMENTS:
+            return _ARGUMENTS[pointer]
+        pointer = pointer.rpartition("/")[0]
+    return None
+
+
+#: By JSON pointer: what on the command line a part of a request comes from.
+_ARGUMENTS = {
+    "/params/event": "EVENT",
+    "/params/event/job/id": "--job",
+    "/params/event/job/label": "--label",
+    "/params/event/job/pid": "--parent",
+    "/params/event/job/pgrp": "--pgrp",
+    "/params/owner": "--owner-job",
+    "/params/owner/label": "--owner-label",
+    "/params/owner/pid": "--owner-parent",
+    "/params/owner/pgrp": "--owner-pgrp",
+    "/params/occurred": "--occurred",
+    "/params/code": "--code",
+}

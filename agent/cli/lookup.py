@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import click
 
-from agent.cli import rendering
+from agent.cli import rendering, screen
 from agent.cli.asking import show
 from agent.cli.options import Command, code_option, json_option, pipe_option
-from agent.cli.output import paint, utf8
+from agent.cli.output import utf8
 from agent.cli.rendering import JsonObject
+from agent.client import Client
 from agent.core.quoting import printable
 
 
@@ -50,20 +51,21 @@ def lookup(event: str, code: bool, as_json: bool, pipe: str | None, **about: Any
     Exit status: 0 at least one enabled callback fires, 1 none.
     """
     params = _params(event, about)
+    limit = screen.width()
 
-    def rows(answer: JsonObject) -> Iterator[str]:
-        lines = [(rendering.columns(c), "", c) for c in answer["callbacks"]]
-        for c in answer["partial"]:
-            lines.append((rendering.columns(c), f"(partial, missing: {c['missing']})", c))
-        yield from rendering.table(lines, paint)
+    def notes(answer: JsonObject) -> Iterator[str]:
+        if not answer["callbacks"] and not answer["partial"]:
+            yield f"no callback fires on {printable(event)}"
+            yield from _doubts(event)
+        yield from rendering.footnotes(answer, limit)
 
     return show(
         lambda agent: agent.lookup(**params, code=code),
-        rows,
+        lambda answer: rendering.callbacks(answer, limit, "MISSING"),
         pipe,
         as_json,
         status=lambda answer: 0 if any(c["enabled"] for c in answer["callbacks"]) else 1,
-        nothing=f"no callback fires on {printable(event)}",
+        notes=notes,
     )
 
 
@@ -72,19 +74,48 @@ def lookup(event: str, code: bool, as_json: bool, pipe: str | None, **about: Any
 def explain(event: str, code: bool, as_json: bool, pipe: str | None, **about: Any) -> int:
     """As lookup, and say of every callback of EVENT's name and type why it fires or does not."""
     params = _params(event, about)
+    limit = screen.width()
+    served: list[JsonObject] = []
 
-    def rows(answer: JsonObject) -> Iterator[str]:
-        callbacks = answer["callbacks"]
-        cells = [([c["verdict"], *rendering.columns(c)], c["reason"], c) for c in callbacks]
-        yield from rendering.table(cells, paint)
+    def ask(agent: Client) -> JsonObject:
+        answer = agent.explain(**params, code=code)
+        if not as_json and not answer.get("callbacks"):
+            # A site may have event names of its own.
+            served.append(agent.list())
+        return answer
+
+    def notes(answer: JsonObject) -> Iterator[str]:
+        if not answer["callbacks"]:
+            yield f"no callback has the name and type of {printable(event)}"
+        if all(callback["verdict"] == "no" for callback in answer["callbacks"]):
+            yield from _doubts(event, {name for listed in served for name in _names(listed)})
+        yield from rendering.footnotes(answer, limit)
 
     return show(
-        lambda agent: agent.explain(**params, code=code),
-        rows,
+        ask,
+        lambda answer: rendering.callbacks(answer, limit, "WHY"),
         pipe,
         as_json,
-        nothing=f"no callback has the name and type of {printable(event)}",
+        notes=notes,
     )
+
+
+def _names(listed: JsonObject) -> Iterator[str]:
+    """The event names in the triggers of a result of `list`."""
+    from agent.core.trigger import parse, terms
+
+    for callback in listed["callbacks"]:
+        tree, _ = parse(callback["trigger"])
+        if tree is not None:
+            yield from (term.name for term in terms(tree) if "*" not in term.name)
+
+
+def _doubts(event: str, names: Collection[str] = ()) -> Iterator[str]:
+    """What was probably meant by an event that nothing matches; `names` are the site's own."""
+    from agent.cli.doubts import doubt
+
+    if hint := doubt(event, names):
+        yield f"hint: {hint}"
 
 
 def _params(event: str, about: Mapping[str, Any]) -> dict[str, Any]:

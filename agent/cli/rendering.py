@@ -1,48 +1,86 @@
-"""Answers as lines of text.
+"""Answers about callbacks, and records, as lines of text.
 
-Lines are plain and aligned, with one subject each, so that they can be searched with grep. Text
-from files is escaped, so that it cannot control the terminal. `paint(text, colour)` returns the
-text, in colour if the output has colours.
+Lines have one subject each, so that they can be searched with grep. Text from files is escaped, so
+that it cannot control the terminal.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+from agent.cli.screen import INDENT, Cell, Row, shorten, table, wrap
 from agent.core.quoting import printable
 
 #: A JSON object as the agent gives it.
 JsonObject = dict[str, Any]
 Paint = Callable[[str, str], str]
 
-
-def columns(callback: JsonObject) -> list[str]:
-    """File, language, trigger, and the place where the callback is registered."""
-    place = f"{callback['directory'].rstrip('/')}/callbacks.conf:{callback['line']}"
-    return [callback["file"], callback["language"], callback["trigger"], place]
+_COLOURS = {"fires": "green", "partial": "yellow", "no": ""}
+#: Columns of the tables of callbacks that are never shortened: verdict, language, marks.
+_FIXED = (0, 2, 5)
 
 
-def table(rows: Sequence[tuple[list[str], str, JsonObject]], paint: Paint) -> Iterator[str]:
-    """A line for each callback: its columns, aligned, and a note; then its code, if it has one."""
-    texts = [[printable(cell) for cell in cells] for cells, _, _ in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    for cells, (_, note, callback) in zip(texts, rows, strict=True):
-        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
-        if note:
-            padded.append(printable(note))
-        if not callback["enabled"]:
-            padded.append(paint("(language off: the supervisor will not run it)", "yellow"))
-        yield "  ".join(padded).rstrip()
-        yield from _code(callback)
+def callbacks(answer: JsonObject, limit: int | None, about: str = "") -> Iterator[str]:
+    """The table of the callbacks of a result; beneath each its code, if the result has it.
+
+    `limit` is the width of the terminal, None without one; `about` the heading of what is said of
+    each callback: its reason, or what is missing.
+    """
+    held = frozenset(answer.get("held", ()))
+    rows = []
+    for callback in (*answer["callbacks"], *answer.get("partial", ())):
+        verdict = callback.get("verdict", "")
+        marks = _marks(callback, callback["directory"] in held)
+        said = [callback.get("reason", "")]
+        if "missing" in callback:
+            said = [f"(partial, missing: {callback['missing']})"]
+        if limit is None:
+            said += [f"({text})" for text in marks.values()]
+        cells = [
+            Cell(verdict, _COLOURS.get(verdict, "")),
+            Cell(callback["file"]),
+            Cell(callback["language"]),
+            Cell(callback["trigger"]),
+            Cell(f"{callback['directory'].rstrip('/')}/callbacks.conf:{callback['line']}"),
+            Cell("" if limit is None else ", ".join(marks), "yellow"),
+        ]
+        rows.append(Row(cells, "  ".join(filter(None, said)), list(_code(callback))))
+    headings = ("VERDICT", "FILE", "LANGUAGE", "TRIGGER", "LINE", "NOTE", about)
+    yield from table(headings, rows, limit, _FIXED)
+
+
+def _marks(callback: JsonObject, held: bool) -> dict[str, str]:
+    """What a reader must know of a callback: by mark, in words."""
+    marks = {}
+    if not callback["enabled"]:
+        marks["off"] = "language off: the supervisor will not run it"
+    if held:
+        marks["held"] = "held: may be older than its files"
+    return marks
+
+
+def footnotes(answer: JsonObject, limit: int | None) -> Iterator[str]:
+    """What the marks of `callbacks` mean, and which directories are held."""
+    shown = (*answer["callbacks"], *answer.get("partial", ()))
+    if limit is not None and not all(callback["enabled"] for callback in shown):
+        text = "off: the supervisor will not run it, see supervisor_language_flags in qb.conf"
+        yield from wrap(text, limit, then=INDENT)
+    held = [printable(path) for path in answer.get("held", ())]
+    if held:
+        what = held[0] if len(held) == 1 else f"{held[0]} and {len(held) - 1} more"
+        if limit is not None:
+            what = shorten(what, limit // 2)
+        text = f"held: {what}: callbacks may be older than their files; see callback-agent status"
+        yield from wrap(text, limit, then=INDENT)
 
 
 def _code(callback: JsonObject) -> Iterator[str]:
     """The callback's code, indented, if the answer has it."""
     if "code_base64" in callback:
         text = base64.b64decode(callback["code_base64"]).decode("utf-8", "backslashreplace")
-        yield "    (not UTF-8: other bytes are shown as \\xNN)"
+        yield f"{INDENT}(not UTF-8: other bytes are shown as \\xNN)"
     elif "code" in callback:
         text = callback["code"]
     else:
@@ -50,44 +88,7 @@ def _code(callback: JsonObject) -> Iterator[str]:
     for line in text.removesuffix("\n").split("\n"):
         # Tabs are the only control characters that stay.
         shown = "\t".join(map(printable, line.removesuffix("\r").split("\t")))
-        yield ("    " + shown).rstrip()
-
-
-def health(status: JsonObject, paint: Paint) -> Iterator[str]:
-    """The state first, then its parts; each line begins with its subject."""
-    state = status["state"]
-    yield "state: " + paint(printable(state), "green" if state == "ok" else "red")
-    yield printable(
-        f"agent: version {status['version']}, pid {status['pid']}, up {_span(status['uptime'])},"
-        f" {count(status['clients'], 'client')}"
-    )
-    yield printable(
-        f"index: generation {status['generation']}, {count(status['callbacks'], 'callback')},"
-        f" {status['digest']}"
-    )
-    directories = status["directories"]
-    width = max((len(printable(d["path"])) for d in directories), default=0)
-    for d in directories:
-        line = (
-            f"directory: {printable(d['path']).ljust(width)}  {count(d['callbacks'], 'callback')}"
-        )
-        held = paint(f"  HELD: {printable(d['held'])}", "red") if d["held"] else ""
-        yield f"{line}  by {printable(d['watch'])}{held}"
-    settings = status["settings"]
-    width = max(map(len, settings), default=0)
-    for name, setting in settings.items():
-        value = setting["value"]
-        shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        yield printable(f"setting: {name.ljust(width)}  {shown}  ({setting['source']})")
-    for note in status["notes"]:
-        yield printable(f"note: {note}")
-    yield "last reload:"
-    record = status["last_reload"]
-    yield from record_lines({"changes": [], **record})
-    left_out = {k: n for k, n in record.get("omitted", {}).items() if n}
-    if left_out:
-        numbers = ", ".join(f"{n} {name}" for name, n in left_out.items())
-        yield f"    {numbers}: see callback-agent log"
+        yield (INDENT + shown).rstrip()
 
 
 def record_lines(record: JsonObject) -> Iterator[str]:
@@ -102,7 +103,7 @@ def count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     """A duration in its two largest units: `3 h 12 min`."""
     left = int(seconds)
     parts: list[str] = []

@@ -8,7 +8,7 @@ rich is loaded only where it is needed: loading it takes longer than a whole loo
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,8 +19,16 @@ from agent.core.quoting import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: The size that is assumed of a terminal that does not report one, in columns and lines.
-DEFAULT_SIZE = (80, 24)
+
+class Size(NamedTuple):
+    """The size of a terminal, in characters."""
+
+    columns: int
+    lines: int
+
+
+#: The size that is assumed of a terminal that does not report one.
+DEFAULT_SIZE = Size(80, 24)
 #: What stands for the part of a text that is left out. ASCII: every terminal has it.
 GAP = "..."
 #: Spaces between two columns of a table.
@@ -48,18 +56,21 @@ class Row(NamedTuple):
     beneath: Sequence[str] = ()
 
 
-def size() -> tuple[int, int] | None:
-    """Columns and lines of the terminal that standard output is; None if it is not a terminal."""
+def size() -> Size | None:
+    """The size of the terminal that standard output is; None if it is not a terminal."""
     if sys.stdout is None or not sys.stdout.isatty():
         return None
-    columns, lines = shutil.get_terminal_size(DEFAULT_SIZE)
-    return columns, lines
+    try:
+        found = os.get_terminal_size(sys.stdout.fileno())
+    except OSError:
+        return DEFAULT_SIZE
+    return Size(found.columns or DEFAULT_SIZE.columns, found.lines or DEFAULT_SIZE.lines)
 
 
 def width() -> int | None:
     """Columns of the terminal that standard output is; None if it is not a terminal."""
     found = size()
-    return found[0] if found else None
+    return found.columns if found else None
 
 
 def console() -> Console:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import click
 
-from agent.cli import rendering
+from agent.cli import rendering, screen
 from agent.cli.asking import show
+from agent.cli.health import health
 from agent.cli.options import code_option, json_option, pipe_option
-from agent.cli.output import paint
 from agent.cli.rendering import JsonObject
 
 #: Seconds that `reload` waits. It may have to wait until a writer has finished, and read 100
@@ -24,25 +24,35 @@ RELOAD_TIMEOUT = 120.0
 def list_(code: bool, as_json: bool, pipe: str | None) -> int:
     """Show every callback that is served."""
 
-    def rows(answer: JsonObject) -> Iterator[str]:
-        lines = [(rendering.columns(c), "", c) for c in answer["callbacks"]]
-        yield from rendering.table(lines, paint)
+    limit = screen.width()
 
-    nothing = "no callbacks are served"
-    return show(lambda agent: agent.list(code), rows, pipe, as_json, nothing=nothing)
+    def notes(answer: JsonObject) -> Iterator[str]:
+        if not answer["callbacks"]:
+            yield "no callbacks are served"
+        yield from rendering.footnotes(answer, limit)
+
+    return show(
+        lambda agent: agent.list(code),
+        lambda answer: rendering.callbacks(answer, limit),
+        pipe,
+        as_json,
+        notes=notes,
+    )
 
 
 @click.command()
+@click.option("--settings", is_flag=True, help="Show each setting too, and where it came from.")
 @json_option
 @pipe_option
-def status(as_json: bool, pipe: str | None) -> int:
-    """Show the agent's health, directories, settings and last reload.
+def status(settings: bool, as_json: bool, pipe: str | None) -> int:
+    """Show the agent's health, directories and last reload, on one screen.
 
     Exit status: 0 ok, 1 degraded.
     """
+    size = screen.size()
     return show(
         lambda agent: agent.status(),
-        lambda answer: rendering.health(answer, paint),
+        lambda answer: health(answer, size, settings),
         pipe,
         as_json,
         status=lambda answer: 0 if answer["state"] == "ok" else 1,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from agent.core.quoting import shorten, shown
+from agent.core.spelling import nearest
 
 
 class EventType(NamedTuple):
@@ -110,7 +111,7 @@ class Event(NamedTuple):
         end = len(text) + 1
         row = TYPES.get(kind)
         if row is None:
-            raise _unknown_type(kind, min(len(name) + 2, end))
+            raise _unknown_type(kind, min(len(name) + 2, end), text)
         needs = row.extra
         if not rest:
             expected = "self, parent, a job id or a label after the type"
@@ -162,11 +163,21 @@ class Event(NamedTuple):
         return cls(name, kind, extra or None, frozenset(contexts), text, not extra)
 
 
-def _unknown_type(kind: str, column: int | None = None) -> EventError:
+def _unknown_type(kind: str, column: int | None = None, text: str = "") -> EventError:
+    """The error about a type. For an event that is text, with its column and the whole text."""
+    name, _, rest = text.partition("-")
+    if name in TYPES and TYPES[name].short and rest:
+        expected = f"an event in full, such as dummy-{name}-self-{shown(rest)}"
+        return EventError(f"the short form of a trigger, {shown(text)}", expected, 1)
+    if name == "link" and kind in NAMES:
+        expected = f"an event without link-, such as {shown(rest)}"
+        return EventError("the syntax of a dependency, link-", expected, 1)
     found = f"the unknown type {shorten(repr(kind))}"
     if not kind and column is not None:
         found = "an event without a type"
-    return EventError(found, "one of the types " + ", ".join(TYPES), column)
+    expected = "one of the types " + ", ".join(TYPES)
+    near = kind.lower() if kind.lower() in TYPES else nearest(kind, TYPES)
+    return EventError(found, f"{expected}; did you mean {near}?" if near else expected, column)
 
 
 def _contexts_of_text(context: str, owner: Job | None) -> frozenset[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -282,8 +282,10 @@ def summary(record: Mapping[str, Any]) -> bytes:
     room = MAX_SUMMARY_BYTES
     for name in ("held", "diagnostics", "causes"):
         items = short[name]
-        # Errors first: a person asks because of them.
-        places = sorted(range(len(items)), key=lambda n: items[n].get("severity") != "error")
+        # The first error of each directory first, then errors: a person asks because of them.
+        directories = {held["directory"] for held in record["held"]}
+        ranks = list(_ranks(items, directories))
+        places = sorted(range(len(items)), key=ranks.__getitem__)
         shown = []
         for place in places[:MAX_SUMMARY_ITEMS]:
             room -= len(_encode(items[place]))
@@ -293,6 +295,22 @@ def summary(record: Mapping[str, Any]) -> bytes:
         omitted[name] = len(items) - len(shown)
         short[name] = [items[place] for place in sorted(shown)]
     return encode(short | {"omitted": omitted})
+
+
+def _ranks(items: Iterable[Mapping[str, Any]], directories: set[str]) -> Iterator[int]:
+    """For each diagnostic how soon a summary leaves it out; the last is 0. `directories` are held.
+
+    Of other items, all are equal.
+    """
+    seen = set()
+    for item in items:
+        if item.get("severity") != "error":
+            yield 2
+            continue
+        path = item["path"]
+        directory = path if path in directories else path.rpartition("/")[0]
+        yield 1 if directory in seen else 0
+        seen.add(directory)
 
 
 def subscribed(index: Index) -> bytes:

@@ -1,0 +1,190 @@
+"""The answer of `status` as lines of text: on a terminal, one screen.
+
+The verdict is the first line and the last. Each line begins with its subject. Where the output is
+not a terminal, nothing is shortened or left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from agent.cli.output import paint
+from agent.cli.rendering import JsonObject, count, span
+from agent.cli.screen import GAP, INDENT, Size, cells, cut, shorten, wrap
+from agent.core.diagnostic import format_line
+from agent.core.quoting import printable
+
+#: Lines of one finding at most: the rest is in the log, and `check` shows it.
+MAX_FINDING_LINES = 3
+#: Lines that findings and notes get at least, on however small a terminal.
+MIN_LINES = 2
+#: Columns of a path that are always shown.
+MIN_PATH = 12
+
+
+def health(status: JsonObject, size: Size | None, with_settings: bool = False) -> Iterator[str]:
+    """The lines, for a terminal of `size` (None: no terminal)."""
+    columns = size.columns if size else None
+    verdict = _verdict(status, columns)
+    why = _why(status, columns)
+    facts = [cut(printable(text), columns) for text in _facts(status, columns)]
+    notes = [cut(f"note: {printable(note)}", columns) for note in status["notes"]]
+    room = None
+    if size:
+        # The last line of the screen is for the prompt.
+        room = size.lines - 1 - len((verdict, *facts, verdict))
+        why = _first(why, max(MIN_LINES, room // 2))
+        notes = notes[-max(MIN_LINES, room // 6) :]
+        room = max(MIN_LINES, room - sum(map(len, why)) - len(notes))
+    yield verdict
+    for lines in why:
+        yield from lines
+    yield from facts
+    yield from _directories(status["directories"], columns, room)
+    if with_settings:
+        yield from _settings(status["settings"])
+    yield from notes
+    yield verdict
+
+
+def _verdict(status: JsonObject, columns: int | None) -> str:
+    """The state, and in how many places something is wrong."""
+    state = status["state"]
+    wrong = []
+    directories = status["directories"]
+    held = sum(d["held"] is not None for d in directories)
+    if held:
+        verb = "is" if held == 1 else "are"
+        wrong.append(f"{held} of {count(len(directories), 'directory', 'directories')} {verb} held")
+    record = status["last_reload"]
+    errors = sum(d["severity"] == "error" for d in record["diagnostics"])
+    if errors:
+        more = " or more" if record.get("omitted", {}).get("diagnostics") else ""
+        wrong.append(f"{errors}{more} {'error' if errors == 1 and not more else 'errors'}")
+    text = f": {', '.join(wrong)}" if wrong and state != "ok" else ""
+    label = "state: "
+    shown = cut(printable(state) + text, columns - len(label) if columns else None)
+    return label + paint(shown, "green" if state == "ok" else "red")
+
+
+def _why(status: JsonObject, columns: int | None) -> list[list[str]]:
+    """The lines of each reason of the state: the first finding of each held directory, or why it
+    is held; then the first error about each other file."""
+    found = status["last_reload"]["diagnostics"]
+    # An error says more of why a directory is held than a warning before it.
+    found = sorted(found, key=lambda d: d["severity"] != "error")
+    reasons, explained = [], set()
+    for directory in status["directories"]:
+        if directory["held"] is None:
+            continue
+        path = directory["path"]
+        inside = [d for d in found if d["path"] == path or d["path"].startswith(f"{path}/")]
+        explained |= {d["path"] for d in inside}
+        text = f"{printable(path)} is held: {printable(directory['held'])}"
+        reasons.append(_line(inside[0], columns) if inside else text)
+    for diagnostic in found:
+        if diagnostic["severity"] == "error" and diagnostic["path"] not in explained:
+            explained.add(diagnostic["path"])
+            reasons.append(_line(diagnostic, columns))
+    if not reasons and status["state"] != "ok":
+        reasons.append("see the notes below, and callback-agent log")
+    shown = []
+    for reason in reasons:
+        lines = wrap(reason, columns, "why: ", INDENT)
+        if columns is not None and len(lines) > MAX_FINDING_LINES:
+            last = lines[MAX_FINDING_LINES - 1]
+            lines[MAX_FINDING_LINES - 1 :] = [cut(last + GAP + " " * columns, columns)]
+        shown.append(lines)
+    return shown
+
+
+def _line(diagnostic: JsonObject, columns: int | None) -> str:
+    """A finding as one line, its path shortened so that the message has room."""
+    path = shorten(printable(diagnostic["path"]), columns // 2 if columns else None)
+    return format_line({**diagnostic, "path": path})
+
+
+def _first(groups: list[list[str]], room: int) -> list[list[str]]:
+    """As many whole groups of lines as have room, at least one, and how many are left out."""
+    if sum(map(len, groups)) <= room:
+        return groups
+    taken = 1
+    while sum(map(len, groups[: taken + 1])) < room:
+        taken += 1
+    left = len(groups) - taken
+    return [*groups[:taken], *([[f"why: {left} more, see callback-agent check"]] if left else [])]
+
+
+def _facts(status: JsonObject, columns: int | None) -> Iterator[str]:
+    """A line for each thing that is true of the agent as a whole."""
+    off = status.get("disabled", 0)
+    served = f"callbacks: {status['callbacks']} served"
+    yield served + (f", {off} of them off: supervisor_language_flags" if off else "")
+    change = f"generation {status['generation']}"
+    if "last_change" in status:
+        change = f"{span(status['last_change'])} ago, {change}"
+    yield f"last change: {change}, {status['digest']}"
+    if "lookups" in status:
+        lookups = status["lookups"]
+        yield f"lookups: {lookups['per_second']:.1f} per second, {lookups['total']} in all"
+    yield (
+        f"agent: version {status['version']}, pid {status['pid']}, up {span(status['uptime'])},"
+        f" {count(status['clients'], 'client')}"
+    )
+    record = status["last_reload"]
+    when = datetime.fromisoformat(record["time"]).astimezone()
+    causes = record["causes"]
+    because = ""
+    if causes:
+        more = len(causes) - 1 + record.get("omitted", {}).get("causes", 0)
+        because = f": {causes[0]['change']} {causes[0]['path']}" + (
+            f" and {more} more" if more else ""
+        )
+    text = (
+        f"last reload: {when:%Y-%m-%d %H:%M:%S} {record['event']}, {record['duration_ms']:.0f} ms"
+    )
+    yield text + shorten(printable(because), columns - cells(text) if columns else None)
+
+
+def _directories(
+    directories: list[JsonObject], columns: int | None, room: int | None
+) -> Iterator[str]:
+    """A line for each directory, the held ones first where there is no room for all; those that
+    have none are counted."""
+    shown, left = directories, list[JsonObject]()
+    if room is not None and len(directories) > room:
+        ordered = sorted(directories, key=lambda d: d["held"] is None)
+        shown, left = ordered[: room - 1], ordered[room - 1 :]
+    label = "directory: "
+    texts = [f"  {count(d['callbacks'], 'callback')}  by {printable(d['watch'])}" for d in shown]
+    holds = [f"  HELD: {printable(d['held'])}" if d["held"] else "" for d in shown]
+    paths = [printable(d["path"]) for d in shown]
+    width = max(map(len if columns is None else cells, paths), default=0)
+    if columns is not None:
+        longest = max(
+            (len(text) + cells(held) for text, held in zip(texts, holds, strict=True)), default=0
+        )
+        width = min(width, max(MIN_PATH, columns - len(label) - longest))
+    for path, text, held in zip(paths, texts, holds, strict=True):
+        path = shorten(path, width if columns else None)
+        path += " " * (width - (len(path) if columns is None else cells(path)))
+        if columns is not None:
+            held = cut(held, max(0, columns - len(label) - width - len(text)))
+        yield cut(label + path + text, columns) + (paint(held, "red") if held else "")
+    if left:
+        held_too = sum(d["held"] is not None for d in left)
+        ways = {way: sum(d["watch"] == way for d in left) for way in ("events", "scan")}
+        watched = ", ".join(f"{number} by {way}" for way, number in ways.items() if number)
+        held_text = f"{held_too} held" if held_too else "none held"
+        total = count(sum(d["callbacks"] for d in left), "callback")
+        yield cut(f"{label}{len(left)} more: {total}, {watched}, {held_text}", columns)
+
+
+def _settings(settings: JsonObject) -> Iterator[str]:
+    """A line for each setting: its value, and where it came from."""
+    width = max(map(len, settings), default=0)
+    for name, setting in settings.items():
+        value = setting["value"]
+        shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        yield printable(f"setting: {name.ljust(width)}  {shown}  ({setting['source']})")
