@@ -32,6 +32,7 @@ _COMMANDS = {
     "reload": ("state", "reload"),
     "serve": ("serve", "serve"),
     "status": ("state", "status"),
+    "top": ("top", "top"),
 }
 
 

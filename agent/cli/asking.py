@@ -34,9 +34,7 @@ def show(
         result = status(answer)
         lines, said = ([], []) if as_json else ([*rows(answer)], [*notes(answer)])
     except (LookupError, TypeError, ValueError, AttributeError):
-        raise Failed(
-            NO_AGENT, "the agent's answer has an unknown form: the agent may be of another version"
-        ) from None
+        raise not_understood() from None
     if as_json:
         print_json(answer)
     else:
@@ -44,6 +42,13 @@ def show(
     for line in said:
         say(line)
     return result
+
+
+def not_understood() -> Failed:
+    """What stops a command that does not know the form of an answer."""
+    return Failed(
+        NO_AGENT, "the agent's answer has an unknown form: the agent may be of another version"
+    )
 
 
 def ask(
@@ -65,11 +70,13 @@ def ask(
             raise Failed(status, _refusal(error)) from None
         except client.AgentError as error:
             raise Failed(NO_AGENT, str(error)) from None
-    raise Failed(
-        NO_AGENT,
-        f"no agent: {'; '.join(missing)}; start one with `callback-agent serve`, or name its pipe"
-        " with --pipe",
-    )
+    raise no_agent("; ".join(missing))
+
+
+def no_agent(why: str) -> Failed:
+    """What stops a command that finds no agent."""
+    how = "start one with `callback-agent serve`, or name its pipe with --pipe"
+    return Failed(NO_AGENT, f"no agent: {why}; {how}")
 
 
 def _refusal(error: client.Refused) -> str:

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from agent.cli.output import paint
 from agent.cli.rendering import JsonObject, count, span
-from agent.cli.screen import GAP, INDENT, Size, cells, cut, shorten, wrap
+from agent.cli.screen import INDENT, Size, cells, cut, shorten, wrap
 from agent.core.diagnostic import format_line
 from agent.core.quoting import printable
 
@@ -26,29 +26,29 @@ MIN_PATH = 12
 def health(status: JsonObject, size: Size | None, with_settings: bool = False) -> Iterator[str]:
     """The lines, for a terminal of `size` (None: no terminal)."""
     columns = size.columns if size else None
-    verdict = _verdict(status, columns)
-    why = _why(status, columns)
-    facts = [cut(printable(text), columns) for text in _facts(status, columns)]
+    first_and_last = verdict(status, columns)
+    why = reasons(status, columns)
+    about = [*facts(status, columns), _last_reload(status["last_reload"], columns)]
     notes = [cut(f"note: {printable(note)}", columns) for note in status["notes"]]
     room = None
     if size:
         # The last line of the screen is for the prompt.
-        room = size.lines - 1 - len((verdict, *facts, verdict))
-        why = _first(why, max(MIN_LINES, room // 2))
+        room = size.lines - 1 - len((first_and_last, *about, first_and_last))
+        why = fitting(why, max(MIN_LINES, room // 2))
         notes = notes[-max(MIN_LINES, room // 6) :]
         room = max(MIN_LINES, room - sum(map(len, why)) - len(notes))
-    yield verdict
+    yield first_and_last
     for lines in why:
         yield from lines
-    yield from facts
+    yield from about
     yield from _directories(status["directories"], columns, room)
     if with_settings:
         yield from _settings(status["settings"])
     yield from notes
-    yield verdict
+    yield first_and_last
 
 
-def _verdict(status: JsonObject, columns: int | None) -> str:
+def verdict(status: JsonObject, columns: int | None) -> str:
     """The state, and in how many places something is wrong."""
     state = status["state"]
     wrong = []
@@ -68,13 +68,13 @@ def _verdict(status: JsonObject, columns: int | None) -> str:
     return label + paint(shown, "green" if state == "ok" else "red")
 
 
-def _why(status: JsonObject, columns: int | None) -> list[list[str]]:
+def reasons(status: JsonObject, columns: int | None) -> list[list[str]]:
     """The lines of each reason of the state: the first finding of each held directory, or why it
     is held; then the first error about each other file."""
     found = status["last_reload"]["diagnostics"]
     # An error says more of why a directory is held than a warning before it.
     found = sorted(found, key=lambda d: d["severity"] != "error")
-    reasons, explained = [], set()
+    said, explained = [], set()
     for directory in status["directories"]:
         if directory["held"] is None:
             continue
@@ -82,19 +82,19 @@ def _why(status: JsonObject, columns: int | None) -> list[list[str]]:
         inside = [d for d in found if d["path"] == path or d["path"].startswith(f"{path}/")]
         explained |= {d["path"] for d in inside}
         text = f"{printable(path)} is held: {printable(directory['held'])}"
-        reasons.append(_line(inside[0], columns) if inside else text)
+        said.append(_line(inside[0], columns) if inside else text)
     for diagnostic in found:
         if diagnostic["severity"] == "error" and diagnostic["path"] not in explained:
             explained.add(diagnostic["path"])
-            reasons.append(_line(diagnostic, columns))
-    if not reasons and status["state"] != "ok":
-        reasons.append("see the notes below, and callback-agent log")
+            said.append(_line(diagnostic, columns))
+    if not said and status["state"] != "ok":
+        said.append("see the notes, and callback-agent log")
     shown = []
-    for reason in reasons:
+    for reason in said:
         lines = wrap(reason, columns, "why: ", INDENT)
         if columns is not None and len(lines) > MAX_FINDING_LINES:
-            last = lines[MAX_FINDING_LINES - 1]
-            lines[MAX_FINDING_LINES - 1 :] = [cut(last + GAP + " " * columns, columns)]
+            last = " ".join(lines[MAX_FINDING_LINES - 1 :])
+            lines[MAX_FINDING_LINES - 1 :] = [cut(last, columns)]
         shown.append(lines)
     return shown
 
@@ -105,7 +105,7 @@ def _line(diagnostic: JsonObject, columns: int | None) -> str:
     return format_line({**diagnostic, "path": path})
 
 
-def _first(groups: list[list[str]], room: int) -> list[list[str]]:
+def fitting(groups: list[list[str]], room: int) -> list[list[str]]:
     """As many whole groups of lines as have room, at least one, and how many are left out."""
     if sum(map(len, groups)) <= room:
         return groups
@@ -116,8 +116,13 @@ def _first(groups: list[list[str]], room: int) -> list[list[str]]:
     return [*groups[:taken], *([[f"why: {left} more, see callback-agent check"]] if left else [])]
 
 
-def _facts(status: JsonObject, columns: int | None) -> Iterator[str]:
+def facts(status: JsonObject, columns: int | None) -> Iterator[str]:
     """A line for each thing that is true of the agent as a whole."""
+    for text in _facts(status):
+        yield cut(printable(text), columns)
+
+
+def _facts(status: JsonObject) -> Iterator[str]:
     off = status.get("disabled", 0)
     served = f"callbacks: {status['callbacks']} served"
     yield served + (f", {off} of them off: supervisor_language_flags" if off else "")
@@ -132,19 +137,20 @@ def _facts(status: JsonObject, columns: int | None) -> Iterator[str]:
         f"agent: version {status['version']}, pid {status['pid']}, up {span(status['uptime'])},"
         f" {count(status['clients'], 'client')}"
     )
-    record = status["last_reload"]
+
+
+def _last_reload(record: JsonObject, columns: int | None) -> str:
+    """The newest record, in short."""
     when = datetime.fromisoformat(record["time"]).astimezone()
-    causes = record["causes"]
-    because = ""
-    if causes:
+    took = f"{record['duration_ms']:.0f} ms"
+    text = f"last reload: {when:%Y-%m-%d %H:%M:%S} {printable(record['event'])}, {took}"
+    if causes := record["causes"]:
         more = len(causes) - 1 + record.get("omitted", {}).get("causes", 0)
-        because = f": {causes[0]['change']} {causes[0]['path']}" + (
-            f" and {more} more" if more else ""
-        )
-    text = (
-        f"last reload: {when:%Y-%m-%d %H:%M:%S} {record['event']}, {record['duration_ms']:.0f} ms"
-    )
-    yield text + shorten(printable(because), columns - cells(text) if columns else None)
+        text += f": {causes[0]['change']} "
+        rest = f" and {more} more" if more else ""
+        room = columns - cells(text) - len(rest) if columns else None
+        text += shorten(printable(causes[0]["path"]), room) + rest
+    return cut(text, columns)
 
 
 def _directories(

@@ -56,7 +56,7 @@ def lookup(event: str, code: bool, as_json: bool, pipe: str | None, **about: Any
     def notes(answer: JsonObject) -> Iterator[str]:
         if not answer["callbacks"] and not answer["partial"]:
             yield f"no callback fires on {printable(event)}"
-            yield from _doubts(event)
+            yield from _doubts(event, limit)
         yield from rendering.footnotes(answer, limit)
 
     return show(
@@ -88,7 +88,8 @@ def explain(event: str, code: bool, as_json: bool, pipe: str | None, **about: An
         if not answer["callbacks"]:
             yield f"no callback has the name and type of {printable(event)}"
         if all(callback["verdict"] == "no" for callback in answer["callbacks"]):
-            yield from _doubts(event, {name for listed in served for name in _names(listed)})
+            names = {name for listed in served for name in _names(listed)}
+            yield from _doubts(event, limit, names)
         yield from rendering.footnotes(answer, limit)
 
     return show(
@@ -110,12 +111,12 @@ def _names(listed: JsonObject) -> Iterator[str]:
             yield from (term.name for term in terms(tree) if "*" not in term.name)
 
 
-def _doubts(event: str, names: Collection[str] = ()) -> Iterator[str]:
+def _doubts(event: str, limit: int | None, names: Collection[str] = ()) -> Iterator[str]:
     """What was probably meant by an event that nothing matches; `names` are the site's own."""
     from agent.cli.doubts import doubt
 
     if hint := doubt(event, names):
-        yield f"hint: {hint}"
+        yield from screen.wrap(hint, limit, "hint: ", screen.INDENT)
 
 
 def _params(event: str, about: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,176 @@
+"""The command `top`: what the agent does, live."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import select
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+
+import click
+
+from agent.cli import health, screen
+from agent.cli.asking import no_agent, not_understood
+from agent.cli.exits import USAGE, Failed
+from agent.cli.feed import Feed
+from agent.cli.openmetrics import Callback
+from agent.cli.options import pipe_option
+from agent.cli.output import paint
+from agent.cli.rendering import JsonObject, count, span
+from agent.cli.screen import Cell, Row, Size, cut, shorten
+from agent.core.quoting import printable
+
+#: Seconds between two looks at the keys, the records that came, and the size of the terminal.
+LOOK = 0.2
+#: What ends `top`. The terminal gives \x04 for ctrl-D.
+QUIT = frozenset("qQ\x04")
+
+_COLOURS = {"held": "red", "restored": "green"}
+
+
+@click.command()
+@pipe_option
+def top(pipe: str | None) -> int:
+    """Show live what the agent does, until q is pressed.
+
+    Shows the state and what is held, how many lookups are answered and how fast, the callbacks that
+    match most often, and the records as they come. Needs a terminal.
+    """
+    if screen.size() is None or sys.stdin is None or not sys.stdin.isatty():
+        raise Failed(USAGE, "top needs a terminal: use status, log -f or metrics instead")
+    feed = Feed(pipe)
+    try:
+        feed.update()
+        if feed.gone:
+            raise no_agent(feed.gone)
+        _show(feed)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise not_understood() from None
+    except KeyboardInterrupt:
+        pass  # ctrl-C is how many leave it.
+    finally:
+        feed.close()
+    return 0
+
+
+def _show(feed: Feed) -> None:
+    """Show the feed until a key in QUIT is pressed."""
+    from rich.live import Live
+    from rich.text import Text
+
+    shown: Size | None = None
+    with (
+        _keys() as keyboard,
+        Live(console=screen.console(), screen=True, auto_refresh=False) as live,
+    ):
+        while True:
+            size = screen.size() or screen.DEFAULT_SIZE
+            if feed.update() or size != shown:
+                shown = size
+                live.console.size = size  # type: ignore[assignment]
+                text = Text.from_ansi("\n".join(view(feed, size)), no_wrap=True, overflow="crop")
+                live.update(text, refresh=True)
+            if select.select([keyboard], [], [], LOOK)[0]:
+                keys = os.read(keyboard, 1024)
+                if not keys or QUIT & set(keys.decode("latin-1")):
+                    return
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[int]:
+    """Standard input, on which each key can be read when it is pressed."""
+    import termios
+    import tty
+
+    keyboard = sys.stdin.fileno()
+    before = termios.tcgetattr(keyboard)
+    try:
+        tty.setcbreak(keyboard)
+        yield keyboard
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+
+
+def view(feed: Feed, size: Size) -> list[str]:
+    """The lines that are on the screen: as many as it has, none longer than it is wide."""
+    columns, status = size.columns, feed.status
+    if feed.gone:
+        why = f"no agent answers: {printable(feed.gone)}; what follows is what it said last"
+        head = [paint(cut(why, columns), "red")]
+    else:
+        head = [health.verdict(status, columns)]
+    head += health.facts(status, columns)
+    if feed.latency:
+        half, most = map(_time, feed.latency)
+        head.append(cut(f"latency: half of the lookups {half}, 99 % {most}", columns))
+    # The last line says how to leave; each part begins with an empty line.
+    room = size.lines - len(head) - 1
+    parts = []
+    if why := health.fitting(health.reasons(status, columns), max(1, room // 3)):
+        parts.append([line for lines in why for line in lines])
+    if feed.callbacks:
+        parts.append(_matches(feed.callbacks[: max(1, room // 3 - 1)], columns))
+    left = room - sum(len(part) + 1 for part in parts) - 2
+    if left > 0:
+        parts.append(_records([*feed.records][-left:][::-1], columns))
+    body = [line for part in parts for line in ("", *part)][:room]
+    body += [""] * (room - len(body))
+    return [*head, *body, cut("q quits", columns)][: size.lines]
+
+
+def _matches(callbacks: Sequence[Callback], columns: int) -> list[str]:
+    """The callbacks that match most often, as a table."""
+    rows = [
+        Row([Cell(str(c.matches)), Cell(_ago(c.ago)), Cell(c.path), Cell(c.trigger)])
+        for c in callbacks
+    ]
+    return list(screen.table(("MATCHES", "LAST", "CALLBACK", "TRIGGER", ""), rows, columns, (0, 1)))
+
+
+def _ago(seconds: float | None) -> str:
+    """How long ago a match was."""
+    return "never" if seconds is None else f"{span(seconds)} ago"
+
+
+def _records(records: Iterable[JsonObject], columns: int) -> list[str]:
+    """The records as a table, the newest first."""
+    rows = [
+        Row([Cell(_when(r)), Cell(r["event"], _COLOURS.get(r["event"], "cyan")), Cell(_what(r))])
+        for r in records
+    ]
+    return list(screen.table(("TIME", "RECORD", "WHAT CHANGED", ""), rows, columns, (0, 1)))
+
+
+def _when(record: JsonObject) -> str:
+    return f"{datetime.fromisoformat(record['time']).astimezone():%H:%M:%S}"
+
+
+def _what(record: JsonObject) -> str:
+    """What a record says, in short."""
+    changes = [change["change"] for change in record["changes"]]
+    parts = [f"generation {record['generation']}"]
+    parts += [
+        f"{changes.count(one)} {one}" for one in ("added", "removed", "modified") if one in changes
+    ]
+    if record["held"]:
+        parts.append(f"{len(record['held'])} held")
+    errors = sum(d["severity"] == "error" for d in record["diagnostics"])
+    if errors:
+        parts.append(count(errors, "error"))
+    text = ", ".join(parts)
+    if causes := record["causes"]:
+        more = f" and {len(causes) - 1} more" if len(causes) > 1 else ""
+        text += f": {shorten(printable(causes[0]['path']), 60)}{more}"
+    return text
+
+
+def _time(seconds: float) -> str:
+    """An upper bound of a duration: `within 25 us`, `within 2.5 ms`, `over 10 s`."""
+    if seconds == math.inf:
+        return "over 10 s"
+    units = ("s", 1.0), ("ms", 1e-3), ("us", 1e-6)
+    unit, size = next((one for one in units if seconds >= one[1]), units[-1])
+    return f"within {seconds / size:g} {unit}"

@@ -1,0 +1,66 @@
+"""Hints at what was meant by an event that nothing matches."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.cli.doubts import doubt
+from agent.core.event import NAMES, TYPES, Event
+
+MEANT = {
+    "failed-job-*": "failed-job-self",
+    "Failed-job-self": "failed-job-self",
+    "faild-job-self": "failed-job-self",
+    "failed-job-slef": "failed-job-self",
+    "failed-job-Parent": "failed-job-parent",
+    "failed-job-self;": "failed-job-self",
+    "failed-job-self,": "failed-job-self",
+    " failed-job-self": "failed-job-self",
+    "\u201cfailed-job-self\u201d": "failed-job-self",
+    "FAILED-job-*": "failed-job-self",
+    "failed-job-self-1": "failed-job-self",
+    "submit-subjob-self-*": "submit-subjob-self-2",
+    "dummy-time-self-noon": "dummy-time-self-834567890",
+}
+
+
+@pytest.mark.parametrize(("event", "meant"), MEANT.items())
+def test_what_was_meant_is_written_out(event: str, meant: str) -> None:
+    hint = doubt(event)
+    assert hint is not None
+    assert hint.startswith(f"did you mean {meant}? ")
+    # It is an event, and raises no doubt itself.
+    Event.from_text(meant)
+    assert doubt(meant) is None
+
+
+def test_what_cannot_be_written_out_is_said() -> None:
+    assert "--occurred" in (doubt("failed-job-self && done-job-self") or "")
+    assert "WORK-ID-OR-NAME" in (doubt("failed-work-self-*") or "")
+    assert "NAME" in (doubt("*-job-self") or "")
+
+
+def test_names_of_the_site_are_known() -> None:
+    assert doubt("publsh-job-self") is None
+    assert "publish-job-self" in (doubt("publsh-job-self", ["publish"]) or "")
+    assert "failed" in (doubt("faild-job-self") or "")
+    assert doubt("faild-job-self", ["faild"]) is None
+
+
+@given(
+    st.sampled_from(sorted(NAMES)),
+    st.sampled_from([row for row in TYPES.values() if not row.numbers]),
+    st.sampled_from(["self", "parent", "1234", "my-label", "render"]),
+)
+def test_a_usual_event_raises_no_doubt(name: str, row: object, context: str) -> None:
+    kind, extra = row.name, row.extra  # type: ignore[attr-defined]
+    assert doubt(f"{name}-{kind}-{context}{'-7' if extra else ''}") is None
+
+
+@given(st.text(max_size=40))
+def test_a_hint_is_one_printable_line(text: str) -> None:
+    for event in (text, f"failed-job-{text}", f"{text}-job-self", f"failed-work-self-{text}"):
+        hint = doubt(event)
+        assert hint is None or hint.isprintable()
