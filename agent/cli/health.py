@@ -81,7 +81,7 @@ def reasons(status: JsonObject, columns: int | None) -> list[list[str]]:
         path = directory["path"]
         inside = [d for d in found if d["path"] == path or d["path"].startswith(f"{path}/")]
         explained |= {d["path"] for d in inside}
-        text = f"{printable(path)} is held: {printable(directory['held'])}"
+        text = f"{_path(path, columns)} is held: {printable(directory['held'])}"
         said.append(_line(inside[0], columns) if inside else text)
     for diagnostic in found:
         if diagnostic["severity"] == "error" and diagnostic["path"] not in explained:
@@ -93,16 +93,20 @@ def reasons(status: JsonObject, columns: int | None) -> list[list[str]]:
     for reason in said:
         lines = wrap(reason, columns, "why: ", INDENT)
         if columns is not None and len(lines) > MAX_FINDING_LINES:
-            last = " ".join(lines[MAX_FINDING_LINES - 1 :])
+            last = " ".join([lines[MAX_FINDING_LINES - 1], lines[MAX_FINDING_LINES].lstrip()])
             lines[MAX_FINDING_LINES - 1 :] = [cut(last, columns)]
         shown.append(lines)
     return shown
 
 
 def _line(diagnostic: JsonObject, columns: int | None) -> str:
-    """A finding as one line, its path shortened so that the message has room."""
-    path = shorten(printable(diagnostic["path"]), columns // 2 if columns else None)
-    return format_line({**diagnostic, "path": path})
+    """A finding as one line."""
+    return format_line({**diagnostic, "path": _path(diagnostic["path"], columns)})
+
+
+def _path(path: str, columns: int | None) -> str:
+    """A path, shortened so that what follows it has room."""
+    return shorten(printable(path), columns // 2 if columns else None)
 
 
 def fitting(groups: list[list[str]], room: int) -> list[list[str]]:

@@ -79,7 +79,7 @@ def explain(event: str, code: bool, as_json: bool, pipe: str | None, **about: An
 
     def ask(agent: Client) -> JsonObject:
         answer = agent.explain(**params, code=code)
-        if not as_json and not answer.get("callbacks"):
+        if not as_json and answer.get("callbacks") == []:
             # A site may have event names of its own.
             served.append(agent.list())
         return answer

@@ -172,7 +172,7 @@ def table(
     abouts = [printable(row.about) for row in rows]
     # Loading rich for the width of Chinese would make `lookup` slow, and only a terminal needs it.
     measure = len if limit is None else cells
-    widths = [max(map(measure, column)) for column in zip(*texts, strict=True)]
+    widths = [max(measure(t) or len(t) for t in column) for column in zip(*texts, strict=True)]
     beside = True
     if limit is not None:
         widths = [max(w, len(h)) if w else 0 for w, h in zip(widths, headings, strict=False)]

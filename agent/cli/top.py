@@ -70,7 +70,7 @@ def _show(feed: Feed) -> None:
             size = screen.size() or screen.DEFAULT_SIZE
             if feed.update() or size != shown:
                 shown = size
-                live.console.size = size  # type: ignore[assignment]
+                live.console.size = size
                 text = Text.from_ansi("\n".join(view(feed, size)), no_wrap=True, overflow="crop")
                 live.update(text, refresh=True)
             if select.select([keyboard], [], [], LOOK)[0]:
@@ -98,8 +98,8 @@ def view(feed: Feed, size: Size) -> list[str]:
     """The lines that are on the screen: as many as it has, none longer than it is wide."""
     columns, status = size.columns, feed.status
     if feed.gone:
-        why = f"no agent answers: {printable(feed.gone)}; what follows is what it said last"
-        head = [paint(cut(why, columns), "red")]
+        gone = f"no agent answers: {printable(feed.gone)}; what follows is what it said last"
+        head = [paint(cut(gone, columns), "red")]
     else:
         head = [health.verdict(status, columns)]
     head += health.facts(status, columns)
@@ -107,7 +107,7 @@ def view(feed: Feed, size: Size) -> list[str]:
         half, most = map(_time, feed.latency)
         head.append(cut(f"latency: half of the lookups {half}, 99 % {most}", columns))
     # The last line says how to leave; each part begins with an empty line.
-    room = size.lines - len(head) - 1
+    room = max(0, size.lines - len(head) - 1)
     parts = []
     if why := health.fitting(health.reasons(status, columns), max(1, room // 3)):
         parts.append([line for lines in why for line in lines])

@@ -81,7 +81,7 @@ def test_json_is_the_pipes_result_as_it_is(agent: StandIn, run: Run) -> None:
 
 def test_the_options_of_lookup_and_explain_make_the_question(agent: StandIn, run: Run) -> None:
     agent.well("lookup", answered(callback(), partial=[]))
-    agent.well("explain", answered())
+    agent.well("explain", answered(callback(verdict="fires", reason="it does")))
 
     def asked(*options: str) -> Any:
         for command in ("lookup", "explain"):
@@ -151,7 +151,10 @@ def test_explain_says_why_for_each_callback(agent: StandIn, run: Run) -> None:
     ]
     assert done.returncode == 0
     agent.well("explain", answered())
-    assert run("explain", "x-job-self", "--pipe", agent.path).returncode == 0
+    agent.well("list", answered())
+    done = run("explain", "x-job-self", "--pipe", agent.path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "no callback has the name and type of x-job-self\n"
 
 
 def test_list_shows_all_that_is_served(agent: StandIn, run: Run) -> None:
@@ -496,8 +499,9 @@ def test_the_commands_ask_a_real_agent(
             assert serving.poll() is None, serving.communicate()
             assert time.monotonic() < deadline, done
         assert (done.returncode, done.stdout.split("\n")[0]) == (0, "state: ok")
+        with_settings = run("status", "--settings", **pipe).stdout
         pipe_line = rf"setting: pipe +{re.escape(str(tmp_path))}/pipe  \(CALLBACK_AGENT_PIPE\)\n"
-        assert re.search(pipe_line, done.stdout)
+        assert re.search(pipe_line, with_settings)
 
         def files(event: str, *options: str) -> tuple[list[str], int]:
             done = run("lookup", event, *options, **pipe)

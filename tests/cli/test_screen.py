@@ -17,7 +17,7 @@ TEXT = st.text(st.sampled_from("abc/-*. \u00e9\u6f22\u5b57\u0301\u1100"), max_si
 
 def test_a_path_is_shortened_in_its_middle() -> None:
     path = "/farm/projects/callbacks/callbacks.conf:7"
-    assert shorten(path, 24) == "/farm/p...backs.conf:7"
+    assert shorten(path, 24) == "/farm/p...llbacks.conf:7"
     assert shorten(path, None) == shorten(path, len(path)) == path
     assert cut(path, 10) == "/farm/p..."
 

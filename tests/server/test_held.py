@@ -15,7 +15,9 @@ EVENT = "done-job-self"
 def asked(site: Site) -> list[Any]:
     """What `held` is in each method's result, asked alone, pipelined and in a batch, with and
     without what a cache may have; a result without it is None."""
-    methods = [("lookup", {"event": EVENT}), ("explain", {"event": EVENT}), ("list", {})]
+    methods: list[tuple[str, dict[str, Any]]] = [
+        *(("lookup", {"event": EVENT}), ("explain", {"event": EVENT}), ("list", {}))
+    ]
     methods += [(m, {**params, "code": True}) for m, params in methods]
     methods.append(("lookup", {"event": "never-job-asked"}))
     requests: list[dict[str, Any]] = [

@@ -82,6 +82,7 @@ class Terminal:
         """The screen when the command has ended."""
         ended = re.compile(rf"run {self._runs}: ([0-9]+)")
         title = wait_for(lambda: ended.fullmatch(self._ask("pane_title")), "the command's end")
+        assert title is not None
         scrolled = int(self._ask("history_size"))
         return Screen(self.lines(), self.styled(), int(title[1]), scrolled)
 
