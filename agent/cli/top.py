@@ -7,6 +7,7 @@ import math
 import os
 import select
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
@@ -20,7 +21,7 @@ from agent.cli.openmetrics import Callback
 from agent.cli.options import pipe_option
 from agent.cli.output import paint
 from agent.cli.rendering import JsonObject, count, span
-from agent.cli.screen import Cell, Row, Size, cut, shorten
+from agent.cli.screen import Cell, Row, Size, cut
 from agent.core.quoting import printable
 
 #: Seconds between two looks at the keys, the records that came, and the size of the terminal.
@@ -136,35 +137,40 @@ def _ago(seconds: float | None) -> str:
 
 
 def _records(records: Iterable[JsonObject], columns: int) -> list[str]:
-    """The records as a table, the newest first."""
+    """These records as a table."""
     rows = [
-        Row([Cell(_when(r)), Cell(r["event"], _COLOURS.get(r["event"], "cyan")), Cell(_what(r))])
-        for r in records
+        Row(
+            [
+                Cell(f"{datetime.fromisoformat(record['time']).astimezone():%m-%d %H:%M:%S}"),
+                Cell(record["event"], _COLOURS.get(record["event"], "cyan")),
+                Cell(str(record["generation"])),
+                Cell(_outcome(record)),
+                Cell(_cause(record)),
+            ]
+        )
+        for record in records
     ]
-    return list(screen.table(("TIME", "RECORD", "WHAT CHANGED", ""), rows, columns, (0, 1)))
+    headings = ("TIME", "RECORD", "GENERATION", "OUTCOME", "CAUSE", "")
+    return list(screen.table(headings, rows, columns, range(4)))
 
 
-def _when(record: JsonObject) -> str:
-    return f"{datetime.fromisoformat(record['time']).astimezone():%H:%M:%S}"
-
-
-def _what(record: JsonObject) -> str:
-    """What a record says, in short."""
-    changes = [change["change"] for change in record["changes"]]
-    parts = [f"generation {record['generation']}"]
-    parts += [
-        f"{changes.count(one)} {one}" for one in ("added", "removed", "modified") if one in changes
-    ]
+def _outcome(record: JsonObject) -> str:
+    """What changed, and what is wrong after it, in numbers."""
+    changes = Counter(change["change"] for change in record["changes"])
+    parts = [f"{number} {change}" for change, number in changes.items()]
     if record["held"]:
         parts.append(f"{len(record['held'])} held")
-    errors = sum(d["severity"] == "error" for d in record["diagnostics"])
-    if errors:
+    if errors := sum(d["severity"] == "error" for d in record["diagnostics"]):
         parts.append(count(errors, "error"))
-    text = ", ".join(parts)
-    if causes := record["causes"]:
-        more = f" and {len(causes) - 1} more" if len(causes) > 1 else ""
-        text += f": {shorten(printable(causes[0]['path']), 60)}{more}"
-    return text
+    return ", ".join(parts)
+
+
+def _cause(record: JsonObject) -> str:
+    """The first cause, and how many more there are."""
+    causes = record["causes"]
+    if not causes:
+        return ""
+    return causes[0]["path"] + (f" and {len(causes) - 1} more" if len(causes) > 1 else "")
 
 
 def _time(seconds: float) -> str:

@@ -203,7 +203,7 @@ def test_top_shows_what_happens_until_q(place: Path, environment: dict[str, str]
         screen.shows("TIME")
         (cb / "callbacks.conf").write_text("a.py = failed-job-self || done-job-self\n")
         screen.shows("restored")
-        screen.shows("1 added, 1 removed")
+        screen.shows("1 removed, 1 added")
         agent.stop()
         screen.shows("no agent answers")
         assert "restored" in "\n".join(screen.lines())

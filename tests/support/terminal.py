@@ -17,7 +17,9 @@ HAS_TMUX = shutil.which("tmux") is not None
 
 #: Runs a command. Its exit status then becomes the title of the terminal, which arrives after all
 #: that the command has written. tmux itself does not always report a status.
-_WRAPPER = r"""n=$1; shift; "$@"; printf '\033]2;run %s: %s\033\\' "$n" $?; exec sleep 1000"""
+_WRAPPER = (
+    r"""trap : INT; n=$1; shift; "$@"; printf '\033]2;run %s: %s\033\\' "$n" $?; exec sleep 1000"""
+)
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
