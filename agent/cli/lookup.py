@@ -75,9 +75,9 @@ def explain(event: str, code: bool, as_json: bool, pipe: str | None, **about: An
     """As lookup, and say of every callback of EVENT's name and type why it fires or does not."""
     params = _params(event, about)
     limit = screen.width()
-    served: list[JsonObject] = []
+    served: list[Any] = []
 
-    def ask(agent: Client) -> JsonObject:
+    def ask(agent: Client) -> Any:
         answer = agent.explain(**params, code=code)
         if not as_json and answer.get("callbacks") == []:
             # A site may have event names of its own.

@@ -57,7 +57,7 @@ def _marks(callback: JsonObject, held: bool) -> dict[str, str]:
     if not callback["enabled"]:
         marks["off"] = "language off: the supervisor will not run it"
     if held:
-        marks["held"] = "held: may be older than its files"
+        marks["held"] = "held"
     return marks
 
 

@@ -170,7 +170,7 @@ def _cause(record: JsonObject) -> str:
     causes = record["causes"]
     if not causes:
         return ""
-    return causes[0]["path"] + (f" and {len(causes) - 1} more" if len(causes) > 1 else "")
+    return str(causes[0]["path"]) + (f" and {len(causes) - 1} more" if len(causes) > 1 else "")
 
 
 def _time(seconds: float) -> str:
