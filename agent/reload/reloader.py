@@ -222,7 +222,7 @@ class Reloader:
         make = partial(self.listing.next_index, self.index, languages, first)
         index, made = await to_thread.run_sync(make)
         self.listing.serve(made, languages)
-        index = index.with_held(self.listing.held)
+        index = index.with_held(d.path for d in self.listing if d.held is not None)
         if index is not self.index:
             if index.generation != self.index.generation:
                 self.changed = time.monotonic()
