@@ -144,7 +144,8 @@ class Problem:
 
     `message` says what was found and what was expected, `hint` what to do. `line` and `column`
     count from 1, columns in code points; None where the problem has no place in the text, or the
-    caller knows it. `override` is given only where a rule gives the code's other severity.
+    caller knows it. `length` is how many code points from there are wrong; it may exceed the line.
+    `override` is given only where a rule gives the code's other severity.
     """
 
     code: str
@@ -153,6 +154,7 @@ class Problem:
     line: int | None = None
     column: int | None = None
     override: Severity | None = None
+    length: int = 1
 
     @property
     def severity(self) -> Severity:
@@ -162,7 +164,16 @@ class Problem:
         """The problem as one of a file, directory or setting; without a `line` at its own place."""
         if line is None:
             line, column = self.line, self.column
-        return Diagnostic(self.severity, self.code, path, line, column, self.message, self.hint)
+        return Diagnostic(
+            self.severity,
+            self.code,
+            path,
+            line,
+            column,
+            self.message,
+            self.hint,
+            length=self.length,
+        )
 
 
 class ProblemError(Exception):
@@ -175,17 +186,18 @@ class ProblemError(Exception):
         hint: str | None = None,
         line: int | None = None,
         column: int | None = None,
+        length: int = 1,
     ) -> None:
         super().__init__(message)
-        self.problem = Problem(code, message, hint, line, column)
+        self.problem = Problem(code, message, hint, line, column, length=length)
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
     """A problem of a file, a directory or a setting. Made by `Problem.at`.
 
-    `code` is a stable kebab-case name that scripts may match. `line` and `column` are as in
-    `Problem`; both are None for a diagnostic about a whole file.
+    `code` is a stable kebab-case name that scripts may match. `line`, `column` and `length` are as
+    in `Problem`; line and column are None for a diagnostic about a whole file.
     """
 
     severity: Severity
@@ -197,6 +209,7 @@ class Diagnostic:
     hint: str | None = None
     #: How many diagnostics this one counts: more than one only for `more-findings`.
     count: int = 1
+    length: int = 1
 
     def __str__(self) -> str:
         return format_line(self.as_json())
@@ -211,6 +224,8 @@ class Diagnostic:
             "column": self.column,
             "message": encodable(self.message),
         }
+        if self.length != 1:
+            fields["length"] = self.length
         if self.hint:
             fields["hint"] = encodable(self.hint)
         return fields

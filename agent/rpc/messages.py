@@ -511,6 +511,9 @@ class Diagnostic(_Result, frozen=True, kw_only=True):
     path: str
     line: Annotated[_Positive | None, _described("from 1; null for a whole file")]
     column: Annotated[_Positive | None, _described("from 1, in code points; null: a whole file")]
+    length: (
+        Annotated[_Positive, _described("how many code points are wrong; absent: 1")] | UnsetType
+    ) = UNSET
     message: str
     hint: Annotated[str, _described("what to do about it")] | UnsetType = UNSET
 

@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.diagnostic import MAX_FINDINGS, MORE_FINDINGS, Diagnostic, Severity, capped
+from agent.core.diagnostic import (
+    MAX_FINDINGS,
+    MORE_FINDINGS,
+    Diagnostic,
+    Problem,
+    ProblemError,
+    Severity,
+    capped,
+)
 from agent.core.quoting import MAX_QUOTED, escape_json, printable, shorten, shown
 
 #: The general categories of characters that must not reach a terminal unescaped.
@@ -73,6 +81,13 @@ def test_findings_of_many_files_can_be_capped_as_those_of_their_directory() -> N
     assert result[-1].path == "/d"
     assert result[-1].count == 901
     assert "901 more" in result[-1].message
+
+
+def test_the_length_of_a_problem_reaches_its_json_where_it_is_not_one() -> None:
+    raised = ProblemError("no-name", "no name", line=3, column=2, length=7).problem
+    assert raised.at("/f").as_json()["length"] == 7
+    assert raised.at("/f", 4, 5).length == 7
+    assert "length" not in Problem("no-name", "no name").at("/f").as_json()
 
 
 @given(st.text(max_size=50), st.integers(10, 40))
