@@ -21,11 +21,12 @@ Time and memory are linear in the size of the file, whatever is in it.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from agent.core.diagnostic import MAX_UNCAPPED, Diagnostic, Problem, ProblemError, capped
+from agent.core.correction import from_byte
+from agent.core.diagnostic import MAX_UNCAPPED, Diagnostic, Edit, Problem, ProblemError, capped
 from agent.core.quoting import shown
 
 #: The longest line of a callbacks.conf, in characters. A trigger at its own limit fits, in quotes
@@ -55,40 +56,31 @@ class Setting(NamedTuple):
         """The column in the file of the character at `offset` in the value."""
         return self.value_column + offset + bisect_right(self.escapes, offset)
 
+    def edit_in_line(self, edit: Edit) -> Edit:
+        """An edit of the value as one of the line. A character goes with its escape."""
+        start = self.value_column - 1 + edit.start + bisect_left(self.escapes, edit.start)
+        end = self.value_column - 1 + edit.end + bisect_left(self.escapes, edit.end)
+        return Edit(start, end, edit.text)
 
-def read_callbacks(
-    data: bytes, path: str, max_lines: int | None = None
-) -> tuple[list[Setting], list[Diagnostic]]:
-    """The registrations of a callbacks.conf, in line order, and the diagnostics of its lines.
 
-    Takes any bytes; never raises. A line with an error gives no setting. If there are more than
-    MAX_FINDINGS diagnostics, the last one counts the rest (see `capped`).
-    """
-    settings: list[Setting] = []
-    findings: list[Diagnostic] = []
+def lines_of(data: bytes) -> list[str]:
+    """The lines of a file without their ends. Bytes that are not UTF-8 become lone surrogates."""
+    text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
     # The text after the last line feed is a line only if it is not empty.
-    count = data.count(b"\n") + (not data.endswith(b"\n") and data != b"")
-    if max_lines is not None and count > max_lines:
-        message = f"this file has {count} lines; at most {max_lines} are read"
-        hint = "split the callbacks over several directories"
-        return [], [Problem("too-many-lines", message, hint).at(path)]
-    for number, line in enumerate(_lines(data), 1):
-        if len(findings) > MAX_UNCAPPED:
-            findings = capped(findings)
-        try:
-            setting = _registration(line, number)
-        except ProblemError as error:
-            findings.append(error.problem.at(path, number, error.problem.column))
-            continue
-        if setting is None:
-            continue
-        if "'" in setting.value:
-            findings.append(_single_quote(setting, path))
-        settings.append(setting)
-    return settings, capped(findings)
+    return lines if lines[-1] else lines[:-1]
 
 
-def _registration(line: str, number: int) -> Setting | None:
+def is_utf_16(data: bytes) -> bool:
+    """Whether a callbacks.conf is UTF-16 or UTF-32. No line of such a file can be read."""
+    return b"\0" in data and all(
+        b"\0" in line.removeprefix(b"\xff\xfe").removeprefix(b"\xfe\xff")[:2]
+        for line in data.split(b"\n")
+        if line
+    )
+
+
+def registration(line: str, number: int) -> Setting | None:
     """The setting on a line of a callbacks.conf; None on a line without one.
 
     Raises ProblemError.
@@ -98,14 +90,26 @@ def _registration(line: str, number: int) -> Setting | None:
     if setting is None:
         return None
     _check_encoding(line, setting)
-    if line[setting.value_column - 1 :].startswith("{"):
+    start = setting.value_column - 1
+    if line.startswith("{", start):
         message = "a trigger must not be in braces"
         hint = "write it without them: name = trigger"
-        raise ProblemError("brace-value", message, hint, column=setting.value_column)
+        value = setting.value
+        edits: tuple[Edit, ...] = ()
+        if value.endswith("}") and len(value) > 2:
+            end = start + len(value)
+            inner = value[1:-1].strip()
+            edits = (Edit(start, end, inner),) if inner else ()
+        column = setting.value_column
+        raise ProblemError("brace-value", message, hint, None, column, 1, edits)
     if setting.name.startswith('"'):
         message = "a file name must not be in quotes"
         hint = "write it without them: name = trigger"
-        raise ProblemError("quoted-name", message, hint, column=setting.column)
+        start = setting.column - 1
+        quotes = [i for i, c in enumerate(setting.name, start) if c == '"']
+        edits = tuple(Edit(i, i + 1, "") for i in quotes)
+        length = len(setting.name)
+        raise ProblemError("quoted-name", message, hint, None, setting.column, length, edits)
     return setting
 
 
@@ -119,7 +123,7 @@ def read_qb(
     """
     found: dict[str, Setting] = {}
     findings: list[Diagnostic] = []
-    for line, number, unclosed in _outside_braces(_lines(data)):
+    for line, number, unclosed in _outside_braces(lines_of(data)):
         if len(findings) > MAX_UNCAPPED:
             findings = capped(findings)
         try:
@@ -130,7 +134,7 @@ def read_qb(
         if setting is None:
             continue
         if "'" in setting.value:
-            findings.append(_single_quote(setting, path))
+            findings.append(single_quote(setting).at(path))
         if unclosed is not None:
             message = (
                 f"the brace that opens here is never closed; {setting.name} on line {number} is"
@@ -176,12 +180,6 @@ def unescaped(raw: str) -> str:
     return _ESCAPE.sub(r"\1", raw)
 
 
-def _lines(data: bytes) -> list[str]:
-    """The lines without their ends. Bytes that are not UTF-8 become lone surrogates."""
-    text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
-    return [line.removesuffix("\r") for line in text.split("\n")]
-
-
 def _setting(line: str, number: int, wanted: Collection[str] | None = None) -> Setting | None:
     """The setting on a line; None on a line without one. Raises ProblemError.
 
@@ -204,12 +202,13 @@ def _setting(line: str, number: int, wanted: Collection[str] | None = None) -> S
     if not equals:
         if not name:
             return None
-        message = f"{shown(name)} is not a setting: there is no `=`"
+        message = f"there is no `=` in {shown(name)}"
         hint = "write name = value, or a # before it if it is a comment"
-        raise ProblemError("no-equals", message, hint, column=column)
+        raise ProblemError("no-equals", message, hint, None, column, len(name))
     if not name:
         message = "there is no name before the `=`"
-        raise ProblemError("no-name", message, column=len(left) + 1)
+        hint = "write the name before it"
+        raise ProblemError("no-name", message, hint, column=len(left) + 1)
     start = len(left) + 1 + len(right) - len(right.lstrip())
     if not right.lstrip().startswith('"'):
         value = right.partition("#")[0].strip()
@@ -218,16 +217,39 @@ def _setting(line: str, number: int, wanted: Collection[str] | None = None) -> S
     if end is None:
         message = "this double quote is never closed"
         hint = 'write a " at the end of the value'
-        raise ProblemError("unclosed-quote", message, hint, column=start + 1)
+        closing = _closing(line, start)
+        raise ProblemError("unclosed-quote", message, hint, None, start + 1, 1, (closing,))
     after = line[end + 1 :]
     if after.strip() and not after.lstrip().startswith("#"):
         message = "only a comment may follow the closing quote"
         hint = "put the whole value inside the quotes"
+        rest = after.partition("#")[0].rstrip()
         column = end + len(after) - len(after.lstrip()) + 2
-        raise ProblemError("after-quote", message, hint, column=column)
+        length = end + 2 + len(rest) - column
+        edits = _around(line, start, end, rest)
+        raise ProblemError("after-quote", message, hint, None, column, length, edits)
     raw = line[start + 1 : end]
     escapes = tuple(m.start() - i for i, m in enumerate(_ESCAPE.finditer(raw)))
     return Setting(name, unescaped(raw), number, column, start + 2, escapes)
+
+
+def _closing(line: str, start: int) -> Edit:
+    """What closes the double quote at `start`, which nothing closes: before a comment, if any."""
+    comment = line.find(" #", start)
+    value = (line if comment < 0 else line[:comment]).rstrip()
+    if value.endswith('\\"'):
+        return Edit(len(value) - 2, len(value), '"')
+    return Edit(len(value), len(value), '"')
+
+
+def _around(line: str, start: int, end: int, rest: str) -> tuple[Edit, ...]:
+    """What makes one value of a text in quotes, from `start` to `end`, and the `rest` behind it."""
+    if not rest.strip(" \t,;.\\]})"):
+        return (Edit(end + 1, end + 1 + len(rest), ""),)
+    raw = line[start + 1 : end]
+    if "#" in raw or "\\" in raw or rest[0] not in " \t&|),;":
+        return ()
+    return Edit(start, start + 1, ""), Edit(end, end + 1, "")
 
 
 def _check_length(line: str) -> None:
@@ -247,16 +269,19 @@ def _check_encoding(line: str, setting: Setting) -> None:
         return
     first = _NOT_UTF8.search(line)
     assert first is not None
-    message = f"the byte 0x{ord(first[0]) - 0xDC00:02x} is not UTF-8"
-    raise ProblemError("not-utf-8", message, "save the file as UTF-8", column=first.start() + 1)
+    meant = from_byte(first[0])
+    message = f"the byte 0x{ord(first[0]) - 0xDC00:02x} is not UTF-8; in Windows-1252 it is {meant}"
+    found = _NOT_UTF8.finditer(line)
+    edits = tuple(Edit(m.start(), m.end(), from_byte(m[0])) for m in found)
+    hint = "save the file as UTF-8"
+    raise ProblemError("not-utf-8", message, hint, None, first.start() + 1, 1, edits)
 
 
-def _single_quote(setting: Setting, path: str) -> Diagnostic:
+def single_quote(setting: Setting) -> Problem:
+    """The warning about the first single quote of a value that has one."""
     message = "to Qube a single quote is not a quote: it is read as part of the value"
     column = setting.column_of(setting.value.index("'"))
-    return Problem("single-quote", message, "use double quotes, or none").at(
-        path, setting.line, column
-    )
+    return Problem("single-quote", message, "use double quotes, or none", setting.line, column)
 
 
 def _outside_braces(lines: list[str]) -> Iterator[tuple[str, int, int | None]]:

@@ -93,6 +93,7 @@ CODES: Mapping[str, Code] = {
     "odd-hyphen": Code(WARNING, SERVED, "The label begins or ends with a hyphen"),
     "single-operator": Code(WARNING, SERVED, "A single `&` or `|` is between two words"),
     "escaped-star": Code(WARNING, SERVED, "The trigger holds `\\*`"),
+    "suspicious": Code(WARNING, SERVED, "A line loads and does not do what it seems to say"),
     # Files and directories.
     "missing-file": Code(ERROR, HELD, "A file is missing that was not served before"),
     "removed": Code(ERROR, REMOVED, "A file whose callbacks were served was removed"),
@@ -138,6 +139,17 @@ CODES: Mapping[str, Code] = {
 }
 
 
+class Edit(NamedTuple):
+    """A part of a correction: `text` in place of the characters from offset `start` to `end`.
+
+    The edits of one problem are in order and do not overlap.
+    """
+
+    start: int
+    end: int
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What is wrong in one text: a trigger, a line, a source, a value.
@@ -145,7 +157,8 @@ class Problem:
     `message` says what was found and what was expected, `hint` what to do. `line` and `column`
     count from 1, columns in code points; None where the problem has no place in the text, or the
     caller knows it. `length` is how many code points from there are wrong; it may exceed the line.
-    `override` is given only where a rule gives the code's other severity.
+    `override` is given only where a rule gives the code's other severity. `edits`, if any, correct
+    the text; `hint` then says in words what they do.
     """
 
     code: str
@@ -155,6 +168,7 @@ class Problem:
     column: int | None = None
     override: Severity | None = None
     length: int = 1
+    edits: tuple[Edit, ...] = ()
 
     @property
     def severity(self) -> Severity:
@@ -187,9 +201,10 @@ class ProblemError(Exception):
         line: int | None = None,
         column: int | None = None,
         length: int = 1,
+        edits: tuple[Edit, ...] = (),
     ) -> None:
         super().__init__(message)
-        self.problem = Problem(code, message, hint, line, column, length=length)
+        self.problem = Problem(code, message, hint, line, column, None, length, edits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,29 @@ NAMES = frozenset(
     }
 )
 
+#: Other forms of these names, which people write and no event has.
+NAME_FORMS: Mapping[str, str] = {
+    **dict.fromkeys(("fail", "fails", "failure"), "failed"),
+    **dict.fromkeys(("kill", "kills"), "killed"),
+    **dict.fromkeys(("block", "blocks"), "blocked"),
+    **dict.fromkeys(("completes", "completion", "completed"), "complete"),
+    **dict.fromkeys(("submits", "submitted", "submission"), "submit"),
+    **dict.fromkeys(("run", "runs"), "running"),
+    **dict.fromkeys(("wait", "waits"), "waiting"),
+    **dict.fromkeys(("assign", "assigns"), "assigned"),
+    **dict.fromkeys(("remove", "removes"), "removed"),
+    **dict.fromkeys(("modify", "modifies"), "modified"),
+    **dict.fromkeys(("timedout", "timeouts"), "timeout"),
+    **dict.fromkeys(("unblocked", "unblocks"), "unblock"),
+}
+
+#: Words of other programs, and of Qube's own pages, for its types.
+TYPE_FORMS: Mapping[str, str] = {
+    **dict.fromkeys(("frame", "frames", "task", "item", "agenda", "chunk"), "work"),
+    **dict.fromkeys(("instance", "instances", "subjobs", "process"), "subjob"),
+    **dict.fromkeys(("worker", "node", "machine"), "host"),
+}
+
 #: What the name `done` in a trigger matches besides itself.
 DONE = frozenset({"complete", "killed", "failed"})
 

@@ -1,8 +1,8 @@
 """Finds an existing file whose name looks like that of a missing one.
 
 Names can look the same and differ in bytes: `ü` is one code point or two (macOS and some archives
-write two). Others differ in case or in one letter. The diagnostic about a missing file gets a hint
-that names such a file.
+write two). Others differ in case or in one letter. The diagnostic about a missing file
+names such a file.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ MAX_SOUGHT = 20
 _SUFFIXES = ("txt", "text", "bak", "old", "orig", "new", "off", "disabled", "save")
 
 
-def hints(missing: Iterable[str], conf: str | None, names: Iterable[str]) -> dict[str, str]:
-    """Hints by missing name, for those of the first MAX_SOUGHT that have one.
+def similar(missing: Iterable[str], conf: str | None, names: Iterable[str]) -> dict[str, str]:
+    """By missing name, the name most like it, for those of the first MAX_SOUGHT that have one.
 
     `names` are the names in the directory. `conf` is the name of the configuration file if it is
     missing, else None.
@@ -34,12 +34,12 @@ def hints(missing: Iterable[str], conf: str | None, names: Iterable[str]) -> dic
     for wanted in islice(missing, MAX_SOUGHT):
         near = _nearest(wanted, code)
         if near is not None:
-            found[wanted] = _hint(wanted, near)
+            found[wanted] = near
     if conf is not None:
         longer = {f"{conf}.{suffix}" for suffix in _SUFFIXES}
         near = _nearest(conf, listed) or next((n for n in listed if n.lower() in longer), None)
         if near is not None:
-            found[conf] = _hint(conf, near)
+            found[conf] = near
     return found
 
 
@@ -64,13 +64,19 @@ def _nearest(wanted: str, names: list[str]) -> str | None:
     return best[1] if best else None
 
 
-def _hint(wanted: str, near: str) -> str:
-    if _normal(near) == _normal(wanted):
+def hint(wanted: str, near: str) -> str:
+    """What to do about a missing name, given the name of a file that is there."""
+    if looks_the_same(wanted, near):
         return (
             f"there is a file whose name looks the same but is written with other code points:"
             f" {shorten(ascii(near))} instead of {shorten(ascii(wanted))}; rename it"
         )
     return f"did you mean {shown(near)}, which is there? Correct the name, or rename the file"
+
+
+def looks_the_same(wanted: str, near: str) -> bool:
+    """Whether two names differ in code points only, and not in what is seen."""
+    return _normal(near) == _normal(wanted)
 
 
 def _normal(name: str) -> str:

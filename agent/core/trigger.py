@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from agent.core.diagnostic import Problem, ProblemError
+from agent.core.diagnostic import Edit, Problem, ProblemError
 from agent.core.quoting import shown
 from agent.core.term import Term, parse_term
+from agent.core.term_report import MAX_PROBLEMS
 
 #: The longest trigger that is read, in characters. Triggers that people write are far shorter.
 MAX_LENGTH = 65_536
@@ -57,6 +58,9 @@ class Or:
         return " || ".join(f"({p})" if isinstance(p, And) else str(p) for p in self.parts)
 
 
+#: Stands for a term with an error. A tree that holds it is not used.
+_NO_TERM = Term("", "", "")
+
 #: The tree of a trigger. `str` gives its canonical text, which parses to the same tree.
 Trigger = Term | And | Or
 
@@ -88,34 +92,36 @@ def missing(trigger: Trigger, holds: Callable[[Term], bool]) -> Trigger | None:
 
 
 def parse(text: str) -> tuple[Trigger | None, list[Problem]]:
-    """The tree of a trigger's text, and the problems of the text: one error, MAX_WARNINGS warnings.
+    """The tree of a trigger's text, and the problems of the text, at most MAX_PROBLEMS and one.
 
-    Takes any text. Returns a tree, or None and a problem of severity error. Columns count from 1 in
-    the text. Raises nothing.
+    Takes any text. Returns a tree, or None and at least one problem of severity error. Columns
+    count from 1 in the text; edits are of the text. Raises nothing.
     """
     problems: list[Problem] = []
     try:
         if len(text) > MAX_LENGTH:
             message = f"this trigger has {len(text)} characters; at most {MAX_LENGTH} are read"
-            raise _error("too-long", MAX_LENGTH, message, "split it into several lines")
-        tree: Trigger
+            raise _error("too-long", MAX_LENGTH, 1, message, "split it into several lines")
+        tree: Trigger | None
         if _is_term(text):
             tree = parse_term(text, 0, problems)  # Nearly every trigger is one term.
         else:
             tree = _Parser(text, problems).parse()
         # The canonical text, which is less than twice as long, must be readable too.
-        if 2 * len(text) > MAX_LENGTH and (length := len(str(tree))) > MAX_LENGTH:
+        if tree and 2 * len(text) > MAX_LENGTH and (length := len(str(tree))) > MAX_LENGTH:
             message = f"this trigger has {length} characters when written out"
             hint = f"at most {MAX_LENGTH} are read: split it into several lines"
-            raise _error("too-long", 0, message, hint)
+            raise _error("too-long", 0, 1, message, hint)
     except ProblemError as error:
         return None, [*problems, error.problem]
     return tree, problems
 
 
-def _error(code: str, offset: int, message: str, hint: str) -> ProblemError:
-    """The error about the character at `offset` of a trigger."""
-    return ProblemError(code, message, hint, column=offset + 1)
+def _error(
+    code: str, offset: int, length: int, message: str, hint: str, *edits: Edit
+) -> ProblemError:
+    """The error about `length` characters at `offset` of a trigger."""
+    return ProblemError(code, message, hint, None, offset + 1, length, edits)
 
 
 def _is_term(text: str) -> bool:
@@ -137,27 +143,42 @@ class _Token(NamedTuple):
 
 
 class _Parser:
-    """Recursive descent over the tokens of one text."""
+    """Recursive descent over the tokens of one text.
+
+    A term that is no event does not end it: the other terms may have mistakes of their own.
+    """
 
     def __init__(self, text: str, problems: list[Problem]) -> None:
         self._text = text
-        #: Warnings about terms are appended to it.
+        #: Problems of terms are appended to it, and the one of the structure.
         self._problems = problems
         self._tokens = list(_tokens(text))
         self._next = 0
         #: Where the parentheses that are open now were opened.
         self._opened: list[int] = []
+        #: Whether a term has an error.
+        self._failed = False
 
-    def parse(self) -> Trigger:
-        """The tree of the whole text. Raises ProblemError."""
+    def parse(self) -> Trigger | None:
+        """The tree of the whole text; None if one of its terms has an error.
+
+        Raises ProblemError for an error of the structure.
+        """
         if not self._tokens:
             hint = "write an event, such as done-job-self"
-            raise _error("empty-trigger", 0, "there is no trigger after the `=`", hint)
-        tree = self._disjunction()
-        if not self._at_end():
-            offset = self._tokens[self._next].start
-            raise _error("trigger-syntax", offset, "this `)` closes nothing", "remove it")
-        return tree
+            raise _error("empty-trigger", 0, 1, "there is no trigger after the `=`", hint)
+        try:
+            tree = self._disjunction()
+            if not self._at_end():
+                start = self._tokens[self._next].start
+                message, edit = "this `)` closes nothing", Edit(start, start + 1, "")
+                raise _error("trigger-syntax", start, 1, message, "remove it", edit)
+        except ProblemError:
+            for kind, start, end in self._tokens[self._next :]:
+                if kind == "term":
+                    self._term(start, end)
+            raise
+        return None if self._failed else tree
 
     def _disjunction(self) -> Trigger:
         parts = [self._conjunction()]
@@ -176,40 +197,66 @@ class _Parser:
     def _operand(self) -> Trigger:
         """A term or a group; an operator, a `)` or the end must follow it."""
         if self._at_end():
-            message = f"nothing follows `{self._quoted(-1)}`"
-            hint = "write an event there, or remove it"
-            raise _error("trigger-syntax", self._tokens[-1].start, message, hint)
+            raise self._dangling(len(self._tokens) - 1, f"nothing follows `{self._quoted(-1)}`")
         kind, start, end = self._tokens[self._next]
         if kind not in ("term", "("):
             where = f"before `{self._quoted(self._next)}`"
             if self._next > 0:
                 where = f"between `{self._quoted(self._next - 1)}` and `{self._quoted(self._next)}`"
-            message = f"there is no event {where}"
-            raise _error("trigger-syntax", start, message, "write an event there")
+            raise self._dangling(self._next, f"there is no event {where}")
         self._next += 1
-        tree: Trigger
-        if kind == "term":
-            tree = parse_term(self._text[start:end], start, self._problems)
-        else:
-            tree = self._group(start)
+        tree = self._term(start, end) if kind == "term" else self._group(start)
         if self._is_next("term", "("):
             before, after = self._quoted(self._next - 1), self._quoted(self._next)
             message = f"there is no operator between `{before}` and `{after}`"
-            offset = self._tokens[self._next].start
-            raise _error("trigger-syntax", offset, message, "write && or || there")
+            start = self._tokens[self._next].start
+            edit = Edit(start, start, "|| ")
+            raise _error("trigger-syntax", start, 1, message, "write && or || there", edit)
         return tree
+
+    def _term(self, start: int, end: int) -> Term:
+        """The term that the text holds there. One with an error is reported."""
+        try:
+            return parse_term(self._text[start:end], start, self._problems)
+        except ProblemError as error:
+            # An error more than the others is no news, but the first must not be lost.
+            if not self._failed or len(self._problems) < MAX_PROBLEMS:
+                self._problems.append(error.problem)
+            self._failed = True
+            return _NO_TERM
+
+    def _dangling(self, index: int, message: str) -> ProblemError:
+        """The error about the token at `index`: there is no event where one is expected."""
+        kind, start, end = self._tokens[index]
+        before = self._tokens[index - 1] if index else None
+        hint = "write an event there"
+        edits: tuple[Edit, ...] = ()
+        if before is not None and before.kind == "(" and kind == ")":
+            message = "there is no event in these parentheses"
+            edits = (Edit(before.start, end, ""),) if len(self._tokens) > 2 else ()
+            return _error("trigger-syntax", start, 1, message, hint, *edits)
+        if before is None or before.kind in ("(", kind) or index == len(self._tokens) - 1:
+            # What follows a `(`, or repeats an operator, or ends the text, is one too many.
+            hint += ", or remove the operator"
+            edits = (Edit(start, end, ""),) if kind != ")" else ()
+        if before is not None and kind == ")" and before.kind in ("&&", "||"):
+            hint += ", or remove the operator"
+            edits = (Edit(before.start, before.end, ""),)
+        return _error("trigger-syntax", start, end - start, message, hint, *edits)
 
     def _group(self, start: int) -> Trigger:
         """What is in the parentheses that were opened at `start`."""
         if len(self._opened) == MAX_NESTING:
             message = f"parentheses nest more than {MAX_NESTING} deep here"
-            raise _error("too-deep", start, message, "remove some")
+            raise _error("too-deep", start, 1, message, "remove some")
         self._opened.append(start)
         tree = None if self._at_end() else self._disjunction()
         if tree is None or self._at_end():
             message = "this parenthesis is never closed"
             hint = "write the `)` that closes it"
-            raise _error("trigger-syntax", self._opened[-1], message, hint)
+            end = len(self._text.rstrip())
+            edit = Edit(end, end, ")")
+            raise _error("trigger-syntax", self._opened[-1], 1, message, hint, edit)
         self._next += 1
         self._opened.pop()
         return tree
@@ -236,6 +283,11 @@ def _tokens(text: str) -> Iterator[_Token]:
         yield _Token(_WORDS.get(operator[0].lower(), operator[0]), start, end)
         at = end
     yield from _term_between(text, at, len(text))
+
+
+def term_places(text: str) -> Iterator[tuple[int, int]]:
+    """Where each term of a text begins and ends, whether it is an event or not."""
+    return ((token.start, token.end) for token in _tokens(text) if token.kind == "term")
 
 
 def _term_between(text: str, start: int, end: int) -> Iterator[_Token]:

@@ -25,9 +25,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from agent.core import conf, languages, trigger
+from agent.core import conf, languages, lines, look_alikes, names, trigger
 from agent.core.diagnostic import (
-    MAX_UNCAPPED,
     Diagnostic,
     Problem,
     Severity,
@@ -70,6 +69,14 @@ class Registration(NamedTuple):
     column: int = 1
 
 
+class Broken(NamedTuple):
+    """A line that names a file and has an error. Its file may have mistakes too."""
+
+    file: str
+    line: int
+    column: int
+
+
 @dataclass(frozen=True, slots=True)
 class Implementation:
     """The bytes of an implementation file, of one reading."""
@@ -95,10 +102,13 @@ class Plan:
     findings: tuple[Diagnostic, ...] = ()
     #: Whether the file has 0 bytes.
     empty: bool = False
+    #: The lines that have an error and name a file.
+    broken: tuple[Broken, ...] = ()
 
     def files(self) -> list[str]:
-        """The files that it names, each once, in line order."""
-        return list(dict.fromkeys(r.file for r in self.registrations))
+        """The files that it names, each once, those of lines with an error last."""
+        named = [r.file for r in self.registrations] + [line.file for line in self.broken]
+        return list(dict.fromkeys(named))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +140,10 @@ class Reading:
     held: str | None = None
     #: About the reading itself.
     findings: tuple[Diagnostic, ...] = ()
-    #: By the name of a missing file, a hint that names a similar one.
-    hints: Mapping[str, str] = field(default_factory=dict)
+    #: By the name of a missing file, the similar name of one that is there.
+    similar: Mapping[str, str] = field(default_factory=dict)
+    #: The bytes of the callbacks.conf that the plan was made of.
+    source: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,76 +186,9 @@ class Evaluation:
     findings: tuple[Diagnostic, ...]
 
 
-def plan(
-    data: bytes, path: str, before: Plan | None = None, max_callbacks: int = MAX_CALLBACKS
-) -> Plan:
-    """What the bytes of a callbacks.conf say.
-
-    Takes any bytes; raises nothing. `before` is an older plan of the file: its triggers are not
-    parsed again.
-    """
-    settings, findings = conf.read_callbacks(data, path, MAX_CONF_LINES)
-    parsed: dict[str, Registration] = {}
-    if before is not None:
-        parsed = {r.text: r for r in before.registrations if r.text not in before.warned}
-    registrations: list[Registration] = []
-    warned: set[str] = set()
-    first: dict[tuple[str, str], int] = {}
-    names = {name: _name_problem(name) for name in {s.name for s in settings}}
-    for setting in settings:
-        if len(findings) > MAX_UNCAPPED:
-            findings = capped(findings)
-        line, column = setting.line, setting.column
-        bad_name = names[setting.name]
-        if bad_name:
-            findings.append(bad_name.at(path, line, column))
-        same = parsed.get(setting.value)
-        if same is not None:
-            tree, text = same.trigger, same.text
-        else:
-            new, problems = trigger.parse(setting.value)
-            for problem in problems:
-                assert problem.column is not None
-                findings.append(problem.at(path, line, setting.column_of(problem.column - 1)))
-            if new is None:
-                continue
-            tree, text = new, str(new)
-            if problems:
-                warned.add(text)
-        if bad_name:
-            continue
-        earlier = first.setdefault((setting.name, text), line)
-        if earlier != line:
-            findings.append(_duplicate_line(setting.name, earlier).at(path, line, column))
-            continue
-        registrations.append(Registration(setting.name, tree, text, line, column))
-    if len(registrations) > max_callbacks:
-        message = f"this file has {len(registrations)} callbacks; at most {max_callbacks} are read"
-        hint = "split them over several directories"
-        return unreadable(path, Problem("too-many-callbacks", message, hint))
-    findings.sort(key=lambda f: (f.line or 0, f.column or 0))
-    return Plan(tuple(registrations), frozenset(warned), tuple(capped(findings)), not data)
-
-
 def unreadable(path: str, problem: Problem) -> Plan:
     """The plan of a callbacks.conf that is not read, because of this problem."""
     return Plan(findings=(problem.at(path),))
-
-
-def _name_problem(name: str) -> Problem | None:
-    """Why a name cannot be that of a callback's file; None if it can."""
-    if "/" in name or "\\" in name or name in (".", "..") or "\0" in name:
-        hint = f"write the plain name of a file in the same directory as {CONF}"
-        return Problem("bad-name", f"{shown(name)} is not a plain file name", hint)
-    if languages.language_of(name) is None:
-        hint = "a callback's file ends in .py, .pl or .qcb, in lower case"
-        return Problem("other-extension", f"{shown(name)} is not in a callback language", hint)
-    return None
-
-
-def _duplicate_line(file: str, earlier: int) -> Problem:
-    message = f"line {earlier} has {shown(file)} with this trigger too; this line is ignored"
-    return Problem("duplicate-line", message, "remove it")
 
 
 def evaluate(reading: Reading, accepted: Unit | None) -> Evaluation:
@@ -269,9 +214,11 @@ def _evaluate(reading: Reading, accepted: Unit | None) -> Evaluation:
     if emptied:
         findings.append(_empty_conf(reading.directory))
     held = reading.held or _error_among(findings)
-    lines = plan.registrations if plan else ()
-    usable, unusable, held = _files(reading, lines, accepted, held)
-    findings += unusable
+    registrations = plan.registrations if plan else ()
+    broken = plan.broken if plan else ()
+    named: list[Registration | Broken] = [*registrations, *broken]
+    usable, unusable, held = _files(reading, named, accepted, held)
+    findings = _with_names(reading, findings, unusable)
     for file, implementation in usable.items():
         found = _check(reading.directory, file, implementation, accepted)
         held = held or _error_among(found)
@@ -279,24 +226,30 @@ def _evaluate(reading: Reading, accepted: Unit | None) -> Evaluation:
     if held is not None and accepted is not None:
         removed = {f for f, found in reading.files.items() if isinstance(found, Absent)}
         # The plan's own files are reported at their lines.
-        unlisted = (accepted.files() & removed) - {r.file for r in lines}
+        unlisted = (accepted.files() & removed) - {line.file for line in named}
         findings += [_removed(file).at(f"{reading.directory}/{file}") for file in sorted(unlisted)]
         return Evaluation(accepted.without(removed), held, tuple(findings))
     if plan is None:
         return Evaluation(None, held, tuple(findings))
     if held is not None:
-        lines = tuple(r for r in lines if r.file in usable)
-    return Evaluation(Unit(lines, usable, emptied), held, tuple(findings))
+        registrations = tuple(r for r in registrations if r.file in usable)
+        served = {r.file for r in registrations}
+        usable = {file: found for file, found in usable.items() if file in served}
+    return Evaluation(Unit(registrations, usable, emptied), held, tuple(findings))
 
 
 def _files(
-    reading: Reading, lines: Iterable[Registration], accepted: Unit | None, held: str | None
+    reading: Reading,
+    lines: Iterable[Registration | Broken],
+    accepted: Unit | None,
+    held: str | None,
 ) -> tuple[dict[str, Implementation], list[Diagnostic], str | None]:
     """The usable files that the lines name, diagnostics of the others, and why it is held.
 
     `held` is the reason that is known before the files are examined.
     """
     served_before = accepted.files() if accepted else frozenset()
+    where = f"{reading.directory}/{CONF}"
     usable: dict[str, Implementation] = {}
     findings: list[Diagnostic] = []
     for registration in lines:
@@ -313,11 +266,37 @@ def _files(
         else:
             problem = _missing(file)
             held = held or ERROR
-        if file in reading.hints:
-            problem = replace(problem, hint=reading.hints[file])
-        where = f"{reading.directory}/{CONF}"
+        if file in reading.similar:
+            problem = replace(problem, hint=look_alikes.hint(file, reading.similar[file]))
+        problem = replace(problem, length=len(file))
         findings.append(problem.at(where, registration.line, registration.column))
     return usable, findings, held
+
+
+def _with_names(
+    reading: Reading, findings: list[Diagnostic], unusable: list[Diagnostic]
+) -> list[Diagnostic]:
+    """All of these diagnostics, where a line that names no file has the line to write instead.
+
+    The name is corrected in the same line as its other mistakes.
+    """
+    absent = {f.line: f for f in unusable if f.code in ("missing-file", "removed")}
+    if not absent or not reading.source:
+        return [*findings, *unusable]
+    text = conf.lines_of(reading.source)
+    hints: dict[int, str] = {}
+    for number in list(absent)[: look_alikes.MAX_SOUGHT]:
+        assert number is not None
+        written = lines.with_file(text[number - 1], number, reading.similar)
+        if written is not None:
+            hints[number] = written
+    where = f"{reading.directory}/{CONF}"
+    return [
+        replace(f, hint=hints[f.line])
+        if f.line in hints and f.path == where and (f in unusable or lines.is_correction(f.hint))
+        else f
+        for f in (*findings, *unusable)
+    ]
 
 
 def _is_emptied(plan: Plan | None, accepted: Unit | None) -> bool:
@@ -334,7 +313,10 @@ def _error_among(findings: Iterable[Diagnostic]) -> str | None:
 
 def _missing(file: str) -> Problem:
     message = f"there is no file {shown(file)} beside {CONF}"
-    return Problem("missing-file", message, "add the file, or correct the name")
+    hint = "add the file, or correct the name"
+    if found := names.in_name(file, 0):
+        message, hint, _ = found
+    return Problem("missing-file", message, hint)
 
 
 def _removed(file: str) -> Problem:
@@ -345,7 +327,9 @@ def _removed(file: str) -> Problem:
 def _no_conf(reading: Reading) -> Diagnostic:
     message = f"there is no {CONF}, so nothing is served from {shown(reading.directory)}"
     hint = "put it back; one with only a comment says that nothing is to be served"
-    problem = Problem("no-conf", message, reading.hints.get(CONF, hint))
+    if CONF in reading.similar:
+        hint = look_alikes.hint(CONF, reading.similar[CONF])
+    problem = Problem("no-conf", message, hint)
     return problem.at(f"{reading.directory}/{CONF}")
 
 

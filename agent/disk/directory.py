@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
 
-from agent.core import look_alikes, unit
+from agent.core import look_alikes, planning, unit
 from agent.core.diagnostic import Problem
 from agent.core.quoting import shown
 from agent.core.unit import (
@@ -110,7 +110,7 @@ def read(
 
 def _parse(_: str, path: str, data: bytes, before: Plan | None) -> Plan:
     with computing():
-        return unit.plan(data, path, before)
+        return planning.plan(data, path, before)
 
 
 class _Reader:
@@ -178,8 +178,9 @@ class _Reader:
             # Files that were removed count as removed all the same.
             lost = conf.problem.at(f"{self._directory}/{CONF}")
             return Reading(self._directory, None, None, files, FAULT, (lost,))
-        hints = self._hints(fd, plan, conf_missing, files)
-        return Reading(self._directory, None, plan, files, None, (), hints)
+        similar = self._similar(fd, plan, conf_missing, files)
+        source = self._details.conf or b""
+        return Reading(self._directory, None, plan, files, None, (), similar, source)
 
     def _plan(self, conf: bytes | Absent | Unusable) -> Plan | None:
         """What callbacks.conf says; None if there is none, if it cannot be read, or if it is not
@@ -215,7 +216,7 @@ class _Reader:
             return Unusable(Problem("unsafe", unsafe.message, unsafe.hint), UNSAFE)
         return implementation
 
-    def _hints(
+    def _similar(
         self,
         fd: int,
         plan: Plan | None,
@@ -232,7 +233,7 @@ class _Reader:
                 names = [entry.name for entry in islice(entries, MAX_LISTED)]
         except OSError:
             return {}
-        return look_alikes.hints(missing, CONF if conf_missing else None, sorted(names))
+        return look_alikes.similar(missing, CONF if conf_missing else None, sorted(names))
 
     def _too_big(self, error: TooBig, fd: int, names: Iterable[str]) -> Reading:
         """The reading of a directory with too many bytes: only which files are absent."""

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from agent.core import unit
+from agent.core import planning
 from agent.core.unit import Plan
 
 #: The most bytes that are parsed at once, which takes about 10 ms.
@@ -51,7 +51,7 @@ class Plans:
         it, whose triggers are not parsed again. Blocks for at most `wait` seconds; raises what the
         parser raised."""
         if len(data) <= MAX_INLINE:
-            return unit.plan(data, path, before)
+            return planning.plan(data, path, before)
         digest = hashlib.sha256(data).digest()
         with self._lock:
             parse = self._newest.get(directory)
@@ -91,7 +91,7 @@ class Plans:
                     return
             parse = todo[0]
             try:
-                parse.result = unit.plan(parse.data, parse.path, parse.before)
+                parse.result = planning.plan(parse.data, parse.path, parse.before)
             except (
                 Exception
             ) as error:  # MemoryError, or a defect. It concerns this directory alone.

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.conf import read_callbacks, read_qb
+from agent.core.conf import read_qb
 from agent.core.diagnostic import Severity
+from support.conf_lines import read_callbacks
 
 CALLBACKS = [
     # One line of a callbacks.conf, the name, the value, and the column where the value begins.

@@ -15,14 +15,15 @@ import pytest
 from test_match import index
 
 from agent import settings
-from agent.core import conf, languages, trigger, unit
-from agent.core.conf import read_callbacks, read_qb
+from agent.core import conf, languages, planning, trigger
+from agent.core.conf import read_qb
 from agent.core.diagnostic import capped
 from agent.core.event import Event, EventError, glob
 from agent.core.index import Index, ServedDirectory
 from agent.core.quoting import encodable, escape_json, printable, shorten, shown
 from agent.core.trigger import parse
 from agent.settings.host import Host
+from support.conf_lines import read_callbacks
 from support.given import by_flag
 
 #: The largest growth that counts as linear: between the factors of linear and quadratic time.
@@ -48,7 +49,7 @@ def _callbacks(text: str) -> object:
 
 
 def _plan(text: str) -> object:
-    return unit.plan(text.encode("utf-8", "surrogateescape"), "f")
+    return planning.plan(text.encode("utf-8", "surrogateescape"), "f")
 
 
 def _qb(text: str) -> object:
@@ -265,14 +266,14 @@ def test_memory_is_a_small_multiple_of_the_input(parser: str, name: str) -> None
 
 
 def test_a_file_of_nothing_but_errors_has_few_findings_and_counts_all() -> None:
-    found = read_callbacks(b"x\n" * 20_000, "f")[1]
+    found = list(planning.plan(b"x\n" * 20_000, "f").findings)
     assert sum(f.count for f in found) == 20_000
     assert len(found) == 101
     assert capped(found) == found
 
 
 def test_an_error_behind_many_warnings_is_reported() -> None:
-    found = read_callbacks(b"a.pl = it's\n" * 20_000 + b"x\n", "f")[1]
+    found = planning.plan(b"a.pl = a-job-o'b\n" * 20_000 + b"x\n", "f").findings
     assert found[-2].code == "no-equals"
     assert found[-1].message == "there are 19901 more findings like these"
 
@@ -295,7 +296,7 @@ def test_messages_quote_at_most_200_characters() -> None:
             for problem in parse(value)[1]:
                 assert len(problem.message) + len(problem.hint or "") < 600, name
         for finding in (
-            *read_callbacks(text.encode("utf-8", "surrogateescape"), "f")[1],
+            *planning.plan(text.encode("utf-8", "surrogateescape"), "f").findings,
             *_found(_qb_conf(text)),
         ):
             assert len(str(finding)) < 900, name

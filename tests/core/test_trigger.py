@@ -61,7 +61,7 @@ PROBLEMS = [
     ("done-job-\\*", "warning", "escaped-star", 10, "*"),
     ("done-subjob-self-x", "warning", "not-a-number", 18, "digits"),
     ("dummy-time-self-noon", "warning", "not-a-number", 17, "digits"),
-    ("dummy-repeat-self-834567890", "warning", "not-a-number", 19, "digits"),
+    ("dummy-repeat-self-834567890", "warning", "not-a-number", 19, "interval in seconds"),
     ("globaltime-noon", "warning", "not-a-number", 12, "digits"),
     ("done-job-Self", "warning", "context-case", 10, "self"),
     ("done-job-a & b-job-c", "warning", "single-operator", 12, "&&"),

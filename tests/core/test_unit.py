@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from agent.core import languages
 from agent.core.diagnostic import Diagnostic, Problem, Severity
+from agent.core.planning import plan
 from agent.core.unit import (
     FAULT,
     MAX_CONF_LINES,
@@ -25,7 +26,6 @@ from agent.core.unit import (
     Unit,
     Unusable,
     evaluate,
-    plan,
 )
 
 DIR = "/farm/callback"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent import settings
-from agent.core import conf, trigger
+from agent.core import conf, planning, trigger
 from agent.core import unit as callback
 from agent.core.unit import ERROR, Evaluation, Plan, Unit, evaluate
 from agent.disk.directory import read
@@ -171,8 +171,8 @@ def test_over_the_limit_in_one_directory_the_others_are_served_on(tmp_path: Path
 def test_any_conf_is_read_in_time_linear_in_its_size(part: str) -> None:
     data = (part * (100_000 // len(part))).encode("utf-8", "surrogateescape")
     began = time.thread_time()
-    callback.plan(data, "/cb/callbacks.conf")
-    callback.plan(b"a.pl = " + data, "/cb/callbacks.conf")
+    planning.plan(data, "/cb/callbacks.conf")
+    planning.plan(b"a.pl = " + data, "/cb/callbacks.conf")
     conf.read_qb(data, "/etc/qb.conf", ("supervisor_language_flags",))
     trigger.parse(data.decode("utf-8", "surrogateescape"))
     trigger.parse(data[:60_000].decode("utf-8", "surrogateescape"))

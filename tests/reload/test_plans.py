@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent.core import unit
+from agent.core import planning
 from agent.core.unit import Plan
 from agent.disk.stalls import StallMonitor, computing
 from agent.reload.plans import MAX_INLINE, Plans
@@ -41,7 +41,7 @@ class Parser:
 @pytest.fixture
 def parser(monkeypatch: pytest.MonkeyPatch) -> Iterator[Parser]:
     parser = Parser()
-    monkeypatch.setattr(unit, "plan", parser.plan)
+    monkeypatch.setattr(planning, "plan", parser.plan)
     yield parser
     parser.may.set()
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from agent import settings
-from agent.core import conf, trigger
+from agent.core import conf, planning, trigger
 from agent.core import languages as language
 from agent.core import unit as callback
 from agent.core.diagnostic import Diagnostic, Severity
@@ -31,6 +31,7 @@ from agent.rpc.messages import INVALID_PARAMS, Request
 from agent.rpc.question import BadText
 from agent.settings.host import Host
 from agent.timing import DEFAULTS, CheckLimits
+from support.conf_lines import read_callbacks
 
 #: The most bytes that a small input is blown up to. Quadratic time shows well below.
 MOST_BYTES = 1 << 16
@@ -163,13 +164,13 @@ def _are_findings(findings: list[Diagnostic] | tuple[Diagnostic, ...], data: byt
 def callbacks_conf(data: bytes) -> None:
     """Bytes of callbacks.conf: findings at their places, and what is read is read the same again,
     also where the last reading's triggers are used again."""
-    read, findings = conf.read_callbacks(data, "/cb/callbacks.conf")
+    read, findings = read_callbacks(data, "/cb/callbacks.conf")
     _are_findings(findings, data)
     held = {f.line for f in findings if f.severity is Severity.ERROR}
     assert not held & {s.line for s in read}
-    plan = callback.plan(data, "/cb/callbacks.conf")
+    plan = planning.plan(data, "/cb/callbacks.conf")
     _are_findings(plan.findings, data)
-    again = callback.plan(data, "/cb/callbacks.conf", plan)
+    again = planning.plan(data, "/cb/callbacks.conf", plan)
     assert again == plan
     for registration in plan.registrations:
         assert language.language_of(registration.file) is not None

@@ -1,0 +1,43 @@
+"""Decides whether a text was probably meant as an event of Qube."""
+
+from __future__ import annotations
+
+from agent.core.event import NAME_FORMS, NAMES, TYPES, is_id
+from agent.core.spelling import nearest, one_letter_away
+
+#: The contexts that are words.
+JOB = ("self", "parent")
+
+
+def known_name(text: str) -> str | None:
+    """The event name of Qube that a text probably is."""
+    lower = text.lower()
+    if lower in NAMES:
+        return lower
+    return NAME_FORMS.get(lower) or nearest(lower, NAMES)
+
+
+def likely_event(text: str) -> bool:
+    """Whether a text is an event rather than words with hyphens.
+
+    At least two of its first three fields are those of an event of Qube, or misspelled ones.
+    """
+    fields = text.split("-", 3)
+    if len(fields) < 3:
+        return False
+    name, kind, context = fields[:3]
+    points = int(known_name(name) is not None or name == "*")
+    points += kind in TYPES or nearest(kind.lower(), TYPES) is not None
+    points += is_exact(context) or is_nearly_job(context)
+    return points >= 2
+
+
+def is_exact(context: str) -> bool:
+    """Whether a third field is a context rather than a label."""
+    return context in ("self", "parent", "*") or is_id(context)
+
+
+def is_nearly_job(context: str) -> bool:
+    """Whether a third field was probably meant as `self` or `parent`."""
+    lower = context.lower()
+    return lower in JOB or any(one_letter_away(lower, job) for job in JOB)

@@ -1,0 +1,199 @@
+"""Finds mistakes on the left of the `=` of callbacks.conf, and in lines that have no `=`.
+
+A file name may be nearly any text. What is found in one that could exist is reported only if there
+is no such file.
+"""
+
+from __future__ import annotations
+
+import re
+
+from agent.core.diagnostic import Edit, Problem
+from agent.core.languages import EXTENSIONS, language_of
+from agent.core.likely import likely_event
+from agent.core.quoting import shown
+from agent.core.typography import invisible, outer_quotes, quoted_part
+
+#: How the hint of a line begins that is to go.
+REMOVE = "remove this line"
+
+_COMMENT = re.compile(r"(?://+|--+|;+|/\*+|%+|!+|'|(?i:rem|dnl)(?=\s))\s*")
+_BULLET = re.compile(r"[-*+]\s+")
+#: Commands that people write before a file's name.
+_COMMAND = re.compile(
+    r"(?:(?:/\S*/)?(?:env|python[0-9.]*|perl[0-9.]*|sh|bash)|export|set|setenv|let|exec|run|call)\s+",
+    re.IGNORECASE,
+)
+#: What remains before the `=` of another assignment operator.
+_OPERATOR = re.compile(r"\s*[:+?~<>|^-]+$")
+_FILE = re.compile(r"[^\s\"'=:,;|<>]+\.(?:py|pl|qcb)(?![\w.])")
+#: What other formats have between a name and a value.
+_SEPARATOR = re.compile(r"[\"'\u201d]?\s*(?:[:=]?-*>|:=|::?|[,;|\t\uff1d\u2192]|)\s*")
+_DIRECTIVE = re.compile(r"[!@#$.]?(?:include|import|source|use|require|load)\b", re.IGNORECASE)
+_PUNCTUATION = re.compile(r"[{}()\[\],;.-]+")
+_CASES = {extension.upper(): extension for extension in EXTENSIONS}
+
+
+def in_name(name: str, start: int) -> tuple[str, str, tuple[Edit, ...]] | None:
+    """What is wrong with a name that no file of the directory has, or can have.
+
+    `start` is its offset in the line. Returns message, hint, and edits of the line; None if nothing
+    is found.
+    """
+    end = start + len(name)
+    comment = _COMMENT.match(name)
+    if comment:
+        mark = comment[0].strip()
+        message = f"`{mark}` does not begin a comment: `{quoted_part(name)}` is read as a file name"
+        return message, "begin the comment with #", (Edit(start, start + comment.end(), "# "),)
+    if (found := _BULLET.match(name)) or (found := _COMMAND.match(name)):
+        words = found[0].strip()
+        message = f"`{words}` is read as part of the file name: a line is FILE = TRIGGER"
+        return message, "remove it", (Edit(start, start + found.end(), ""),)
+    if edits := outer_quotes(name, start):
+        message = f"the quotes are read as part of the file name: {shown(name)}"
+        return message, "remove them", edits
+    if edits := invisible(name, start):
+        message = f"the file name has a character that cannot be seen: {shown(name)}"
+        return message, "remove it", edits
+    if name.endswith("!"):
+        message = "`!=` is not an operator here: a trigger cannot be negated"
+        hint = "write =, and the events that it is to fire on"
+        return message, hint, (Edit(end - 1, end, ""), Edit(end + 1, end + 1, " !"))
+    if found := _OPERATOR.search(name):
+        message = f"`{found[0].strip()}=` is not an operator here: the file's name ends before `=`"
+        return message, "write = alone", (Edit(start + found.start(), end, " "),)
+    if "/" in name or "\\" in name:
+        return _path(name, start)
+    files = _FILE.findall(name)
+    if len(files) > 1:
+        message = f"one line names one file; {shown(name)} is read as one name"
+        return message, "write a line for each file", ()
+    first, *arguments = name.split(None, 1)
+    if arguments and language_of(first):
+        message = f"`{quoted_part(arguments[0])}` is read as part of the file name"
+        hint = "remove it: a callback takes no arguments"
+        return message, hint, (Edit(start + len(first), end, ""),)
+    return None
+
+
+def _path(name: str, start: int) -> tuple[str, str, tuple[Edit, ...]] | None:
+    """What is wrong with a name that is a path."""
+    at = max(name.rfind("/"), name.rfind("\\")) + 1
+    if language_of(name[at:]) is None:
+        return None
+    message = f"{shown(name)} is a path; a callback's file is in the directory of callbacks.conf"
+    hint = "write the file's name alone, and keep the file in this directory"
+    return message, hint, (Edit(start, start + at, ""),)
+
+
+def bad_name(name: str, start: int) -> Problem | None:
+    """Why a name cannot be that of a callback's file; None if it can.
+
+    `start` is its offset in the line.
+    """
+    code = "bad-name"
+    message = f"{shown(name)} is not a plain file name"
+    hint = "write the plain name of a file in the same directory as callbacks.conf"
+    edits: tuple[Edit, ...] = ()
+    if not ("/" in name or "\\" in name or name in (".", "..") or "\0" in name):
+        if language_of(name) is not None:
+            return None
+        code = "other-extension"
+        dot = name.rfind(".")
+        message = f"{shown(name)} does not end in .py, .pl or .qcb, so it names no language"
+        hint = "name a callback's file; its language follows from the end of its name"
+        if dot >= 0 and name[dot:].upper() in _CASES:
+            right = shown(name[:dot] + name[dot:].lower())
+            message = f"{shown(name)} does not end in .py, .pl or .qcb: case counts"
+            hint = f"rename the file to {right}, and write that name"
+    if found := in_name(name, start):
+        message, hint, edits = found
+    return Problem(code, message, hint, None, start + 1, None, len(name), edits)
+
+
+def swapped(name: str, value: str, start: int, end: int) -> Problem | None:
+    """The error about a line with the trigger before the `=`, and the file behind it.
+
+    `start` and `end` are the offsets of name and value in the line.
+    """
+    file = value.strip("\"'")
+    if language_of(file) is None or not _FILE.fullmatch(file) or language_of(name) is not None:
+        return None
+    if not likely_event(name.split(None, 1)[0].strip("\"'(")):
+        return None
+    message = "the sides are swapped: the file comes before the `=`, its trigger behind it"
+    hint = "write file = trigger"
+    edit = Edit(start, end, f"{file} = {name}")
+    return Problem("other-extension", message, hint, None, start + 1, None, len(name), (edit,))
+
+
+# Lines without `=` -------------------------------------------------------------------------------
+
+
+def without_equals(line: str) -> Problem:
+    """The error about a line that has text and no `=` before a comment."""
+    text = line.partition("#")[0].strip()
+    start = line.index(text)
+    message, hint, edits = _without_equals(text, start)
+    length = len(text.split(None, 1)[0])
+    return Problem("no-equals", message, hint, None, start + 1, None, length, edits)
+
+
+def _without_equals(text: str, start: int) -> tuple[str, str, tuple[Edit, ...]]:
+    end = start + len(text)
+    quoted = quoted_part(text)
+    if edits := invisible(text[:1], start):
+        return f"the line begins with a character that cannot be seen: {quoted}", "remove it", edits
+    if found := _PUNCTUATION.fullmatch(text):
+        return f"`{quoted}` is not a setting: each line is FILE = TRIGGER", REMOVE, ()
+    if text.startswith("[") and text.endswith("]"):
+        return f"there are no sections such as {quoted}: each line is FILE = TRIGGER", REMOVE, ()
+    if found := _DIRECTIVE.match(text):
+        message = f"there is no `{found[0]}`: a directory has one callbacks.conf"
+        return message, "write the lines of the other file in its place", ()
+    file = _FILE.search(text)
+    if file is None:
+        return _without_file(text, start)
+    before, after = text[: file.start()].strip("\"'\u201c \t:,;=->"), text[file.end() :]
+    separator = _SEPARATOR.match(after)
+    assert separator is not None
+    value = after[separator.end() :]
+    mark = separator[0].strip("\"' \t")
+    if "-" in value and likely_event(value.lstrip("\"'({[!").split(None, 1)[0]):
+        at = start + file.end()
+        edit = Edit(at, at + separator.end(), " = ")
+        lead = (Edit(start, start + file.start(), ""),) if file.start() else ()
+        message = f"there is no `=` between {shown(file[0])} and its trigger"
+        if mark:
+            message = f"`{mark}` is where the `=` belongs, between {shown(file[0])} and its trigger"
+        return message, "write = in its place", (*lead, edit)
+    if before and likely_event(before.split(None, 1)[0]) and not value:
+        message = "the sides are swapped, and there is no `=` between them"
+        return message, "write file = trigger", (Edit(start, end, f"{file[0]} = {before}"),)
+    comment = _COMMENT.match(text)
+    if comment:
+        return _comment_mark(comment, start)
+    if not value and not before:
+        message = f"{quoted} has no trigger: nothing says when it runs"
+        return message, f"write when it runs behind it, such as {quoted} = failed-job-self", ()
+    message = f"there is no `=` in `{quoted}`: each line is FILE = TRIGGER"
+    return message, "write it so, or a # before it if it is a comment", ()
+
+
+def _without_file(text: str, start: int) -> tuple[str, str, tuple[Edit, ...]]:
+    quoted = quoted_part(text)
+    if comment := _COMMENT.match(text):
+        return _comment_mark(comment, start)
+    if likely_event(text.split(None, 1)[0].lstrip("(&|")) or text.startswith(("&&", "||")):
+        message = f"`{quoted}` names no file that runs: each line is FILE = TRIGGER"
+        return message, "write the file's name and = before it", ()
+    message = f"there is no `=` in `{quoted}`: each line is FILE = TRIGGER"
+    hint = "write a # before it if it is a comment"
+    return message, hint, (Edit(start, start, "# "),)
+
+
+def _comment_mark(comment: re.Match[str], start: int) -> tuple[str, str, tuple[Edit, ...]]:
+    mark = comment[0].strip()
+    message = f"`{mark}` does not begin a comment"
+    return message, "begin the comment with #", (Edit(start, start + comment.end(), "# "),)

@@ -1,0 +1,265 @@
+"""What is wrong with one term of a trigger: the messages, the hints and the corrections.
+
+`agent.core.term` finds the problems; a message is led by the mistake that a person made.
+"""
+
+from __future__ import annotations
+
+import re
+
+from agent.core.correction import Corrected
+from agent.core.diagnostic import MAX_FINDINGS, Edit, Problem, ProblemError
+from agent.core.event import NAMES, TYPE_FORMS, TYPES, EventType, is_id
+from agent.core.likely import JOB, known_name
+from agent.core.quoting import shown
+from agent.core.spelling import nearest, one_letter_away
+
+#: The most problems of one trigger. A line of 64 KiB could have 16,000.
+MAX_PROBLEMS = MAX_FINDINGS
+
+_SINGLE_OPERATOR = re.compile(r"(?<!\S)[&|](?!\S)")
+_EXPECTED_TYPES = "the types are " + ", ".join(TYPES)
+_UNIT = re.compile(r"([0-9]{1,9})\s*(s|sec|m|min|h|d)", re.IGNORECASE)
+_SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
+
+
+class Report:
+    """Reports problems of the term that begins at offset `start` of a trigger.
+
+    Offsets are those of the term, after its `\\*` were read as `*`.
+    """
+
+    __slots__ = ("_before", "_problems", "_start")
+
+    def __init__(self, problems: list[Problem], start: int) -> None:
+        self._problems = problems
+        self._start = start
+        self._before: Corrected | None = None
+
+    def unescaped(self, corrected: Corrected) -> None:
+        """From now on, offsets are those of this text."""
+        self._before = corrected
+
+    def add(
+        self, code: str, offset: int, length: int, message: str, hint: str, *edits: Edit
+    ) -> None:
+        """Add a warning about `length` characters at `offset`. `hint` says what the edits do."""
+        if len(self._problems) < MAX_PROBLEMS:
+            self._problems.append(self._problem(code, offset, length, message, hint, edits))
+
+    def error(
+        self, code: str, offset: int, length: int, message: str, hint: str, *edits: Edit
+    ) -> ProblemError:
+        """The error about `length` characters at `offset`."""
+        problem = self._problem(code, offset, length, message, hint, edits)
+        return ProblemError(
+            code, message, hint, None, problem.column, problem.length, problem.edits
+        )
+
+    def _problem(
+        self, code: str, offset: int, length: int, message: str, hint: str, edits: tuple[Edit, ...]
+    ) -> Problem:
+        at = self._at(offset)
+        until = self._at(offset + length - 1) + 1
+        edits = tuple(Edit(self._at(e.start), self._at(e.end), e.text) for e in edits)
+        return Problem(code, message, hint, None, at + 1, None, max(until - at, 1), edits)
+
+    def _at(self, offset: int) -> int:
+        return self._start + (self._before.before(offset) if self._before else offset)
+
+
+def malformed(text: str, fields: list[str], report: Report) -> ProblemError:
+    """Why a term is not an event: a field is missing or empty, or the type is unknown."""
+    name, kind, rest = [*fields, "", ""][:3]
+    if not name:
+        hint = "write the event's name before the hyphen, such as failed"
+        return report.error("empty-field", 0, 1, "this event has no name", hint)
+    if len(fields) == 1:
+        return _not_an_event(text, report)
+    at_type = len(name) + 1
+    if not kind:
+        message = "this event has no type between its hyphens"
+        edits = (Edit(at_type, at_type, "job"),) if rest in JOB else ()
+        return report.error("empty-field", at_type, 1, message, _EXPECTED_TYPES, *edits)
+    if kind not in TYPES:
+        return _unknown_type(name, kind, rest, report)
+    assert not rest
+    end = len(text)
+    add = "self" if text.endswith("-") else "-self"
+    add += "-*" if TYPES[kind].extra else ""
+    message = f"`{shown(text)}` does not say whose event: it has no context"
+    hint = "write self, parent, a job id or a label"
+    return report.error("empty-field", end, 1, message, hint, Edit(end, end, add))
+
+
+def _not_an_event(text: str, report: Report) -> ProblemError:
+    """Why a term without a hyphen is not an event."""
+    message = f"{shown(text)} is not an event: it has no hyphen"
+    hint = "an event is written name-type-context or name-type-context-extra"
+    name = known_name(text)
+    if not name:
+        return report.error("not-an-event", 0, len(text), message, hint)
+    message = f"{shown(text)} is not an event: it has no type and no context"
+    edit = Edit(0, len(text), f"{name}-job-self")
+    return report.error("not-an-event", 0, len(text), message, hint, edit)
+
+
+def no_extra(text: str, row: EventType, report: Report) -> ProblemError:
+    """Why a term that ends with the hyphen after its context is not an event."""
+    end = len(text)
+    message = "this event ends in a hyphen, and no extra follows it"
+    if row.extra is None:
+        edit = Edit(end - 1, end, "")
+        return report.error(
+            "empty-field", end, 1, message, "remove the hyphen, or write the extra", edit
+        )
+    hint = f"write the extra, here the {row.extra}, or *"
+    return report.error("empty-field", end, 1, message, hint, Edit(end, end, "*"))
+
+
+def _unknown_type(name: str, kind: str, rest: str, report: Report) -> ProblemError:
+    at = len(name) + 1
+
+    def error(message: str, hint: str, *edits: Edit) -> ProblemError:
+        return report.error("unknown-type", at, len(kind), message, hint, *edits)
+
+    if name == "link" and (kind in NAMES or kind == "*"):
+        return report.error(
+            "dependency-syntax",
+            0,
+            len("link"),
+            "link-... is the syntax of a job's `dependency` attribute, which is not a trigger",
+            "write the event without link-, and && between two of them instead of a comma",
+            *_without_links(f"{name}-{kind}-{rest}"),
+        )
+    if "*" in kind:
+        return error("a type takes no `*`", _EXPECTED_TYPES)
+    if kind.lower() in TYPES:
+        lower = kind.lower()
+        message = f"the type {kind} is unknown: case counts"
+        return error(message, f"write {lower}", Edit(at, at + len(kind), lower))
+    context = rest.partition("-")[0]
+    whole = Edit(0, at + len(kind), f"{kind}-{name}")
+    if name in TYPES and known_name(kind):
+        message = f"`{shown(name)}-{shown(kind)}` has the type before the name"
+        return error(message, f"write {shown(kind)}-{shown(name)}", whole)
+    if kind in JOB and context in TYPES:
+        edit = Edit(at, at + len(kind) + 1 + len(context), f"{context}-{kind}")
+        message = f"`{kind}-{context}` has the context before the type"
+        return error(message, f"write {context}-{kind}", edit)
+    if kind in JOB or is_id(kind):
+        kind_of_event = "job" if not rest else "work"
+        message = f"this event has no type before {shown(kind)}"
+        return error(message, _EXPECTED_TYPES, Edit(at, at, f"{kind_of_event}-"))
+    near = nearest(kind.lower(), TYPES) or TYPE_FORMS.get(kind.lower())
+    hint = f"did you mean {near}?" if near else _EXPECTED_TYPES
+    edits = (Edit(at, at + len(kind), near),) if near else ()
+    return error(f"the type {shown(kind)} is unknown", hint, *edits)
+
+
+def _without_links(text: str) -> list[Edit]:
+    """What makes a trigger of the value of a `dependency` attribute."""
+    edits = [Edit(0, len("link-"), "")]
+    edits += (Edit(*m.span(), " && ") for m in re.finditer(r"\s*,\s*link-", text))
+    return edits
+
+
+def warn_never_fires(report: Report, text: str, row: EventType) -> None:
+    """Warn of a term without the extra that its events have."""
+    message = f"this never fires: an event of type {row.name} has an extra, the {row.extra}"
+    end = len(text)
+    hint = f"write {shown(text)}-* to match any"
+    report.add("never-fires", 0, end, message, hint, Edit(end, end, "-*"))
+
+
+def check_name(report: Report, name: str) -> None:
+    """Warn of a name that Qube does not define and that looks like one that it does."""
+    lower = name.lower()
+    near = known_name(name) if "*" not in name else None
+    if near is None:
+        return
+    edit = Edit(0, len(name), near)
+    if lower == near:
+        message = f"the event name {name} is not one of Qube's: case counts"
+        report.add("name-case", 0, len(name), message, f"write {near}", edit)
+    else:
+        message = f"the event name {shown(name)} is not one of Qube's"
+        report.add("unknown-name", 0, len(name), message, f"did you mean {near}?", edit)
+
+
+def check_number(report: Report, row: EventType, extra: str, offset: int) -> None:
+    """Warn of an extra that matches no event of Qube because it is not a number."""
+    if not row.numbers or "*" in extra:
+        return
+    numbers = extra.split("-")
+    if len(numbers) == row.numbers and all(map(is_id, numbers)):
+        return
+    length = len(extra)
+    if row.numbers == 2 and len(numbers) == 1 and is_id(extra):
+        message = f"an event of type {row.name} has a time and an interval; there is no interval"
+        hint = f"write the interval in seconds after the time: {extra}-3600 is every hour"
+        report.add("not-a-number", offset, length, message, hint)
+        return
+    if row.numbers == 1 and len(numbers) > 1 and all(map(is_id, numbers)):
+        message = f"{shown(extra)} is not one number: expected the {row.extra}"
+        hint = f"write one number, such as {row.example}"
+        report.add("not-a-number", offset, length, message, hint)
+        return
+    last = _UNIT.fullmatch(numbers[-1])
+    edits = []
+    if len(numbers) == row.numbers == 2 and last and is_id(numbers[0]):
+        seconds = int(last[1]) * _SECONDS[last[2].lower()]
+        edits = [Edit(offset + length - len(numbers[-1]), offset + length, str(seconds))]
+    message = f"{shown(extra)} is not a number: expected the {row.extra}"
+    if row.name != "subjob":
+        message += ", in seconds"
+    hint = f"write it in digits, such as {row.example}"
+    report.add("not-a-number", offset, length, message, hint, *edits)
+
+
+def check_label(report: Report, text: str, row: EventType, at: int) -> None:
+    """Warn of a label that was probably meant as something else. It is at offset `at` of `text`."""
+    rest = text[at:]
+    context, _, extra = rest.partition("-")
+    lower = context.lower()
+    edit = Edit(at, at + len(context), lower)
+    if lower in JOB:
+        message = f"{context} is read as a label, the context is {lower}"
+        report.add("context-case", at, len(context), message, f"write {lower}", edit)
+    elif not extra or row.extra is not None:
+        near = next((job for job in JOB if one_letter_away(lower, job)), None)
+        if near:
+            meant = f"{text[:at]}{near}{text[at + len(context) :]}"
+            message = (
+                f'{shown(text)} matches only jobs labelled "{shown(context)}";'
+                f" did you mean {shown(meant)}?"
+            )
+            edit = edit._replace(text=near)
+            report.add("suspicious", at, len(context), message, f"write {near}", edit)
+    if "-" in (rest[0], rest[-1]):
+        _warn_odd_hyphen(report, rest, at)
+    if "&" not in text and "|" not in text:
+        return
+    single = _SINGLE_OPERATOR.search(text)
+    if single:
+        message = f"a single {single[0]} is an ordinary character, here part of a label"
+        double = single[0] * 2
+        edit = Edit(single.start(), single.end(), double)
+        report.add("single-operator", single.start(), 1, message, f"write {double}", edit)
+
+
+def _warn_odd_hyphen(report: Report, rest: str, at: int) -> None:
+    """Warn of a label that begins or ends with a hyphen."""
+    inner = rest.strip("-")
+    first = len(rest) - len(rest.lstrip("-"))
+    edits = []
+    if inner:
+        edits = [Edit(at, at + first, ""), Edit(at + first + len(inner), at + len(rest), "")]
+    report.add(
+        "odd-hyphen",
+        at if first else at + len(rest) - 1,
+        1,
+        f"{shown(rest)} is read as a label whose first or last character is a hyphen",
+        "remove the hyphen if a field is empty by mistake",
+        *edits,
+    )
