@@ -55,6 +55,8 @@ _WEAK_COMMENT = re.compile(r"(?<!\S)(?:--|/\*|;)(?=\s)|;(?=\s)")
 _SEPARATOR = re.compile(r"\s*[,;|&/+]+\s*|\s+(?:then|plus|also|und|oder|xor)\s+|\s+", re.IGNORECASE)
 _ALL_OF = re.compile("&|[+]|then|plus|also|und", re.IGNORECASE)
 _NOT = re.compile(r"(?:not(?=\s|$)|!)[\s!]*", re.IGNORECASE)
+#: The most characters of an event that decide whether it is one.
+MAX_BEFORE = 300
 _FIELDS = re.compile(r"[-_.:/\s]+")
 _PLACEHOLDER = re.compile(r"\$\{?\w+\}?|<\w[\w -]*>|\{\w+\}")
 _BRACKETS = {"[": "]", "<": ">", "{": "}", "^": "$"}
@@ -118,7 +120,7 @@ def _leading(value: str) -> Habit | None:
     if found is None:
         return None
     read = found[0].rstrip()
-    message = f"`={read}` is not an operator here: `{read}` is read as part of the event"
+    message = f"`={quoted_part(read)}` is not an operator here: `{quoted_part(read)}` is read as part of the event"
     hint = "write one `=` between the file and its trigger"
     problem = suspicious(0, len(read), message, hint, Edit(0, found.end(), " "))
     return Habit(problem, 0, len(value) + 1)
@@ -170,7 +172,7 @@ def _negation(term: str) -> Problem | None:
     if found is None:
         return None
     rest = term[found.end() :]
-    word = found[0].rstrip()
+    word = quoted_part(found[0].rstrip())
     message = f"`{quoted_part(term)}`: a trigger has no `{word}`, it fires on what happens"
     hint = "name the events that it is to fire on, with || between them"
     name, hyphen, where = rest.partition("-")
@@ -204,9 +206,9 @@ def _missing_operator(term: str) -> Problem | None:
     for index, found in enumerate(separators):
         following = separators[index + 1].start() if index + 1 < len(separators) else len(term)
         after = term[found.end() : following]
-        before = term[begin : found.start()]
         if not likely_event(after):
             continue
+        before = term[begin : min(found.start(), begin + MAX_BEFORE)]
         if not before or "-" not in before:
             return _words_before(term, found.end()) if begin == 0 else None
         if not likely_event(before):
@@ -223,7 +225,7 @@ def _missing_operator(term: str) -> Problem | None:
     both = f"`{quoted_part(before)}` and `{quoted_part(after)}`"
     if between:
         at += term[at:].index(between)
-        message = f"`{between}` is not an operator: {both} are read as one event"
+        message = f"`{quoted_part(between)}` is not an operator: {both} are read as one event"
     else:
         message = f"there is no operator between {both}: they are read as one event"
         at = term.index(after, at)
@@ -249,7 +251,7 @@ def _trailing(term: str) -> Problem | None:
     if not stem:
         if trail[0] not in "\\|&":
             return None
-        message = f"`{trail}` is not an event"
+        message = f"`{quoted_part(trail)}` is not an event"
         if trail[0] == "\\":
             message = "a `\\` does not continue a line: a trigger is on one line"
         return suspicious(at, len(trail), message, "remove it", edit)
@@ -259,7 +261,7 @@ def _trailing(term: str) -> Problem | None:
             return None
     elif stem.count("-") < 2 and known_name(stem) is None:
         return None
-    message = f"the `{trail}` at the end is read as part of the event"
+    message = f"the `{quoted_part(trail)}` at the end is read as part of the event"
     if trail[-1] == "\\":
         message = "a `\\` does not continue a line: it is read as part of the event"
     return suspicious(at, len(trail), message, "remove it", edit)
@@ -302,7 +304,7 @@ def _other_separator(term: str) -> Problem | None:
     if not edits:
         return None
     first = edits[0]
-    read = term[first.start : first.end].strip() or "white space"
+    read = quoted_part(term[first.start : first.end].strip()) or "white space"
     message = f"`{quoted_part(term)}` has {read} where a hyphen ends a field"
     length = first.end - first.start
     return suspicious(first.start, length, message, "write hyphens between the fields", *edits)

@@ -25,8 +25,10 @@ _COMMAND = re.compile(
     re.IGNORECASE,
 )
 #: What remains before the `=` of another assignment operator.
-_OPERATOR = re.compile(r"\s*[:+?~<>|^-]+$")
-_FILE = re.compile(r"[^\s\"'=:,;|<>]+\.(?:py|pl|qcb)(?![\w.])")
+_OPERATOR = ":+?~<>|^-"
+_EXTENSION = re.compile(r"\.(?:py|pl|qcb)(?![\w.])")
+#: What cannot be in the name of a file that is found within a text.
+_NOT_IN_FILE = frozenset("\"'=:,;|<>()[]{}")
 #: What other formats have between a name and a value.
 _SEPARATOR = re.compile(r"[\"'\u201d]?\s*(?:[:=]?-*>|:=|::?|[,;|\t\uff1d\u2192]|)\s*")
 _DIRECTIVE = re.compile(r"[!@#$.]?(?:include|import|source|use|require|load)\b", re.IGNORECASE)
@@ -43,11 +45,11 @@ def in_name(name: str, start: int) -> tuple[str, str, tuple[Edit, ...]] | None:
     end = start + len(name)
     comment = _COMMENT.match(name)
     if comment:
-        mark = comment[0].strip()
+        mark = quoted_part(comment[0].strip())
         message = f"`{mark}` does not begin a comment: `{quoted_part(name)}` is read as a file name"
         return message, "begin the comment with #", (Edit(start, start + comment.end(), "# "),)
     if (found := _BULLET.match(name)) or (found := _COMMAND.match(name)):
-        words = found[0].strip()
+        words = quoted_part(found[0].strip())
         message = f"`{words}` is read as part of the file name: a line is FILE = TRIGGER"
         return message, "remove it", (Edit(start, start + found.end(), ""),)
     if edits := outer_quotes(name, start):
@@ -60,13 +62,13 @@ def in_name(name: str, start: int) -> tuple[str, str, tuple[Edit, ...]] | None:
         message = "`!=` is not an operator here: a trigger cannot be negated"
         hint = "write =, and the events that it is to fire on"
         return message, hint, (Edit(end - 1, end, ""), Edit(end + 1, end + 1, " !"))
-    if found := _OPERATOR.search(name):
-        message = f"`{found[0].strip()}=` is not an operator here: the file's name ends before `=`"
-        return message, "write = alone", (Edit(start + found.start(), end, " "),)
+    bare = name.rstrip(_OPERATOR)
+    if bare and bare != name:
+        message = f"`{quoted_part(name[len(bare) :])}=` is not an operator here: the file's name ends before it"
+        return message, "write = alone", (Edit(start + len(bare.rstrip()), end, " "),)
     if "/" in name or "\\" in name:
         return _path(name, start)
-    files = _FILE.findall(name)
-    if len(files) > 1:
+    if len(_files(name)) > 1:
         message = f"one line names one file; {shown(name)} is read as one name"
         return message, "write a line for each file", ()
     first, *arguments = name.split(None, 1)
@@ -118,7 +120,7 @@ def swapped(name: str, value: str, start: int, end: int) -> Problem | None:
     `start` and `end` are the offsets of name and value in the line.
     """
     file = value.strip("\"'")
-    if language_of(file) is None or not _FILE.fullmatch(file) or language_of(name) is not None:
+    if _files(file) != [(0, len(file))] or language_of(name) is not None:
         return None
     if not likely_event(name.split(None, 1)[0].strip("\"'(")):
         return None
@@ -152,25 +154,27 @@ def _without_equals(text: str, start: int) -> tuple[str, str, tuple[Edit, ...]]:
     if found := _DIRECTIVE.match(text):
         message = f"there is no `{found[0]}`: a directory has one callbacks.conf"
         return message, "write the lines of the other file in its place", ()
-    file = _FILE.search(text)
-    if file is None:
+    files = _files(text)
+    if not files:
         return _without_file(text, start)
-    before, after = text[: file.start()].strip("\"'\u201c \t:,;=->"), text[file.end() :]
+    file_start, file_end = files[0]
+    file = text[file_start:file_end]
+    before, after = text[:file_start].strip("\"'\u201c \t:,;=->"), text[file_end:]
     separator = _SEPARATOR.match(after)
     assert separator is not None
     value = after[separator.end() :]
-    mark = separator[0].strip("\"' \t")
+    mark = quoted_part(separator[0].strip("\"' \t"))
     if "-" in value and likely_event(value.lstrip("\"'({[!").split(None, 1)[0]):
-        at = start + file.end()
+        at = start + file_end
         edit = Edit(at, at + separator.end(), " = ")
-        lead = (Edit(start, start + file.start(), ""),) if file.start() else ()
-        message = f"there is no `=` between {shown(file[0])} and its trigger"
+        lead = (Edit(start, start + file_start, ""),) if file_start else ()
+        message = f"there is no `=` between {shown(file)} and its trigger"
         if mark:
-            message = f"`{mark}` is where the `=` belongs, between {shown(file[0])} and its trigger"
+            message = f"`{mark}` is where the `=` belongs, between {shown(file)} and its trigger"
         return message, "write = in its place", (*lead, edit)
     if before and likely_event(before.split(None, 1)[0]) and not value:
         message = "the sides are swapped, and there is no `=` between them"
-        return message, "write file = trigger", (Edit(start, end, f"{file[0]} = {before}"),)
+        return message, "write file = trigger", (Edit(start, end, f"{file} = {before}"),)
     comment = _COMMENT.match(text)
     if comment:
         return _comment_mark(comment, start)
@@ -193,7 +197,21 @@ def _without_file(text: str, start: int) -> tuple[str, str, tuple[Edit, ...]]:
     return message, hint, (Edit(start, start, "# "),)
 
 
+def _files(text: str) -> list[tuple[int, int]]:
+    """Where each word begins and ends that ends like the name of a callback's file."""
+    found = []
+    floor = 0
+    for extension in _EXTENSION.finditer(text):
+        start = extension.start()
+        while start > floor and not (text[start - 1].isspace() or text[start - 1] in _NOT_IN_FILE):
+            start -= 1
+        if start < extension.start():
+            found.append((start, extension.end()))
+        floor = extension.end()
+    return found
+
+
 def _comment_mark(comment: re.Match[str], start: int) -> tuple[str, str, tuple[Edit, ...]]:
-    mark = comment[0].strip()
+    mark = quoted_part(comment[0].strip())
     message = f"`{mark}` does not begin a comment"
     return message, "begin the comment with #", (Edit(start, start + comment.end(), "# "),)

@@ -233,7 +233,7 @@ class _Parser:
         edits: tuple[Edit, ...] = ()
         if before is not None and before.kind == "(" and kind == ")":
             message = "there is no event in these parentheses"
-            edits = (Edit(before.start, end, ""),) if len(self._tokens) > 2 else ()
+            edits = self._without_group(index)
             return _error("trigger-syntax", start, 1, message, hint, *edits)
         if before is None or before.kind in ("(", kind) or index == len(self._tokens) - 1:
             # What follows a `(`, or repeats an operator, or ends the text, is one too many.
@@ -243,6 +243,23 @@ class _Parser:
             hint += ", or remove the operator"
             edits = (Edit(before.start, before.end, ""),)
         return _error("trigger-syntax", start, end - start, message, hint, *edits)
+
+    def _without_group(self, index: int) -> tuple[Edit, ...]:
+        """What removes the parentheses that the token at `index` closes, and one operator there."""
+        first, last = index - 1, index
+        operators = ("&&", "||")
+        if first > 0 and self._tokens[first - 1].kind in operators:
+            first -= 1
+        elif index + 1 < len(self._tokens) and self._tokens[index + 1].kind in operators:
+            last += 1
+        if last - first == len(self._tokens) - 1:
+            return ()
+        start = self._tokens[first].start
+        end = self._tokens[last].end
+        # With the white space on one side.
+        if first > 0:
+            start = len(self._text[:start].rstrip())
+        return (Edit(start, end, ""),)
 
     def _group(self, start: int) -> Trigger:
         """What is in the parentheses that were opened at `start`."""

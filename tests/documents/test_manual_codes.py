@@ -36,7 +36,7 @@ EVERYTHING_ON = "supervisor_language_flags = qube,perl,python,mail\n"
 #: Strings in the source that look like a code and are something else.
 IS_CODE = re.compile(r"[a-z]+(-[a-z0-9]+)*")
 NOT_CODES = languages.CODES | {
-    *("callback-agent", "utf-8", "utf-16-be", "by-name", "date-time"),
+    *("callback-agent", "latin-1", "utf-8", "utf-16-be", "by-name", "date-time"),
     *("x-params", "x-notifications", "name-type-context-extra"),
     *("failed-job-self", "failed-work-self-7", "failed-work-parent-7"),
 }
