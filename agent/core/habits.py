@@ -120,7 +120,8 @@ def _leading(value: str) -> Habit | None:
     if found is None:
         return None
     read = found[0].rstrip()
-    message = f"`={quoted_part(read)}` is not an operator here: `{quoted_part(read)}` is read as part of the event"
+    mark = quoted_part(read)
+    message = f"`={mark}` is not an operator here: `{mark}` is read as part of the event"
     hint = "write one `=` between the file and its trigger"
     problem = suspicious(0, len(read), message, hint, Edit(0, found.end(), " "))
     return Habit(problem, 0, len(value) + 1)

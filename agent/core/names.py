@@ -64,7 +64,8 @@ def in_name(name: str, start: int) -> tuple[str, str, tuple[Edit, ...]] | None:
         return message, hint, (Edit(end - 1, end, ""), Edit(end + 1, end + 1, " !"))
     bare = name.rstrip(_OPERATOR)
     if bare and bare != name:
-        message = f"`{quoted_part(name[len(bare) :])}=` is not an operator here: the file's name ends before it"
+        mark = quoted_part(name[len(bare) :])
+        message = f"`{mark}=` is not an operator here: the file's name ends before it"
         return message, "write = alone", (Edit(start + len(bare.rstrip()), end, " "),)
     if "/" in name or "\\" in name:
         return _path(name, start)
