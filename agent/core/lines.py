@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from agent.core import conf, habits, look_alikes, names, trigger
+from agent.core import conf, habits, languages, look_alikes, names, trigger
 from agent.core.conf import Setting
 from agent.core.correction import WRITE, Corrected, as_hint, merged
 from agent.core.diagnostic import Edit, Problem, ProblemError, Severity
@@ -94,7 +94,8 @@ def with_file(line: str, number: int, similar: Mapping[str, str]) -> str | None:
     start = setting.column - 1
     near = similar.get(setting.name)
     edits: tuple[Edit, ...] = ()
-    if near is not None and not look_alikes.looks_the_same(setting.name, near):
+    same = near is not None and look_alikes.looks_the_same(setting.name, near)
+    if near is not None and not same and languages.language_of(near):
         edits = (Edit(start, start + len(setting.name), near),)
     elif near is None and (found := names.in_name(setting.name, start)):
         edits = found[2]

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable
 from itertools import islice
 
-from agent.core.languages import EXTENSIONS
+from agent.core.languages import EXTENSIONS, language_of
 from agent.core.quoting import shorten, shown
 from agent.core.spelling import one_letter_away
 
@@ -71,7 +71,9 @@ def hint(wanted: str, near: str) -> str:
             f"there is a file whose name looks the same but is written with other code points:"
             f" {shorten(ascii(near))} instead of {shorten(ascii(wanted))}; rename it"
         )
-    return f"did you mean {shown(near)}, which is there? Correct the name, or rename the file"
+    if language_of(near) is None:
+        return f"rename the file {shown(near)} to {shown(wanted)}"
+    return f"did you mean {shown(near)}? Correct the name, or rename the file"
 
 
 def looks_the_same(wanted: str, near: str) -> bool:

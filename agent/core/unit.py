@@ -267,7 +267,7 @@ def _files(
             problem = _missing(file)
             held = held or ERROR
         if file in reading.similar:
-            problem = replace(problem, hint=look_alikes.hint(file, reading.similar[file]))
+            problem = _with_similar(problem, file, reading.similar[file])
         problem = replace(problem, length=len(file))
         findings.append(problem.at(where, registration.line, registration.column))
     return usable, findings, held
@@ -309,6 +309,14 @@ def _is_emptied(plan: Plan | None, accepted: Unit | None) -> bool:
 def _error_among(findings: Iterable[Diagnostic]) -> str | None:
     """The reason ERROR if one of these is an error, else None."""
     return ERROR if any(f.severity is Severity.ERROR for f in findings) else None
+
+
+def _with_similar(problem: Problem, file: str, near: str) -> Problem:
+    """The problem of a missing file, where the file `near` is there."""
+    message = problem.message
+    if not look_alikes.looks_the_same(file, near):
+        message += f"; there is {shown(near)}"
+    return replace(problem, message=message, hint=look_alikes.hint(file, near))
 
 
 def _missing(file: str) -> Problem:

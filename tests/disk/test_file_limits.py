@@ -94,7 +94,7 @@ def test_callbacks_in_a_directory(cb: Path) -> None:
     accepted = judged(cb).unit
 
     def planner(_: str, path: str, data: bytes, before: Plan | None) -> Plan:
-        return callback.plan(data, path, before, max_callbacks=10)
+        return planning.plan(data, path, before, max_callbacks=10)
 
     lines = [f"a.pl = x{n}-job-self\n" for n in range(11)]
     (cb / "callbacks.conf").write_text("".join(lines[:10]))
