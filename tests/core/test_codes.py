@@ -36,7 +36,7 @@ SHOWN_BY = {
     "qb-conf-lost": "reload/test_lost_settings.py::test_a_qb_conf_that_is_gone_is_an_error",
     "removed": "core/test_unit.py::test_a_removed_implementation_goes_and_the_rest_is_accepted",
     "too-long": "core/test_trigger.py::test_a_problem_has_a_code_a_column_and_a_hint",
-    "too-many-callbacks": "core/test_unit.py::test_limits_are_errors_that_say_so",
+    "too-many-callbacks": "disk/test_file_limits.py::test_callbacks_in_a_directory",
     "too-many-directories": "core/test_codes.py::test_too_many_directories_are_an_error",
     "unit-too-big": "faults/test_being_written.py::test_too_many_bytes_are_not_read",
     "unmounted": "faults/test_rows_10_13.py::test_row_12_unmounted",
