@@ -82,7 +82,8 @@ def _plain(part: Any) -> Any:
     if "default" in plain and plain["default"] is None:
         del plain["default"]
     if "$ref" in plain and len(plain) > 1:
-        plain = {**plain, "allOf": [{"$ref": plain.pop("$ref")}]}
+        reference = plain.pop("$ref")
+        plain["allOf"] = [{"$ref": reference}]
     return plain
 
 

@@ -463,3 +463,28 @@ def test_the_schemas_in_the_openrpc_document_accept_what_the_agent_does() -> Non
         verdicts.append(published.is_valid(call))
         assert verdicts[-1] is REQUEST.is_valid(call)
     assert set(verdicts) == {True, False}
+
+
+def _parts(part: Any, at: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every object of a document, with its place."""
+    if isinstance(part, dict):
+        yield at, part
+        for name, inner in part.items():
+            yield from _parts(inner, f"{at}/{name}")
+    elif isinstance(part, list):
+        for number, inner in enumerate(part):
+            yield from _parts(inner, f"{at}/{number}")
+
+
+def test_the_document_has_nothing_that_public_tools_stumble_over() -> None:
+    document = json.loads(msgspec.json.encode(openrpc.document("1")))
+    for place, part in _parts(document):
+        if place.endswith(("/properties", "/value")):
+            continue
+        assert not part.keys() & {"if", "then", "else", "unevaluatedProperties", "$defs"}, place
+        assert "$ref" not in part or len(part) == 1, place
+        assert part.get("type") != "array" or "items" in part, place
+    assert not [name for name in document["components"]["schemas"] if "." in name]
+    for method in document["methods"]:
+        assert method["errors"], method["name"]
+        assert method["examples"], method["name"]
