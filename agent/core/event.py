@@ -79,6 +79,12 @@ TYPE_FORMS: Mapping[str, str] = {
 DONE = frozenset({"complete", "killed", "failed"})
 
 
+#: A pid up to this counts as not given: a job without a parent has pid 1.
+NO_PARENT = 1
+#: A pgrp that counts as not given.
+NO_GROUP = 0
+
+
 class Job(Protocol):
     """A job as an event or an owner gives it. None means not given, and equals nothing."""
 
@@ -120,6 +126,10 @@ class Event(NamedTuple):
     alone: bool = False
     #: `text` of an event that was given as text: the end of its label is not known.
     unsplit: str | None = None
+    #: Whether there is no parent, or no label that counts, only because a pid, or a pgrp, that was
+    #: given counts as not given.
+    no_parent: bool = False
+    no_group: bool = False
 
     @classmethod
     def from_text(cls, text: str, owner: Job | None = None) -> Event:
@@ -147,7 +157,9 @@ class Event(NamedTuple):
             expected = f"{shown(text)}-EXTRA, where EXTRA is the {needs}"
             raise EventError(f"an event of type {kind} without extra", expected, end)
         if own:
-            return cls(name, kind, extra or None, _contexts_of_text(context, owner))
+            no_parent = owner is not None and _parent(owner) != owner.pid
+            contexts = _contexts_of_text(context, owner)
+            return cls(name, kind, extra or None, contexts, no_parent=no_parent)
         return cls(name, kind, None, frozenset(), rest, needs is None, rest)
 
     @classmethod
@@ -169,6 +181,7 @@ class Event(NamedTuple):
         if needs is not None and not extra:
             raise EventError(f"an event of type {kind} without extra", f"the {needs}")
         contexts = set()
+        parent, group = _parent(owner or job), job.pgrp
         if owner is None:
             contexts.add("self")
             owner = job
@@ -176,14 +189,24 @@ class Event(NamedTuple):
             contexts.add(str(job.id))
             if job.id == owner.id:
                 contexts.add("self")
-            if job.id == owner.pid:
+            if job.id == parent:
                 contexts.add("parent")
         text = None
         # A job whose label is `self` or `1234` must not pass for another job.
         poses = job.label in ("self", "parent") or (job.label and is_id(job.label))
-        if job.label and not poses and job.pgrp is not None and job.pgrp == owner.pgrp:
+        counts = job.label and not poses and group is not None and group == owner.pgrp
+        if counts and group != NO_GROUP:
             text = f"{job.label}-{extra}" if extra else job.label
-        return cls(name, kind, extra or None, frozenset(contexts), text, not extra)
+        return cls(
+            *(name, kind, extra or None, frozenset(contexts), text, not extra),
+            no_parent=parent != owner.pid,
+            no_group=bool(counts) and group == NO_GROUP,
+        )
+
+
+def _parent(job: Job) -> int | None:
+    """The id of a job's parent, None if it is not given."""
+    return None if job.pid is None or job.pid <= NO_PARENT else job.pid
 
 
 def _unknown_type(kind: str, column: int | None = None, text: str = "") -> EventError:
@@ -208,7 +231,7 @@ def _contexts_of_text(context: str, owner: Job | None) -> frozenset[str]:
     own = canonical_id(context) if is_id(context) else context
     contexts = {own}
     if owner is not None:
-        ids = {"self": owner.id, "parent": owner.pid}
+        ids = {"self": owner.id, "parent": _parent(owner)}
         number = str(ids[own]) if ids.get(own) is not None else own
         contexts.add(number)
         contexts |= {word for word, i in ids.items() if i is not None and str(i) == number}

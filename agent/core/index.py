@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from agent.core import languages, match
 from agent.core.diagnostic import Diagnostic, Problem
-from agent.core.event import TYPES, Event, glob_steps, matches_name
+from agent.core.event import NO_GROUP, NO_PARENT, TYPES, Event, glob_steps, matches_name
 from agent.core.spelling import nearest
 from agent.core.steps import Steps
 from agent.core.term import Term
@@ -362,7 +362,10 @@ def _mismatch(term: Term, event: Event) -> str:
         return _label_mismatch(term, term.label, event)
     if term.context != "*" and term.context not in event.contexts:
         seen = " = ".join(sorted(event.contexts)) or _short(event.text or "none that counts")
-        return f"{term} matches only the context {term.context}, the event has {seen}"
+        reason = f"{term} matches only the context {term.context}, the event has {seen}"
+        if event.no_parent and term.context == "parent":
+            reason += f"; the owner's pid counts as not given, because it is not above {NO_PARENT}"
+        return reason
     if term.extra is None and TYPES[term.type].extra is not None:
         return f"{term} has no extra, which every event of type {term.type} has"
     extra = "no extra" if term.extra is None else f"the extra {term.extra}"
@@ -376,6 +379,8 @@ def _label_mismatch(term: Term, label: str, event: Event) -> str:
     context, hyphen, extra = label.partition("-")
     if near := nearest(context, ("self", "parent")):
         reason += f"; did you mean {term.name}-{term.type}-{near}{hyphen}{extra}?"
+    elif event.no_group:
+        reason += f"; a pgrp of {NO_GROUP} counts as not given"
     return reason
 
 

@@ -173,6 +173,6 @@ def _risk(code: str, name: str) -> tuple[str, str]:
             "return from the code instead",
         )
     return (
-        f"{name} blocks the supervisor process that runs this callback until it returns",
+        f"{name} makes the supervisor process that runs this callback wait",
         "start another process for the work and do not wait for it",
     )

@@ -110,7 +110,8 @@ class _Params(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
 
 
 class Job(_Params, frozen=True):
-    """A job, as far as the client gave it. None is not given and equals nothing."""
+    """A job, as far as the client gave it. None is not given and equals nothing; a pid of 1 or
+    lower and a pgrp of 0 count as not given."""
 
     EXPECTED: ClassVar = "a job, as an object with any of id, label, pid and pgrp"
 

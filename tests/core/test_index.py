@@ -132,6 +132,41 @@ def test_explain_agrees_with_lookup(one: Case) -> None:
     assert all(reason for _, _, reason in index.explain(question[0], question[1:]))
 
 
+@pytest.mark.parametrize(
+    ("trigger", "event", "owner", "reason"),
+    [
+        (
+            "done-job-parent",
+            {"name": "done", "type": "job", "job": {"id": 1}},
+            {"id": 5, "pid": 1},
+            "the owner's pid counts as not given, because it is not above 1",
+        ),
+        (
+            "done-job-parent",
+            "done-job-0",
+            {"id": 5, "pid": 0},
+            "the owner's pid counts as not given, because it is not above 1",
+        ),
+        (
+            "done-job-render",
+            {"name": "done", "type": "job", "job": {"id": 7, "label": "render", "pgrp": 0}},
+            {"id": 5, "pgrp": 0},
+            "a pgrp of 0 counts as not given",
+        ),
+    ],
+)
+def test_a_reason_says_that_a_field_counts_as_not_given(
+    trigger: str, event: Any, owner: dict[str, Any], reason: str
+) -> None:
+    index = Index.of(1, [served([trigger])])
+    for low, expected in ((owner, True), ({"id": 5}, False)):
+        question = events(Case([trigger], event, low, []))
+        assert question is not None
+        ((_, verdict, why),) = index.explain(question[0])
+        assert verdict == "no"
+        assert why.endswith(f"; {reason}") is expected
+
+
 def test_the_digest_names_what_is_served_and_nothing_else() -> None:
     first, second = served(["done-job-self"], "/a"), served(["done-job-x"], "/b")
     digest = Index.of(1, [first, second]).digest

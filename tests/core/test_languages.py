@@ -175,6 +175,7 @@ def hurts(source: str) -> list[tuple[str, int | None, int | None]]:
         ("raise SystemExit\n", [("exits", 1, 1)]),
         ("raise SystemExit(1)\n", [("exits", 1, 1)]),
         ("exit()\n", [("exits", 1, 1)]),
+        ("class A:\n def exit(self):\n  exit()\n", [("exits", 3, 3)]),
         ("import os\nx = 'é', os.system('ls')\n", [("blocks", 2, 10)]),
         ("from os import system\nsystem('ls')\n", [("blocks", 2, 1)]),
         ("import subprocess as p\np.check_call(['ls'])\n", [("blocks", 2, 1)]),
@@ -192,6 +193,79 @@ def test_what_hurts_the_supervisor_is_found_in_the_tree(
     source: str, expected: list[tuple[str, int, int]]
 ) -> None:
     assert hurts(source) == expected
+
+
+#: A source, and the call in it that makes the supervisor wait.
+WAITS = [
+    ("import smtplib\nwith smtplib.SMTP('mail') as s: s.sendmail(a, b, c)", "smtplib.SMTP"),
+    ("from smtplib import SMTP_SSL as Mail\nMail('mail')", "smtplib.SMTP_SSL"),
+    ("import socket as s\ns.create_connection(('h', 1))", "socket.create_connection"),
+    ("import socket\ns = socket.socket()\ns.connect(('h', 1))", "socket.socket.connect"),
+    ("from http import client\nclient.HTTPSConnection('h')", "http.client.HTTPSConnection"),
+    ("import http.client\nhttp.client.HTTPConnection('h')", "http.client.HTTPConnection"),
+    ("from ftplib import FTP\nFTP('h')", "ftplib.FTP"),
+    ("import urllib.request\nurllib.request.urlopen('u')", "urllib.request.urlopen"),
+    (
+        "from urllib import request as r\nr.build_opener(x).open('u')",
+        "urllib.request.build_opener.open",
+    ),
+    (
+        "try:\n import urllib2\nexcept ImportError:\n import urllib.request as urllib2\n"
+        "urllib2.urlopen('u')",
+        "urllib.request.urlopen",
+    ),
+    (
+        "try:\n import requests\nexcept ImportError:\n requests = None\nrequests.delete('u')",
+        "requests.delete",
+    ),
+    ("import requests\nwith requests.Session() as s:\n s.put('u')", "requests.Session.put"),
+    ("import MySQLdb\nMySQLdb.connect()", "MySQLdb.connect"),
+    ("import mysql.connector as db\ndb.connect()", "mysql.connector.connect"),
+    ("from psycopg2 import connect\nconnect('dsn')", "psycopg2.connect"),
+    ("import subprocess\nsubprocess.Popen('x').wait()", "subprocess.Popen.wait"),
+    ("from subprocess import *\nout = Popen('x').communicate()[0]", "subprocess.Popen.communicate"),
+    ("from subprocess import *\ncall('x')", "subprocess.call"),
+    ("import subprocess as s\np = s.Popen('x')\nif p.poll(): p.wait(5)", "subprocess.Popen.wait"),
+    ("import subprocess as s\ns.Popen('x').stdout.read()", "subprocess.Popen.stdout.read"),
+    ("import subprocess as s\nwith s.Popen('x') as p: p.wait()", "with subprocess.Popen"),
+    (
+        "import subprocess\nclass A:\n def start(self):\n  self.p = None\n"
+        "  self.p = subprocess.Popen('x')\n def end(self):\n  self.p.wait()",
+        "subprocess.Popen.wait",
+    ),
+    ("import os\nos.spawnl(os.P_WAIT, 'x')", "os.spawnl"),
+    ("import os\nos.waitpid(pid, 0)", "os.waitpid"),
+]
+
+
+@pytest.mark.parametrize(("source", "name"), WAITS)
+def test_a_call_that_waits_is_found_under_any_name(source: str, name: str) -> None:
+    (warning,) = check_python(source.encode()).warnings
+    assert warning.code == "blocks"
+    assert warning.message.startswith(f"{name} makes the supervisor process")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import urllib.parse\nurllib.parse.quote('x')\nurllib.parse.urlparse('u')",
+        "import subprocess\np = subprocess.Popen('x')\np.poll()\np.terminate()",
+        "import threading\np = threading.Event()\np.wait(1)",
+        # Another function's name, another object of the same name, a name that is not imported.
+        "import subprocess as s\ndef f():\n p = s.Popen('x')\ndef g(p):\n p.wait()",
+        "import subprocess as s\np = s.Popen('x')\np = Event()\np.wait()",
+        "requests = {}\nrequests.get('x')",
+        "import time\ndef f(time):\n time.sleep(1)",
+        "def input():\n return 1\ninput()",
+        "class A:\n def exit(self): pass\n def f(self): self.exit()",
+        "import os\nos.waitpid(pid, os.WNOHANG)\nos.spawnl(os.P_NOWAIT, 'x')",
+        "import socket\nsocket.gethostname()\ns = socket.socket()\ns.close()",
+        "import sqlite3, requests\nsqlite3.connect('f')\ns = requests.Session()\ns.close()",
+        "from email.mime.text import MIMEText\nfrom http import HTTPStatus\nMIMEText('x')",
+    ],
+)
+def test_what_does_not_wait_is_no_finding(source: str) -> None:
+    assert hurts(source) == []
 
 
 @pytest.mark.parametrize(

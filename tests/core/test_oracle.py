@@ -282,6 +282,22 @@ def test_the_context_of_a_string_event_is_also_what_the_owner_says() -> None:
     assert not fires("done-job-self", "done-job-12")
 
 
+def test_a_low_pid_and_a_pgrp_of_0_count_as_not_given() -> None:
+    for pid in (0, 1):
+        event = job_event("done", id=pid)
+        assert not fires("done-job-parent", event, {"id": 5, "pid": pid})
+        assert fires(f"done-job-{pid}", event, {"id": 5, "pid": pid})
+        assert not fires("done-job-parent", f"done-job-{pid}", {"pid": pid})
+        assert not fires(f"done-job-{pid}", "done-job-parent", {"pid": pid})
+        assert fires("done-job-parent", "done-job-parent", {"pid": pid})
+    assert fires("done-job-parent", job_event("done", id=2), {"pid": 2})
+    assert fires("done-job-self", job_event("done", id=1), {"id": 1})
+    grouped = job_event("done", id=5, label="a", pgrp=0)
+    assert not fires("done-job-a", grouped, {"id": 6, "pgrp": 0})
+    assert not fires("done-job-a", grouped)
+    assert fires("done-job-a", job_event("done", id=5, label="a", pgrp=1), {"id": 6, "pgrp": 1})
+
+
 REFUSED: list[Event] = [
     "done-job",
     "done-job-",

@@ -33,7 +33,7 @@ PLAIN_TYPES = ["job", "global"]
 EXTRA_TYPES = ["work", "subjob", "host", "time", "repeat", "globaltime", "globalrepeat"]
 WEIGHTED_TYPES = ["job"] * 10 + ["work"] * 10 + PLAIN_TYPES + EXTRA_TYPES
 
-IDS = [7, 7, 12, 12, 120, 0]
+IDS = [7, 7, 12, 12, 120, 0, 1]
 LONG_ID = "9" * 5000  # more digits than int() reads
 
 LABELS = ["a", "a-b", "a-1", "b", "job A", "my-label", "self-x", "s", "12-a", "selfish"]

@@ -190,7 +190,7 @@ def _see_text(event: str, owner: Owner) -> Seen:
     if NEEDS_EXTRA[kind] and extra is None:
         raise ValueError("expected an extra")
     contexts = {context}
-    same = [{"self", _given(owner, "id")}, {"parent", _given(owner, "pid")}]
+    same = [{"self", _given(owner, "id")}, {"parent", _parent(owner)}]
     for pair in same + same:  # twice: self is the id, which may be the pid, which is parent
         if None not in pair and contexts & pair:
             contexts |= {word for word in pair if word}
@@ -214,11 +214,11 @@ def _see(event: Mapping[str, Any], owner: Owner | None, own: bool) -> Seen:
         contexts.add(number)
     if own or (number is not None and number == _given(owner, "id")):
         contexts.add("self")
-    if number is not None and number == _given(owner, "pid"):
+    if number is not None and number == _parent(owner):
         contexts.add("parent")
     if label is not None and (label in ("self", "parent") or _digits(label)):
         label = None
-    if pgrp is None or pgrp != _given(owner, "pgrp"):
+    if pgrp in (None, "0") or pgrp != _given(owner, "pgrp"):
         label = None
     return Seen(name, kind, frozenset(contexts), label, extra, None)
 
@@ -240,6 +240,12 @@ def _given(job: Mapping[str, Any], field: str) -> str | None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError(f"expected a number as {field}")
     return str(value)
+
+
+def _parent(owner: Owner) -> str | None:
+    """The id of the parent. A job without one has the pid 1, or 0."""
+    pid = _given(owner, "pid")
+    return None if pid in ("0", "1") else pid
 
 
 def _text(where: Mapping[str, Any], field: str) -> str | None:
