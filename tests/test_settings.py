@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import client
-from agent.core.diagnostic import Severity
+from agent.core.diagnostic import Problem, Severity
 from agent.core.languages import DEFAULT_FLAGS
 from agent.settings import (
     MAX_QB_CONF_BYTES,
@@ -356,6 +356,81 @@ def test_what_is_not_ours_or_is_overruled_gives_no_finding() -> None:
     assert not settings(environ={"CALLBACK_AGENT_PATH": "/x"}, qb=broken).findings
 
 
+@pytest.mark.parametrize(
+    ("line", "column", "hint"),
+    [
+        (f"{QB_PATH}s = /a", 1, f"write: {QB_PATH} = /a"),
+        (f"supervisr_universl{QB_PATH[20:]} = /a", 1, f"write: {QB_PATH} = /a"),
+        ('  supervisor_langauge_flags="perl" # on', 3, f'write: {QB_LANGUAGES}="perl" # on'),
+        ("Supervisor_Language_Flags = perl", 1, f"write: {QB_LANGUAGES} = perl"),
+        ("supervisor-universal-callback-path = /a", 1, f"write: {QB_PATH} = /a"),
+        (f"{QB_LANGUAGES} perl,python # on", 1, f"write: {QB_LANGUAGES} = perl,python # on"),
+        (f" {QB_LANGUAGES}: perl", 2, f"write: {QB_LANGUAGES} = perl"),
+        (QB_LANGUAGES, 1, "write = and a value after it"),
+    ],
+)
+def test_a_line_that_looks_like_one_of_ours_and_sets_nothing(
+    line: str, column: int, hint: str
+) -> None:
+    found = settings(qb=f"# a\n{line}\n")
+    assert places(found) == [("/etc/qb.conf", 2, column, "warning", "unknown-setting")]
+    assert found.findings[0].hint == hint
+    assert (found.directories, found.languages) == (settings().directories, DEFAULT_FLAGS)
+    # What a person writes who reads only the hint.
+    if hint.startswith("write: "):
+        assert not settings(qb=hint.removeprefix("write: ")).findings
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "supervisor_language_flagset = perl",
+        "supervisor_universal_path = /a",
+        "supervisor_log_flags = x",
+        "qb_domain = x",
+        f"# {QB_LANGUAGES} perl",
+        f"worker_path_map = {{\n{QB_PATH}s = x\n}}",
+        f"see {QB_LANGUAGES}",
+        "= x",
+        "",
+    ],
+)
+def test_a_parameter_that_is_not_ours_is_nobodys_mistake(line: str) -> None:
+    assert not settings(qb=f"{line}\n").findings
+
+
+def test_what_is_overruled_is_not_looked_for() -> None:
+    assert not settings({"directories": "/x"}, qb=f"{QB_PATH}s = /a\n").findings
+
+
+def test_a_relative_path_of_qb_conf_is_a_warning_that_says_against_what() -> None:
+    found = settings(qb=f"{QB_PATH} = /a, farm/callback\n")
+    assert found.directories == ("/a", "/work/farm/callback")
+    assert places(found) == [("/etc/qb.conf", 1, 42, "warning", "relative-path")]
+    assert "read as /work/farm/callback" in found.findings[0].message
+    # A person who types a path means their own directory; ~ and $QBDIR make a path absolute.
+    assert not settings({"directories": "farm"}).findings
+    assert not settings(qb=f"{QB_PATH} = ~/a, $QBDIR/b\n").findings
+    relative = settings(qb=f"qb_directory = qube\n{QB_PATH} = $QBDIR/b\n")
+    assert [f.code for f in relative.findings] == ["relative-path"]
+
+
+def test_a_finding_about_a_missing_directory_names_the_setting_that_lists_it() -> None:
+    def message(found: Settings, code: str = "missing", path: str = "/a") -> str:
+        return found.with_source(Problem(code, "M").at(path)).message
+
+    assert message(settings({"directories": "/a"})) == "M; it is listed by --callback-path"
+    by_variable = settings(environ={"CALLBACK_AGENT_PATH": "/a"})
+    assert message(by_variable) == "M; it is listed by CALLBACK_AGENT_PATH"
+    of_qb_conf = settings(qb=f"\n{QB_PATH} = /a\n")
+    assert message(of_qb_conf) == "M; it is listed by /etc/qb.conf:2"
+    assert message(of_qb_conf, "not-a-directory") == "M; it is listed by /etc/qb.conf:2"
+    default = message(settings(), path="/usr/local/pfx/qube/callback")
+    assert default == f"M; it is the default, since {QB_PATH} is not set"
+    # Of a file in it, and of another directory, the setting says nothing.
+    assert message(of_qb_conf, "unreadable") == message(of_qb_conf, path="/a/b.py") == "M"
+
+
 def test_findings_come_in_line_order() -> None:
     found = settings(qb=f"{QB_LANGUAGES} = pyhton\n{QB_PATH} = /a,/a\n")
     assert [finding.line for finding in found.findings] == [1, 2]
@@ -395,7 +470,10 @@ def test_a_qb_conf_is_read_from_where_it_is_named(tmp_path: Path) -> None:
     file = tmp_path / "qb.conf"
     given = by_flag({"qb_conf": str(file)})
     missing = read(given, {})
-    assert (missing.findings, missing.sources["directories"]) == ((), "default")
+    assert places(missing) == [(str(file), None, None, "note", "no-qb-conf")]
+    assert missing.findings[0].message.startswith("--qb-conf names this file")
+    assert missing.sources["directories"] == "default"
+    assert not missing.bad
     file.write_text(f"{QB_PATH} = /a\n")
     assert read(given, {}).directories == ("/a",)
     none = by_flag({"qb_conf": str(tmp_path / "none")})
@@ -418,6 +496,14 @@ def test_a_qb_conf_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(b"#" * MAX_QB_CONF_BYTES)
     large = by_flag({"qb_conf": str(tmp_path / "large")})
     assert not read(large, {}).findings
+
+
+def test_a_qb_conf_that_a_variable_names_and_that_is_not_there_is_a_note() -> None:
+    found = settings(environ={"CALLBACK_AGENT_QB_CONF": "/x"})
+    assert places(found) == [("/x", None, None, "note", "no-qb-conf")]
+    assert found.findings[0].message.startswith("CALLBACK_AGENT_QB_CONF names this file")
+    # Nobody named the default.
+    assert settings().findings == ()
 
 
 def test_the_reason_why_qb_conf_cannot_be_read_is_told() -> None:

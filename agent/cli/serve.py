@@ -68,7 +68,7 @@ def check(context: click.Context, /, paths: tuple[str, ...], as_json: bool, **_:
             group,
             _timing(context),
         )
-    findings = [*settings.findings, *found]
+    findings = [*settings.findings, *map(settings.with_source, found)]
     if as_json:
         print_json({"diagnostics": [finding.as_json() for finding in findings]})
     else:

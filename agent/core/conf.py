@@ -25,6 +25,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+from agent.core import near_settings
 from agent.core.correction import from_byte
 from agent.core.diagnostic import MAX_UNCAPPED, Diagnostic, Edit, Problem, ProblemError, capped
 from agent.core.quoting import shown
@@ -118,8 +119,9 @@ def read_qb(
 ) -> tuple[dict[str, Setting], list[Diagnostic]]:
     """The `wanted` settings of a qb.conf, by name, and their diagnostics.
 
-    Takes any bytes; never raises. Other settings give neither a setting nor a diagnostic. If there
-    are more than MAX_FINDINGS diagnostics, the last one counts the rest (see `capped`).
+    Takes any bytes; never raises. Other settings give neither a setting nor a diagnostic, unless
+    they look like a wanted one. If there are more than MAX_FINDINGS diagnostics, the last one
+    counts the rest (see `capped`).
     """
     found: dict[str, Setting] = {}
     findings: list[Diagnostic] = []
@@ -132,6 +134,8 @@ def read_qb(
             findings.append(error.problem.at(path, number, error.problem.column))
             continue
         if setting is None:
+            if problem := near_settings.problem_of(line, wanted):
+                findings.append(problem.at(path, number, problem.column))
             continue
         if "'" in setting.value:
             findings.append(single_quote(setting).at(path))

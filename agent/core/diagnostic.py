@@ -57,7 +57,7 @@ class Code(NamedTuple):
     other: Severity | None = None
 
 
-ERROR, WARNING = Severity.ERROR, Severity.WARNING
+ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 HELD, SERVED, REMOVED, SETTINGS = Effect.HELD, Effect.SERVED, Effect.REMOVED, Effect.SETTINGS
 
 #: Every code, in the order of the manual's list. Three codes have two severities:
@@ -130,10 +130,16 @@ CODES: Mapping[str, Code] = {
     "bad-flags": Code(ERROR, SETTINGS, "`supervisor_language_flags` begins with a digit"),
     "bad-path": Code(ERROR, SETTINGS, "A path in qb.conf cannot be the path of a directory"),
     "too-many-directories": Code(ERROR, SETTINGS, "The callback path lists too many directories"),
+    "no-qb-conf": Code(NOTE, SERVED, "The qb.conf that a flag or variable names does not exist"),
+    "unknown-setting": Code(
+        WARNING, SERVED, "A line of qb.conf looks like a parameter and sets none"
+    ),
+    "relative-path": Code(WARNING, SERVED, "A path in qb.conf does not begin with `/`"),
     "unknown-flag": Code(WARNING, SERVED, "A language flag is unknown"),
     "duplicate-directory": Code(WARNING, SERVED, "The callback path lists a directory twice"),
     "duplicate-setting": Code(WARNING, SERVED, "qb.conf sets a parameter twice"),
     "unclosed-brace": Code(WARNING, SERVED, "A brace in qb.conf is never closed"),
+    "restart-needed": Code(WARNING, SERVED, "A supervisor reads the parameter only when it starts"),
     "kept-damaged": Code(WARNING, SERVED, "The stored version of a directory cannot be used"),
     "more-findings": Code(WARNING, SERVED, "There are more findings than are shown", ERROR),
 }

@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-def one_letter_away(word: str, known: str) -> bool:
-    """Whether one letter added, removed or replaced, or two swapped, make `known` of `word`."""
-    if word == known or abs(len(word) - len(known)) > 1:
+def letters_away(word: str, known: str, most: int) -> bool:
+    """Whether `known` is made of `word` by at most `most` steps: a letter added, removed or
+    replaced, or two swapped. Takes time that grows with 4 to the power of `most`."""
+    if abs(len(word) - len(known)) > most:
         return False
     start = next((i for i, (a, b) in enumerate(zip(word, known, strict=False)) if a != b), None)
     if start is None:
         return True
+    if most == 0:
+        return False
     a, b = word[start:], known[start:]
-    return a[1:] == b[1:] or a[1:] == b or a == b[1:] or (a[:2] == b[1::-1] and a[2:] == b[2:])
+    rest = [(a[1:], b[1:]), (a[1:], b), (a, b[1:])]
+    if a[:2] == b[1::-1]:
+        rest.append((a[2:], b[2:]))
+    return any(letters_away(x, y, most - 1) for x, y in rest)
+
+
+def one_letter_away(word: str, known: str) -> bool:
+    """Whether one letter added, removed or replaced, or two swapped, make `known` of `word`."""
+    return word != known and letters_away(word, known, 1)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

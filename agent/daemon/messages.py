@@ -57,6 +57,10 @@ class MessageHandler(logging.Handler):
         self._put(text)
         self.last = [*self.last, note][-MAX_NOTES:]
 
+    def say(self, text: str) -> None:
+        """Queue one line for standard error that `status` does not show."""
+        self._put(f"callback-agent: {text}")
+
     def drain(self, seconds: float = DRAIN_SECONDS) -> None:
         """Wait until everything is written, for so many seconds at most."""
         self._writer.wait(seconds)

@@ -135,11 +135,14 @@ def _with_stored(now: Settings, last_good: LastGood) -> Settings:
     last = last_good.settings
     assert last is not None
     directories = tuple(last.directories)
+    stored = f"stored, from the last valid {printable(last.qb_conf)}"
+    sources = {**now.sources, "directories": stored, "languages": stored}
     row = TABLE["directories"]
     if now.sources["directories"] in (row.flag, row.variable):
-        directories = now.directories
+        directories, sources["directories"] = now.directories, now.sources["directories"]
     found = now.found or (last.found and last.qb_conf == now.qb_conf)
-    return replace(now, directories=directories, languages=frozenset(last.languages), found=found)
+    languages = frozenset(last.languages)
+    return replace(now, directories=directories, languages=languages, sources=sources, found=found)
 
 
 # -- serve ----------------------------------------------------------------------------------------
@@ -188,6 +191,7 @@ async def _listen(agent: _Agent, service: Service, notify: Notify) -> None:
     with contextlib.suppress(Exception):  # it is loaded when it is needed
         await loading
     await agent.pipe.listen(service, agent.access)
+    agent.messages.say(_serving(agent))
     notify.send("READY=1", _status_line(agent.reloader))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_keep_pipe, agent, service)
@@ -220,6 +224,22 @@ async def _keep_pipe(agent: _Agent, service: Service) -> None:
             if str(error) != reported:
                 reported = str(error)
                 _logger.error("%s", reported)
+
+
+def _serving(agent: _Agent) -> str:
+    """The line that says what is served from where, and what is odd about the settings."""
+    reloader = agent.reloader
+    now = reloader.settings
+    callbacks, directories = reloader.index.count, len(now.directories)
+    parts = (
+        f"serving {callbacks} {'callback' if callbacks == 1 else 'callbacks'}"
+        f" of {directories} {'directory' if directories == 1 else 'directories'}",
+        f"state {reloader.state}",
+        f"pipe {now.pipe}",
+        f"log {'standard output' if now.log == STANDARD_OUTPUT else now.log}",
+        *reloader.notes,
+    )
+    return printable("; ".join(parts))
 
 
 def _status_line(reloader: Reloader) -> str:

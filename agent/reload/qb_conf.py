@@ -22,6 +22,7 @@ from agent.disk.watch.combined import Watch
 from agent.disk.watch.interface import Target
 from agent.reload.stored import StoredSettings
 from agent.settings import Settings
+from agent.settings.path_list import QB_LANGUAGES, QB_PATH
 from agent.timing import Timing
 
 #: The name of qb.conf among the targets that are watched.
@@ -129,3 +130,21 @@ class QbConf:
             return old, (Problem("qb-conf-lost", message, hint).at(new.qb_conf),)
         same = new == replace(old, findings=new.findings)
         return (old if same else new), new.findings
+
+
+def restart_needed(old: Settings, new: Settings) -> list[Diagnostic]:
+    """A warning for each parameter of qb.conf that changed and that a stock supervisor reads only
+    when it starts."""
+    changed = []
+    if old.directories != new.directories:
+        changed.append(("directories", QB_PATH))
+    if old.languages != new.languages:
+        changed.append(("languages", QB_LANGUAGES))
+    return [_restart_needed(parameter, new, new.line_of(name)) for name, parameter in changed]
+
+
+def _restart_needed(parameter: str, new: Settings, line: int | None) -> Diagnostic:
+    message = f"{parameter} changed: a stock supervisor uses the new value only after a restart"
+    hint = "restart the supervisor, if it does not ask this agent; --reread is not enough"
+    problem = Problem("restart-needed", message, hint)
+    return problem.at(new.qb_conf, line, None if line is None else 1)

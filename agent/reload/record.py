@@ -40,6 +40,8 @@ class Recorder:
         #: The index of the last record, None before the first.
         self._index: Index | None = None
         self._causes: list[Cause] = []
+        #: Diagnostics of the next record alone: that it has them no more makes no other record.
+        self._once: list[Diagnostic] = []
         #: The event of a record that is to be made.
         self._event: str | None = None
 
@@ -50,6 +52,10 @@ class Recorder:
     def found(self, found: Iterable[Cause]) -> None:
         """Note what changed on disk. It goes into the next record."""
         self._causes += found
+
+    def report_once(self, findings: Iterable[Diagnostic]) -> None:
+        """Have the next record carry these, and make one for them if nothing else does."""
+        self._once += findings
 
     def is_due(
         self,
@@ -64,7 +70,7 @@ class Recorder:
         all listed directories. If there is nothing, the causes had no effect and are dropped.
         """
         changed = self._index is None or index.digest != self._index.digest
-        if changed or findings != self.findings or held != self.held:
+        if changed or findings != self.findings or held != self.held or self._once:
             if self._index is None:
                 event = STARTED
             elif held.keys() - self.held.keys():
@@ -97,6 +103,7 @@ class Recorder:
             )
         assert self._event is not None
         record = self.other(self._event, index, began, found, [c.as_json() for c in changed])
+        record["diagnostics"] += [f.as_json() for f in self._once]
         return results.encode(record), results.summary(record)
 
     def done(self, index: Index) -> None:
@@ -104,6 +111,7 @@ class Recorder:
         self._index = index
         self._event = None
         self._causes.clear()
+        self._once.clear()
 
     def other(
         self,

@@ -18,6 +18,7 @@ from typing import Any
 import anyio
 from anyio import to_thread
 
+from agent.core.diagnostic import Severity
 from agent.core.index import Index
 from agent.core.quoting import shown
 from agent.core.unit import BEING_WRITTEN
@@ -34,7 +35,7 @@ from agent.reload.looker import Looker
 from agent.reload.pending import Barrier, Pending
 from agent.reload.plans import Plans
 from agent.reload.publisher import Publisher
-from agent.reload.qb_conf import QB_CONF, QbConf
+from agent.reload.qb_conf import QB_CONF, QbConf, restart_needed
 from agent.reload.settle import Settler
 from agent.reload.stored import StoredSettings
 from agent.reload.syntax_check import Checker
@@ -118,6 +119,13 @@ class Reloader:
     def settings(self) -> Settings:
         """The settings in use."""
         return self.qb_conf.settings
+
+    @property
+    def notes(self) -> list[str]:
+        """What is odd about the settings in use, and no mistake for certain."""
+        return [
+            f"{f.path}: {f.message}" for f in self.qb_conf.findings if f.severity is Severity.NOTE
+        ]
 
     @property
     def state(self) -> str:
@@ -238,6 +246,7 @@ class Reloader:
             return
         if new is not old and self.listing.paths:
             self.records.recorder.found([causes.cause(old.qb_conf, "modified")])
+            self.records.recorder.report_once(restart_needed(old, new))
         relisted = self.listing.paths != new.directories
         if relisted:
             before = self.listing.paths
@@ -263,7 +272,7 @@ class Reloader:
         findings, held, units = self.listing.summary()
         await self.records.emit_record(
             self.index,
-            (*self.qb_conf.findings, *findings),
+            (*self.qb_conf.findings, *map(self.settings.with_source, findings)),
             held,
             units,
             self.settings.qb_conf,

@@ -119,8 +119,10 @@ class Job(_Params, frozen=True):
     label: Annotated[
         str | None, _described("the job's label, text or null; empty counts as not given")
     ] = None
-    pid: Annotated[_Natural | None, _job_number("the id of the job's parent")] = None
-    pgrp: Annotated[_Natural | None, _job_number("the job's process group")] = None
+    pid: Annotated[
+        _Natural | None, _job_number("the id of the job's parent (1 or lower: not given)")
+    ] = None
+    pgrp: Annotated[_Natural | None, _job_number("the job's process group (0: not given)")] = None
 
     def __post_init__(self) -> None:
         if self.label == "":
@@ -626,7 +628,10 @@ class StatusResult(_Result, frozen=True, kw_only=True):
     ]
     notes: Annotated[
         list[str],
-        _described("what is not a diagnostic: refused clients, a watch that fell back to polling"),
+        _described(
+            "what is not in records: refused clients, a watch that fell back to polling; and a"
+            " qb.conf that is named and does not exist"
+        ),
     ]
 
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import msgspec
 
 from agent.core.index import Index
+from agent.core.quoting import encodable
 from agent.reload.reloader import Reloader
 from agent.rpc import jsonrpc, openrpc, results
 from agent.rpc.messages import (
@@ -152,7 +153,7 @@ class Handlers:
                 settings=settings,
                 last_reload=last,
                 clients=len(self._pipe.clients - {connection}),
-                notes=self._notes.last,
+                notes=[*map(encodable, reloader.notes), *self._notes.last],
             )
         )
 

@@ -131,18 +131,25 @@ class PathList:
                 self._conf.note(Problem("too-many-directories", _TOO_MANY, hint), setting, offset)
                 break
             try:
-                directory = self._directory(entry)
+                expanded = self._expanded(entry)
+                directory = self._absolute(expanded)
             except BadPath as error:
                 self._conf.note(Problem("bad-path", str(error)), setting, offset)
                 usable = False
                 continue
+            if not expanded.startswith("/"):
+                self._conf.note(_relative(entry, directory), setting, offset)
             if directory in found:
                 self._conf.note(_listed_twice(directory), setting, offset)
             found[directory] = None
         return usable
 
     def _directory(self, entry: str) -> str:
-        """The entry with `~` and `$QBDIR` replaced, absolute and normalised. Raises BadPath."""
+        """The directory that an entry names, absolute and normalised. Raises BadPath."""
+        return self._absolute(self._expanded(entry))
+
+    def _expanded(self, entry: str) -> str:
+        """The entry with `~` and `$QBDIR` replaced. Raises BadPath."""
         _check_length(entry)
         if entry == "~" or entry.startswith("~/"):
             entry = home(self._environ, self._host) + entry[1:]
@@ -152,7 +159,11 @@ class PathList:
             entry = _QBDIR.sub(lambda _: qbdir, entry)
         if "\0" in entry:
             raise BadPath(f"{shown(entry)}: a path cannot contain NUL")
-        directory = normalise(self._host.absolute(entry))
+        return entry
+
+    def _absolute(self, path: str) -> str:
+        """The path, absolute and normalised. Raises BadPath."""
+        directory = normalise(self._host.absolute(path))
         _check_length(directory)
         try:
             directory.encode()
@@ -199,6 +210,14 @@ def _check_length(path: str) -> None:
 def _listed_twice(directory: str) -> Problem:
     message = f"{shown(directory)} is listed twice and is read once"
     return Problem("duplicate-directory", message, "remove one of the two")
+
+
+def _relative(entry: str, directory: str) -> Problem:
+    message = (
+        f"{shown(entry)} is relative to the directory in which the agent was started: it is read"
+        f" as {shown(directory)}"
+    )
+    return Problem("relative-path", message, "write an absolute path")
 
 
 def _split(value: str) -> Iterator[tuple[str, int]]:

@@ -35,6 +35,9 @@ SHOWN_BY = {
     "out-of-resources": "faults/test_being_written.py::test_no_memory_is_a_fault_of_the_directory",
     "qb-conf-lost": "reload/test_lost_settings.py::test_a_qb_conf_that_is_gone_is_an_error",
     "removed": "core/test_unit.py::test_a_removed_implementation_goes_and_the_rest_is_accepted",
+    "restart-needed": (
+        "reload/test_qb_conf.py::test_one_record_says_that_a_supervisor_must_be_restarted"
+    ),
     "too-long": "core/test_trigger.py::test_a_problem_has_a_code_a_column_and_a_hint",
     "too-many-callbacks": "disk/test_file_limits.py::test_callbacks_in_a_directory",
     "too-many-directories": "core/test_codes.py::test_too_many_directories_are_an_error",

@@ -99,9 +99,10 @@ def test_a_directory_gives_its_expected_findings(directory: Path, all_languages:
 
 @pytest.mark.parametrize("directory", QB_CONFS, ids=name_of)
 def test_a_qb_conf_gives_its_expected_findings(directory: Path, tmp_path: Path) -> None:
-    # If it names no directory, or none that can be read, $QBDIR/callback is healthy.
-    (tmp_path / "callback").mkdir()
-    (tmp_path / "callback" / "callbacks.conf").write_text("# nothing\n")
+    # What it names, and the default, is healthy.
+    for name in ("callback", "other", "third"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "callbacks.conf").write_text("# nothing\n")
     done = check("--qb-conf", "qb.conf", cwd=directory, qbdir=tmp_path)
     lines = expected(directory)
     assert findings(done.stdout, directory) == lines, done

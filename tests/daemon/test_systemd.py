@@ -200,7 +200,7 @@ def test_a_manager_that_is_not_there_is_no_reason_to_stop(agent: Agent, manager:
     manager.socket.close()
     agent.start()
     assert agent.fires("done-job-self") == ["a.pl"]
-    assert agent.errors.read_text() == ""
+    assert agent.messages() == []
 
 
 def test_an_abstract_address_and_a_manager_that_does_not_read() -> None:

@@ -46,7 +46,7 @@ NO_EXAMPLE = {
     *("bad-path", "bad-settings", "being-written", "kept-damaged", "no-answer", "not-utf-8"),
     *("out-of-resources", "qb-conf-lost", "removed", "too-long", "too-many-callbacks"),
     *("unmounted", "unreadable", "more-findings", "empty-conf", "internal-error", "not-checked"),
-    *("check-budget", "unit-too-big", "too-many-directories"),
+    *("restart-needed", "check-budget", "unit-too-big", "too-many-directories"),
 }
 
 
@@ -130,7 +130,7 @@ def test_a_page_states_the_severity_of_the_registry(code: str) -> None:
     stated = re.search(r"^Severity: (.*?)\. Effect", pages()[code], re.MULTILINE | re.DOTALL)
     assert stated
     about = CODES[code]
-    assert set(re.findall("error|warning", stated[1])) == {
+    assert set(re.findall("error|warning|note", stated[1])) == {
         str(severity) for severity in (about.severity, about.other) if severity
     }
 
@@ -139,7 +139,7 @@ def test_a_page_states_the_severity_of_the_registry(code: str) -> None:
 def test_a_page_has_its_form(code: str) -> None:
     lines = pages()[code].splitlines()
     assert lines[0] == f"# {code}"
-    assert re.match(r"Severity: (error|warning)\b.*\. Effect: ", " ".join(lines[2:4]))
+    assert re.match(r"Severity: (error|warning|note)\b.*\. Effect: ", " ".join(lines[2:4]))
     assert len(lines) <= 40
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,6 +87,40 @@ def test_the_language_mask_takes_effect_live(site: Site) -> None:
         )
     )
     assert site.agent.status()["state"] == "ok"
+
+
+def test_one_record_says_that_a_supervisor_must_be_restarted(site: Site) -> None:
+    site.serve(ONE, a_py="0\n")
+    path = f"supervisor_universal_callback_path = {site.directory}\n"
+
+    def restarts(record: dict[str, Any]) -> list[tuple[str, int | None]]:
+        return [
+            (d["message"].partition(" ")[0], d["line"])
+            for d in record["diagnostics"]
+            if d["code"] == "restart-needed"
+        ]
+
+    # What is served does not change: the warning alone makes the record.
+    replace(site.agent.qb_conf, f"{path}supervisor_language_flags = qube,perl,python,mail,post\n")
+    record = site.reload()
+    assert (record["event"], record["changes"]) == ("reloaded", [])
+    assert restarts(record) == [("supervisor_language_flags", 2)]
+    assert [c["path"] for c in record["causes"]] == [str(site.agent.qb_conf)]
+    assert site.agent.status()["last_reload"]["diagnostics"] == record["diagnostics"]
+    # That it is gone makes no record.
+    assert site.agent.reload()["diagnostics"] == []
+    assert len(site.records()) == 1
+    # Both parameters at once, one of them back to its default.
+    other = write(site.folder / "other", ONE, a_py="0\n")
+    replace(site.agent.qb_conf, f"\nsupervisor_universal_callback_path = {other}\n")
+    record = site.reload()
+    assert restarts(record) == [
+        ("supervisor_universal_callback_path", 2),
+        ("supervisor_language_flags", None),
+    ]
+    (site.folder / "other" / "a.py").write_text("1\n")
+    assert restarts(site.reload()) == []
+    assert [bool(restarts(r)) for r in site.records()] == [True, True, False]
 
 
 def test_a_change_of_qb_conf_that_is_not_ours_makes_no_record(site: Site) -> None:

@@ -73,7 +73,7 @@ def test_the_pipe_is_0600_and_the_kernel_refuses_others(agent: Agent, users: Str
     assert agent.pipe.stat().st_uid == os.geteuid()
     assert users.other.does(asked(agent)) == "PermissionError"
     assert users.member.does(asked(agent)) == "PermissionError"
-    assert agent.errors.read_text() == ""
+    assert agent.messages() == []
     assert agent.status()["state"] == "ok"
 
 
@@ -143,8 +143,7 @@ def test_whatever_the_modes_have_become_strangers_are_refused_with_a_reason(
         assert came in ("BrokenPipeError", "ConnectionResetError") or error(came)[0] == REFUSED
     assert error(users.member.does(asked(agent)))[0] == REFUSED
     # They are written behind the answers.
-    wait_for(lambda: agent.errors.read_text().count("\n") >= 2)
-    told = agent.errors.read_text().splitlines()
+    told = wait_for(lambda: len(agent.messages()) >= 2 and agent.messages())
     assert len(told) == 2
     assert f"user id {users.other.uid}," in told[0]
     assert f"user id {users.member.uid}," in told[1]

@@ -220,7 +220,7 @@ def run(options: argparse.Namespace, folder: Path) -> bool:
     seen = [json.loads((folder / f"client.{n}").read_text()) for n in range(options.clients)]
     ok = report(options, listed, shared, written, seen, took, end)
     print(f"memory of the agent (MiB): {memory[0]:.0f} at the start, {memory[1]:.0f} at the end")
-    said = agent.errors.read_text()
+    said = "\n".join(agent.messages())
     if said:
         print(f"the agent said:\n{said}")
     return ok

@@ -115,6 +115,11 @@ class Agent:
             return bool(self.history())
         return False
 
+    def messages(self) -> list[str]:
+        """The lines of standard error, without those that say that it serves."""
+        lines = self.errors.read_text().splitlines()
+        return [line for line in lines if not line.startswith("callback-agent: serving ")]
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it, and give its exit status."""
         assert self.process is not None

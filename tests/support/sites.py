@@ -29,10 +29,13 @@ class Site:
         self._before = self._told = len(agent.history())
 
     def path_list(self, *directories: Path, languages: str = ALL_LANGUAGES) -> dict[str, Any]:
-        """Serve these directories and no others; the record of it."""
+        """Serve these directories and no others; the record of it, without the warning that every
+        change of the list gives."""
         paths = ",".join(map(str, directories))
         replace(self.agent.qb_conf, f'{languages}supervisor_universal_callback_path = "{paths}"\n')
-        return self.reload()
+        record = self.reload()
+        found = [d for d in record["diagnostics"] if d["code"] != "restart-needed"]
+        return record | {"diagnostics": found}
 
     def serve(self, conf: str, **files: str) -> dict[str, Any]:
         """Serve one directory with this callbacks.conf and these files, as `write` has them."""

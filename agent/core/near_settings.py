@@ -1,0 +1,56 @@
+"""Lines of qb.conf that are meant to set a parameter and do not, so that Qube ignores them.
+
+qb.conf has hundreds of parameters that are not the agent's, and the agent does not know them. So
+only what looks like a parameter that it reads is reported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from agent.core.diagnostic import Problem
+from agent.core.quoting import shown
+from agent.core.spelling import letters_away
+
+#: How many letters of a parameter's name may be wrong. No other parameter of Qube is so near.
+MAX_WRONG = 2
+
+_SPACES = re.compile(r"[\s.-]")
+_FIRST_WORD = re.compile(r"\s*([^\s:=]+)\s*:?\s*(.*?)\s*")
+
+
+def problem_of(line: str, wanted: Collection[str]) -> Problem | None:
+    """What is wrong with a line that sets none of the `wanted` parameters; None if nothing is.
+
+    Takes a line outside braces, with its comment. The problem has a column, no line.
+    """
+    text = line.partition("#")[0]
+    name, equals, _ = text.partition("=")
+    if equals:
+        return _misspelt(line, name.strip(), wanted)
+    match = _FIRST_WORD.fullmatch(text)
+    known = _nearest(match[1], wanted) if match else None
+    if match is None or known is None:
+        return None
+    message = f"this line is ignored: there is no `=` after {shown(match[1])}"
+    comment = line[len(text.rstrip()) :]
+    hint = f"write: {known} = {match[2]}{comment}" if match[2] else "write = and a value after it"
+    return Problem("unknown-setting", message, hint, column=match.start(1) + 1)
+
+
+def _misspelt(line: str, name: str, wanted: Collection[str]) -> Problem | None:
+    known = _nearest(name, wanted)
+    if known is None or known == name:
+        return None
+    message = f"{shown(name)} is ignored: the parameter is {known}"
+    hint = f"write: {line.replace(name, known, 1).strip()}"
+    return Problem("unknown-setting", message, hint, column=line.index(name) + 1)
+
+
+def _nearest(name: str, wanted: Collection[str]) -> str | None:
+    """The parameter that a name is, or is meant to be. Case, spaces and hyphens do not count."""
+    if not name:
+        return None
+    plain = _SPACES.sub("_", name.strip('"').lower())
+    return next((known for known in sorted(wanted) if letters_away(plain, known, MAX_WRONG)), None)
