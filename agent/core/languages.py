@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 
@@ -128,6 +129,24 @@ def check_qube(code: bytes) -> list[Problem]:
     hint = f"did you mean {near}?" if near else "write one of Qube's, such as mail-status"
     found = f"{text[:60]!r} is" if text else "an empty file is"
     return [Problem("unknown-code", f"{found} not one of Qube's code strings", hint, 1, 1)]
+
+
+def wrong_target(code: bytes, types: Collection[str]) -> Problem | None:
+    """What is wrong with a .qcb file whose trigger has events of these types; None if nothing is.
+
+    A code string for work or for an instance acts on that of the event that fired it.
+    """
+    text = code_string(code)
+    kind = next((k for k in ("work", "subjob") if f"-{k}-" in text), None)
+    if text not in CODES or kind is None or kind in types:
+        return None
+    what = {"work": "work item", "subjob": "instance"}[kind]
+    message = f"{text} acts on the {what} of the event, and no event of this trigger has one"
+    hint = f"write an event of type {kind}, such as failed-{kind}-self-*"
+    of_job = f"{text.partition('-')[0]}-self"
+    if of_job in CODES:
+        hint += f"; or {of_job} in the file, which acts on the job"
+    return Problem("wrong-target", message, hint)
 
 
 def check_python(source: bytes) -> Verdict:

@@ -21,7 +21,7 @@ file existed or not.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -223,6 +223,7 @@ def _evaluate(reading: Reading, accepted: Unit | None) -> Evaluation:
         found = _check(reading.directory, file, implementation, accepted)
         held = held or _error_among(found)
         findings += found
+    findings += _wrong_targets(reading.directory, lines, usable)
     if held is not None and accepted is not None:
         removed = {f for f, found in reading.files.items() if isinstance(found, Absent)}
         # The plan's own files are reported at their lines.
@@ -345,6 +346,19 @@ def _empty_conf(directory: str) -> Diagnostic:
     message = f"{CONF} has 0 bytes, so nothing is served from {shown(directory)} any more"
     hint = "write its lines again; if nothing is to be served, write a comment that says so"
     return Problem("empty-conf", message, hint).at(f"{directory}/{CONF}")
+
+
+def _wrong_targets(
+    directory: str, lines: Iterable[Registration], usable: Mapping[str, Implementation]
+) -> Iterator[Diagnostic]:
+    """A warning for each line whose Qube code acts on something that no event of it has."""
+    for line in lines:
+        if line.file not in usable or languages.language_of(line.file) != "qube":
+            continue
+        types = {term.type for term in trigger.terms(line.trigger)}
+        problem = languages.wrong_target(usable[line.file].code, types)
+        if problem is not None:
+            yield problem.at(f"{directory}/{CONF}", line.line, line.column)
 
 
 def _check(

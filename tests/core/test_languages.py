@@ -17,6 +17,7 @@ from agent.core.languages import (
     enabled,
     language_of,
     read_flags,
+    wrong_target,
 )
 
 
@@ -153,6 +154,29 @@ def test_other_text_is_a_warning(code: bytes, hint: str) -> None:
     assert (problem.severity, problem.code) == (Severity.WARNING, "unknown-code")
     assert problem.hint is not None
     assert hint in problem.hint
+
+
+@pytest.mark.parametrize(
+    ("code", "types", "hint"),
+    [
+        ("fail-work-self", {"job"}, "failed-work-self-*; or fail-self in the file"),
+        ("retry-work-self", {"job", "subjob"}, "failed-work-self-*"),
+        ("unblock-subjob-self-single", {"work", "time"}, "failed-subjob-self-*; or unblock-self"),
+        ("mail-subjob-status", {"globaltime"}, "failed-subjob-self-*"),
+        ("fail-work-self", {"job", "work"}, None),
+        ("kill-subjob-self", {"subjob"}, None),
+        ("fail-self", {"work"}, None),
+        ("mail-status", {"job"}, None),
+        ("kill-work-sefl", {"job"}, None),
+    ],
+)
+def test_code_that_acts_on_what_no_event_has(code: str, types: set[str], hint: str | None) -> None:
+    problem = wrong_target(f" {code}\n".encode(), types)
+    assert (problem is None) == (hint is None)
+    if problem is not None:
+        assert problem.code == "wrong-target"
+        assert hint in str(problem.hint)
+        assert str(problem.hint).count(";") == str(hint).count(";")
 
 
 # Python ------------------------------------------------------------------------------------------
