@@ -122,9 +122,7 @@ CODES: Mapping[str, Code] = {
     "not-checked": Code(WARNING, SERVED, "A Python file is not checked yet"),
     "exits": Code(WARNING, SERVED, "The code ends the process that runs it"),
     "blocks": Code(WARNING, SERVED, "The code waits for a process, the network, or time"),
-    "wrong-target": Code(
-        WARNING, SERVED, "No event of the trigger has what the code acts on"
-    ),
+    "wrong-target": Code(WARNING, SERVED, "No event of the trigger has what the code acts on"),
     "unknown-code": Code(WARNING, SERVED, "The text is not one of Qube's code strings"),
     # Settings and state.
     "qb-conf-unreadable": Code(ERROR, SETTINGS, "qb.conf exists and cannot be read"),

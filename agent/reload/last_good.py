@@ -41,7 +41,8 @@ class LastGood:
     """One agent's folder in the state directory.
 
     An error is logged once, and what could not be written waits for the next `flush`. All methods
-    block, and none raises.
+    block, and none raises. It has more than 15 methods because one lock guards what all of them
+    change.
     """
 
     def __init__(self, state: str, pipe: str, trust: Trust) -> None:
@@ -65,6 +66,8 @@ class LastGood:
         self._keep: set[str] | None = None
         #: The last valid settings, None if there never were any.
         self.settings: StoredSettings | None = None
+        #: Whether `look` found that files are gone. Then everything is to be stored again.
+        self.lost = False
 
     def open(self) -> None:
         """Read the last settings."""
@@ -146,6 +149,37 @@ class LastGood:
         """Whether something is not written, not on the disk, or not removed yet."""
         unused = self._unused and not self._unread
         return bool(self._waiting or self._unsynced or unused) or self._keep is not None
+
+    def look(self) -> None:
+        """Find out whether somebody removed files that were stored."""
+        with self._lock:
+            used = frozenset().union(*self._digests.values())
+            stored = {os.path.basename(path) for path in self._digests}
+            if self.settings is not None:
+                stored.add(os.path.basename(self._path(None)))
+            try:
+                names = {name.removesuffix(_NEW) for name in os.listdir(self.folder)}
+            except FileNotFoundError:
+                names = set()
+            except OSError:
+                return
+            waiting = {os.path.basename(path) for path in self._waiting}
+            self.lost = not (stored - waiting) | CodeFiles.names(used) <= names
+
+    def start_again(self) -> None:
+        """After a loss: take nothing for stored, and store the settings. The units are to be saved
+        again."""
+        _logger.warning(
+            "somebody removed %s or files in it; what is accepted is stored again",
+            printable(self.folder),
+        )
+        with self._lock:
+            self.lost = self._ready = False
+            self._code.forget_stored()
+            self._digests.clear()
+            self._unsynced.clear()
+        if self.settings is not None:
+            self.save_settings(self.settings)
 
     def flush(self) -> None:
         """Try to write what waits."""

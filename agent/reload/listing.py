@@ -116,6 +116,13 @@ class Listing:
             if d.unsaved and d.unit is not None:
                 d.unsaved = not self._last_good.save(d.path, d.unit, d.device)
 
+    def save_again(self) -> None:
+        """Store everything that is accepted: what was stored is lost. Blocks."""
+        self._last_good.start_again()
+        for d in self:
+            d.unsaved = d.unit is not None
+        self.save()
+
     def targets(self) -> dict[str, Target]:
         """What to watch."""
         return {d.path: d.target() for d in self}

@@ -86,7 +86,7 @@ class Reloader:
         looker = Looker(self.watch.kind, self._monitor, checker, trust, self._follow, plans)
         self._settler = Settler(looker, self.watch, self._monitor, checker, self.notice, timing)
         self._last_good = last_good
-        self._write_behind = WriteBehind(last_good)
+        self._write_behind = WriteBehind(last_good, partial(self.notice, ()))
         self.listing = Listing(last_good)
         self.records = Publisher(log)
         self.index = Index.of(0, ())
@@ -217,7 +217,9 @@ class Reloader:
         self.ready.set()
         self._settler.start()
         await self._emit_record(began)
-        if first or self._failure is not None:
+        if self._last_good.lost:
+            await to_thread.run_sync(self.listing.save_again)
+        elif first or self._failure is not None:
             await to_thread.run_sync(self.listing.save)
         self._write_behind.written()
         if not self.qb_conf.awaited:

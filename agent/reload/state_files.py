@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar
 
 from agent.core.unit import MAX_CODE_BYTES
@@ -156,7 +156,7 @@ class CodeFiles:
 
     def remove_others(self, digests: Collection[str]) -> None:
         """Remove the files of all other digests. Raises OSError."""
-        used = {self._name(digest) for digest in digests}
+        used = self.names(digests)
         with os.scandir(self._folder) as entries:
             for entry in entries:
                 name = entry.name.removesuffix(_BEGUN)
@@ -168,6 +168,11 @@ class CodeFiles:
     def forget_stored(self) -> None:
         """Write every file again when it is stored: the folder may have been removed."""
         self._stored.clear()
+
+    @classmethod
+    def names(cls, digests: Iterable[str]) -> set[str]:
+        """The names of the files of these digests."""
+        return {cls._name(digest) for digest in digests}
 
     @staticmethod
     def is_code(name: str) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import anyio
 from anyio import to_thread
 
@@ -9,14 +12,21 @@ from agent.reload.last_good import LastGood
 
 #: Seconds between two attempts at what could not be written.
 RETRY_INTERVAL = 2.0
+#: Seconds between two looks whether what was written is still there: one call for all names.
+LOOK_INTERVAL = 30.0
 
 
 class WriteBehind:
-    """Syncs what was written, and writes what could not be written before."""
+    """Syncs what was written, writes what could not be written before, and notices if it is lost.
 
-    def __init__(self, last_good: LastGood) -> None:
+    `lost` is called when files of the state directory are gone.
+    """
+
+    def __init__(self, last_good: LastGood, lost: Callable[[], None]) -> None:
         self._last_good = last_good
+        self._lost = lost
         self._written = anyio.Event()
+        self._looked = time.monotonic()
 
     def written(self) -> None:
         """Something may have been written."""
@@ -31,3 +41,8 @@ class WriteBehind:
             if self._last_good.waiting:
                 await to_thread.run_sync(self._last_good.flush)
                 await to_thread.run_sync(self._last_good.sync)
+            if time.monotonic() - self._looked >= LOOK_INTERVAL:
+                await to_thread.run_sync(self._last_good.look)
+                self._looked = time.monotonic()
+                if self._last_good.lost:
+                    self._lost()

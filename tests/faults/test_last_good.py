@@ -293,6 +293,46 @@ def test_the_code_files_of_an_agent(tmp_path: Path) -> None:
         assert agent.history()[0]["event"] == "started"
 
 
+@pytest.mark.parametrize("lost", ["the state directory", "one code file", "the settings"])
+def test_what_somebody_removes_of_the_state_directory_is_stored_again(
+    tmp_path: Path, lost: str
+) -> None:
+    one = write(tmp_path / "one", "a.pl = done-job-self\n", a_pl="1\n")
+    two = write(tmp_path / "two", "b.pl = done-job-self\n", b_pl="2\n")
+    agent = Agent(tmp_path, one, two)
+    changed = (
+        "from agent.reload import write_behind as w; w.LOOK_INTERVAL = w.RETRY_INTERVAL = 0.05"
+    )
+    agent.program = ["-c", f"{changed}\nfrom agent.cli import main; main()"]
+    agent.environ["PYTHONPATH"] = str(Path(state_files.__file__).parents[2])
+    agent.start()
+
+    def stored() -> set[str]:
+        return {p.name.removesuffix(".new") for p in agent.state.rglob("*") if p.is_file()}
+
+    try:
+        whole = stored()
+        assert "settings" in whole
+        (folder,) = agent.state.iterdir()
+        if lost == "the state directory":
+            shutil.rmtree(agent.state)
+        elif lost == "one code file":
+            next(folder.glob("*.code")).unlink()
+        else:
+            wait_for(lambda: (folder / "settings").exists(), "that it is synced")
+            (folder / "settings").unlink()
+        wait_for(lambda: any("stored again" in note for note in agent.status()["notes"]), "a note")
+        wait_for(lambda: stored() == whole, "what was removed")
+        assert len(agent.history()) == 1
+        agent.stop(signal.SIGKILL)
+        (one / "callbacks.conf").write_text("broken\n")
+        (two / "callbacks.conf").write_text("broken\n")
+        agent.start()
+        assert agent.fires("done-job-self") == ["a.pl", "b.pl"]
+    finally:
+        agent.stop()
+
+
 def units(agent: Agent) -> list[bytes]:
     return [p.read_bytes() for p in agent.state.rglob("*") if re.fullmatch("[0-9a-f]{32}", p.name)]
 

@@ -192,12 +192,16 @@ def test_the_last_settings_outlast_restarts_and_later_reloads(tmp_path: Path, lo
             agent.start()
             agent.reload()
             assert agent.call("list", {"code": True})["callbacks"] == before
-            assert agent.status()["state"] == "degraded"
+            status = agent.status()
+            assert status["state"] == "degraded"
+            sources = [status["settings"][name]["source"] for name in ("directories", "languages")]
+            assert sources == [f"stored, from the last valid {agent.qb_conf}"] * 2
         if loss == "unreadable":
             agent.qb_conf.rmdir()
         replace(agent.qb_conf, ALL_LANGUAGES + text)
         agent.reload()
         assert agent.status()["state"] == "ok"
+        assert agent.status()["settings"]["languages"]["source"] == f"{agent.qb_conf}:1"
     finally:
         agent.stop()
 
