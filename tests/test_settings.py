@@ -399,6 +399,20 @@ def test_a_parameter_that_is_not_ours_is_nobodys_mistake(line: str) -> None:
     assert not settings(qb=f"{line}\n").findings
 
 
+def test_a_variable_that_looks_like_one_of_ours_is_ignored_with_a_warning() -> None:
+    environ = {"CALLBACK_AGENT_PIPES": "/x", "CALLBACK_AGENT_SITE_TOOL": "y", "CALLBACK": "z"}
+    found = resolve({}, environ, b"", HOST)
+    assert places(found) == [("CALLBACK_AGENT_PIPES", None, None, "warning", "unknown-setting")]
+    assert found.findings[0].hint == "did you mean CALLBACK_AGENT_PIPE?"
+
+
+def test_directories_with_another_separator_than_a_comma() -> None:
+    for path_list in ("/a:/b", "/a;/b", "/a /b"):
+        found = settings(qb=f"{QB_PATH} = {path_list}\n")
+        missing = Problem("missing", "M", "create it").at(path_list)
+        assert found.with_source(missing).hint == "write commas between directories"
+
+
 def test_what_is_overruled_is_not_looked_for() -> None:
     assert not settings({"directories": "/x"}, qb=f"{QB_PATH}s = /a\n").findings
 

@@ -105,6 +105,9 @@ def read_flags(text: str) -> tuple[frozenset[str], list[Problem]]:
 def _unknown_flag(name: str) -> Problem:
     near = name.lower() if name.lower() in FLAGS else nearest(name, FLAGS)
     message = f"the language flag {shown(name)} is unknown and ignored"
+    several = re.split(r"[\s;:|+]+", name)
+    if len(several) > 1 and all(one in FLAGS for one in several):
+        return Problem("unknown-flag", message, "write commas between the flags")
     return Problem("unknown-flag", message, f"did you mean {near}?" if near else _EXPECTED_FLAGS)
 
 

@@ -22,7 +22,7 @@ from agent.disk.watch.combined import Watch
 from agent.disk.watch.interface import Target
 from agent.reload.stored import StoredSettings
 from agent.settings import Settings
-from agent.settings.path_list import QB_LANGUAGES, QB_PATH
+from agent.settings.path_list import DEFAULT, QB_DIRECTORY, QB_LANGUAGES, QB_PATH
 from agent.timing import Timing
 
 #: The name of qb.conf among the targets that are watched.
@@ -137,7 +137,8 @@ def restart_needed(old: Settings, new: Settings) -> list[Diagnostic]:
     when it starts."""
     changed = []
     if old.directories != new.directories:
-        changed.append(("directories", QB_PATH))
+        default = old.sources["directories"] == new.sources["directories"] == DEFAULT
+        changed.append(("directories", QB_DIRECTORY if default else QB_PATH))
     if old.languages != new.languages:
         changed.append(("languages", QB_LANGUAGES))
     return [_restart_needed(parameter, new, new.line_of(name)) for name, parameter in changed]

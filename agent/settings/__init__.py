@@ -14,20 +14,19 @@ import grp
 import os
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 from agent.core.diagnostic import Diagnostic, Problem, Severity, capped
 from agent.core.quoting import encodable, shown
+from agent.settings import reports
 from agent.settings.host import BadPath, Host, default_log, default_pipe, default_state
-from agent.settings.path_list import DEFAULT, QB_PATH, PathList, QbConf, normalise
+from agent.settings.path_list import DEFAULT, PathList, QbConf, normalise
 
 #: The most bytes of qb.conf that are read. Those of large farms have some hundred kilobytes.
 MAX_QB_CONF_BYTES = 1 << 20
 #: Digits of a group id, which has 32 bits.
 _MAX_ID_DIGITS = 10
-#: Codes of findings that say that a listed directory is not there.
-_NOT_THERE = frozenset({"missing", "not-a-directory", "dangling-link"})
 #: The value of `log` that is standard output.
 STANDARD_OUTPUT = "-"
 
@@ -207,13 +206,7 @@ class Settings:
     def with_source(self, finding: Diagnostic) -> Diagnostic:
         """The finding; if it says that a listed directory is not there, with the setting that lists
         the directory."""
-        if finding.code not in _NOT_THERE or finding.path not in self.directories:
-            return finding
-        source = self.sources["directories"]
-        listed = f"it is listed by {source}"
-        if source == DEFAULT:
-            listed = f"it is the default, since {QB_PATH} is not set"
-        return replace(finding, message=f"{finding.message}; {shown(listed)}")
+        return reports.with_source(finding, self.directories, self.sources["directories"])
 
     def line_of(self, name: str) -> int | None:
         """The line of qb.conf that gives a setting, None if qb.conf does not give it."""
@@ -304,9 +297,9 @@ def resolve(
         hint = "let the agent's user read it, or name another with --qb-conf"
         findings.append(Problem("qb-conf-unreadable", message, hint).at(values["qb_conf"]))
     elif qb is None and sources["qb_conf"] != DEFAULT:
-        message = f"{sources['qb_conf']} names this file, and it does not exist"
-        hint = "create it, or correct the path; until then it counts as empty"
-        findings.append(Problem("no-qb-conf", message, hint).at(values["qb_conf"]))
+        findings.append(reports.no_qb_conf(sources["qb_conf"]).at(values["qb_conf"]))
+    variables = {row.variable for row in TABLE.values() if row.variable}
+    findings += reports.unknown_variables(environ, variables)
     conf = QbConf(qb if isinstance(qb, bytes) else b"", values["qb_conf"], findings)
     paths = PathList(environ, host, conf)
     values["directories"], sources["directories"] = _directories(given, paths)

@@ -60,6 +60,8 @@ def test_flags_are_names_or_the_sum_of_their_bits(text: str, flags: set[str]) ->
         ("pyhton", "warning", "unknown-flag", "did you mean python?"),
         ("Perl", "warning", "unknown-flag", "did you mean perl?"),
         ("ruby", "warning", "unknown-flag", "qube, perl, python"),
+        ("qube perl python", "warning", "unknown-flag", "commas between the flags"),
+        ("qube;perl", "warning", "unknown-flag", "commas between the flags"),
         ("129", "warning", "unknown-flag", "qube, perl, python"),
         ("4x", "error", "bad-flags", "qube, perl, python"),
         ("0x", "error", "bad-flags", "qube, perl, python"),
