@@ -202,7 +202,7 @@ def test_a_path_list_becomes_directories(path_list: str, expected: list[str]) ->
         from_qb = settings(qb=f"{QB_PATH} = {path_list}\n")
         assert list(from_qb.directories) == expected
         assert list(settings(qb=f'{QB_PATH} = "{path_list}"\n').directories) == expected
-        assert not from_qb.findings
+        assert {finding.code for finding in from_qb.findings} <= {"relative-path"}
 
 
 def test_quotes_that_do_not_hold_the_whole_list_are_refused() -> None:
@@ -384,7 +384,7 @@ def test_a_line_that_looks_like_one_of_ours_and_sets_nothing(
 @pytest.mark.parametrize(
     "line",
     [
-        "supervisor_language_flagset = perl",
+        "supervisor_language_flagsets = perl",
         "supervisor_universal_path = /a",
         "supervisor_log_flags = x",
         "qb_domain = x",

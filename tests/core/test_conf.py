@@ -100,34 +100,34 @@ def test_only_line_feeds_end_a_line() -> None:
 
 def test_qb_conf_gives_only_what_is_wanted() -> None:
     text = b"""\
-# a = 0
+# qb_ours = 0
 b = "1
 { = }
 worker_path_map = {
-    a = 2
+    qb_ours = 2
     "} a" = "#"  # }
-    { a = 3 } # {
+    { qb_ours = 3 } # {
 }
-a = 4 # 5
-A = 6
-a
- = a
+qb_ours = 4 # 5
+qb_other = 6
+ours
+ = qb_ours
 """
-    found, findings = read_qb(text, "qb.conf", {"a"})
-    assert [(s.name, s.value, s.line) for s in found.values()] == [("a", "4", 9)]
+    found, findings = read_qb(text, "qb.conf", {"qb_ours"})
+    assert [(s.name, s.value, s.line) for s in found.values()] == [("qb_ours", "4", 9)]
     assert findings == []
 
 
 def test_in_qb_conf_the_last_of_a_setting_counts_with_a_warning() -> None:
-    found, (finding,) = read_qb(b"a = 1\nb = 2\n a = 3\n", "qb.conf", {"a"})
-    assert (found["a"].value, found["a"].line) == ("3", 3)
+    found, (finding,) = read_qb(b"qb_ours = 1\nb = 2\n qb_ours = 3\n", "qb.conf", {"qb_ours"})
+    assert (found["qb_ours"].value, found["qb_ours"].line) == ("3", 3)
     assert (finding.severity, finding.code) == (Severity.WARNING, "duplicate-setting")
     assert (finding.line, finding.column) == (3, 2)
 
 
 def test_a_brace_that_never_closes_hides_nothing() -> None:
-    found, (finding,) = read_qb(b"m = {\nx\na = 1\n", "qb.conf", {"a"})
-    assert found["a"].value == "1"
+    found, (finding,) = read_qb(b"m = {\nx\nqb_ours = 1\n", "qb.conf", {"qb_ours"})
+    assert found["qb_ours"].value == "1"
     assert (finding.severity, finding.line) == (Severity.WARNING, 1)
 
 
