@@ -167,7 +167,9 @@ class _Scope:
         self.is_class = is_class
         #: Where names are looked up that this scope does not bind. Never a class: its methods do
         #: not see its names.
-        self.parent = around.parent if around is not None and around.is_class else around
+        self.parent: _Scope | None = (
+            around.parent if around is not None and around.is_class else around
+        )
         #: Where attributes such as `self.process` are bound: the class, if there is one.
         self.holder: _Scope = self if is_class or around is None else around.holder
 

@@ -86,7 +86,7 @@ class Reloader:
         looker = Looker(self.watch.kind, self._monitor, checker, trust, self._follow, plans)
         self._settler = Settler(looker, self.watch, self._monitor, checker, self.notice, timing)
         self._last_good = last_good
-        self._write_behind = WriteBehind(last_good, partial(self.notice, ()))
+        self._write_behind = WriteBehind(last_good, partial(self.notice, ()), timing.rescan)
         self.listing = Listing(last_good)
         self.records = Publisher(log)
         self.index = Index.of(0, ())

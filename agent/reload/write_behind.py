@@ -12,19 +12,19 @@ from agent.reload.last_good import LastGood
 
 #: Seconds between two attempts at what could not be written.
 RETRY_INTERVAL = 2.0
-#: Seconds between two looks whether what was written is still there: one call for all names.
-LOOK_INTERVAL = 30.0
 
 
 class WriteBehind:
     """Syncs what was written, writes what could not be written before, and notices if it is lost.
 
-    `lost` is called when files of the state directory are gone.
+    Every `rescan` seconds it looks whether what was written is still there, in one call for all
+    names. `lost` is called when files of the state directory are gone.
     """
 
-    def __init__(self, last_good: LastGood, lost: Callable[[], None]) -> None:
+    def __init__(self, last_good: LastGood, lost: Callable[[], None], rescan: float) -> None:
         self._last_good = last_good
         self._lost = lost
+        self._rescan = rescan
         self._written = anyio.Event()
         self._looked = time.monotonic()
 
@@ -35,13 +35,13 @@ class WriteBehind:
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
-            with anyio.move_on_after(RETRY_INTERVAL):
+            with anyio.move_on_after(min(RETRY_INTERVAL, self._rescan)):
                 await self._written.wait()
             self._written = anyio.Event()
             if self._last_good.waiting:
                 await to_thread.run_sync(self._last_good.flush)
                 await to_thread.run_sync(self._last_good.sync)
-            if time.monotonic() - self._looked >= LOOK_INTERVAL:
+            if time.monotonic() - self._looked >= self._rescan:
                 await to_thread.run_sync(self._last_good.look)
                 self._looked = time.monotonic()
                 if self._last_good.lost:

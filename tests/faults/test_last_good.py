@@ -21,6 +21,7 @@ from agent.disk.permissions import IGNORE, Trust
 from agent.reload import state_files
 from agent.reload.last_good import LastGood
 from agent.reload.stored import StoredSettings
+from agent.timing import Timing
 from support.agents import Agent, running, wait_for, write
 
 DIRECTORY = "/cb"
@@ -299,12 +300,7 @@ def test_what_somebody_removes_of_the_state_directory_is_stored_again(
 ) -> None:
     one = write(tmp_path / "one", "a.pl = done-job-self\n", a_pl="1\n")
     two = write(tmp_path / "two", "b.pl = done-job-self\n", b_pl="2\n")
-    agent = Agent(tmp_path, one, two)
-    changed = (
-        "from agent.reload import write_behind as w; w.LOOK_INTERVAL = w.RETRY_INTERVAL = 0.05"
-    )
-    agent.program = ["-c", f"{changed}\nfrom agent.cli import main; main()"]
-    agent.environ["PYTHONPATH"] = str(Path(state_files.__file__).parents[2])
+    agent = Agent(tmp_path, one, two).use(Timing(rescan=0.1))
     agent.start()
 
     def stored() -> set[str]:

@@ -76,7 +76,7 @@ def test_the_language_mask_takes_effect_live(site: Site) -> None:
     )
     record = site.reload()
     assert changes(record) == [("modified", "q.qcb", "done-job-self", 2)]
-    assert found(record) == [("warning", "language-off")]
+    assert found(record) == [("warning", "language-off"), ("warning", "restart-needed")]
     assert (record["diagnostics"][0]["line"], record["held"]) == (2, [])
     assert record["digest"] != before["digest"]
     # Without a word about them the default counts: Perl and Python are off.
