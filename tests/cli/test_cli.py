@@ -445,10 +445,11 @@ def test_check_prints_what_is_wrong_with_qb_conf_too(run: Run, tmp_path: Path) -
     (tmp_path / "callback").mkdir()
     (tmp_path / "callback" / "callbacks.conf").write_text("# nothing\n")
     conf = tmp_path / "qb.conf"
-    conf.write_text("supervisor_universal_callback_path = callback,callback/.\n")
+    path_list = f"{tmp_path}/callback,{tmp_path}/callback/."
+    conf.write_text(f"supervisor_universal_callback_path = {path_list}\n")
     done = run("check", "--qb-conf", str(conf))
     assert done.stdout == (
-        f"{conf}:1:47: warning: {tmp_path}/callback is listed twice and is read once; remove one of"
+        f"{conf}:1:{39 + path_list.index(',')}: warning: {tmp_path}/callback is listed twice and is read once; remove one of"
         " the two [duplicate-directory]\n"
     )
     assert (done.returncode, done.stderr) == (0, "1 directory: 1 warning\n")
@@ -467,10 +468,11 @@ def test_check_of_what_is_well_prints_nothing(run: Run, tmp_path: Path) -> None:
     (tmp_path / "callback").mkdir()
     (tmp_path / "callback" / "callbacks.conf").write_text("mail-status.qcb = done-job-self\n")
     (tmp_path / "callback" / "mail-status.qcb").write_text("mail-status\n")
-    done = run("check", "--qb-conf", "none", "--callback-path", "callback")
+    (tmp_path / "empty").touch()
+    done = run("check", "--qb-conf", "empty", "--callback-path", "callback")
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == "1 directory: nothing found\n"
-    done = run("check", "--qb-conf", "none", "--json", "callback")
+    done = run("check", "--qb-conf", "empty", "--json", "callback")
     assert (json.loads(done.stdout), done.returncode) == ({"diagnostics": []}, 0)
 
 
