@@ -223,7 +223,7 @@ def _evaluate(reading: Reading, accepted: Unit | None) -> Evaluation:
         found = _check(reading.directory, file, implementation, accepted)
         held = held or _error_among(found)
         findings += found
-    findings += _wrong_targets(reading.directory, lines, usable)
+    findings += _wrong_targets(reading.directory, registrations, usable)
     if held is not None and accepted is not None:
         removed = {f for f, found in reading.files.items() if isinstance(found, Absent)}
         # The plan's own files are reported at their lines.
