@@ -6,7 +6,6 @@ that it cannot control the terminal.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -79,6 +78,9 @@ def footnotes(answer: JsonObject, limit: int | None) -> Iterator[str]:
 def _code(callback: JsonObject) -> Iterator[str]:
     """The callback's code, indented, if the answer has it."""
     if "code_base64" in callback:
+        # Late, since `lookup` must start fast.
+        import base64
+
         text = base64.b64decode(callback["code_base64"]).decode("utf-8", "backslashreplace")
         yield f"{INDENT}(not UTF-8: other bytes are shown as \\xNN)"
     elif "code" in callback:
