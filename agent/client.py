@@ -47,6 +47,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Dict,
+    Generator,
     Iterator,
     List,
     Mapping,
@@ -162,7 +163,10 @@ if TYPE_CHECKING:
         generation: int
         digest: str
 
-    class LookupResult(_Index):
+    class _Held(TypedDict, total=False):
+        held: List[str]
+
+    class LookupResult(_Index, _Held):
         """Which callbacks fire, and which are partial."""
 
         callbacks: List[Callback]
@@ -180,18 +184,18 @@ if TYPE_CHECKING:
         fires: List[int]
         partial: List[OwnerPartial]
 
-    class OwnersResult(_Index):
+    class OwnersResult(_Index, _Held):
         """What a lookup for many owners found."""
 
         callbacks: List[Callback]
         owners: List[OwnerResult]
 
-    class ExplainResult(_Index):
+    class ExplainResult(_Index, _Held):
         """Every callback of the event's name and type, with a verdict."""
 
         callbacks: List[ExplainedCallback]
 
-    class ListResult(_Index):
+    class ListResult(_Index, _Held):
         """Every callback that is served."""
 
         callbacks: List[Callback]
@@ -275,9 +279,7 @@ class Client:
         #: could leave locked.
         self._idle = deque()  # type: deque[_Connection]
         self._process = os.getpid()
-        #: Code by digest, as a member of a callback; and how many characters it has.
-        self._code = {}  # type: Dict[str, Dict[str, str]]
-        self._code_bytes = 0
+        self._code = _Code()
 
     def __enter__(self) -> "Client":
         return self
@@ -501,43 +503,61 @@ class Client:
             raise _not_an_agent(self.path, "the result is not an object")
         return result
 
-    # Code ---------------------------------------------------------------------------------------
-
     def _with_code(
         self, method: str, params: Dict[str, Any], code: bool, timeout: Optional[float]
     ) -> Any:
-        """The result of a method whose callbacks may have code. Code that the client has is not
-        asked for again; it is named by its digest, so it is never another version's."""
-        if not code:
-            return self._object(self.call(method, params, timeout))
+        """The result of a method whose callbacks may have code."""
         deadline = self._deadline(timeout)
-        if self._code:
-            result = self._object(self._exchange([_request(0, method, params)], deadline)[0])
+        steps = self._code.steps(self.path, method, params, code)
+        try:
+            request = next(steps)
+            while True:
+                request = steps.send(self._exchange([request], deadline)[0])
+        except StopIteration as end:
+            return self._object(end.value)
+
+
+class _Code:
+    """The code of callbacks, by digest, so that it is never another version's."""
+
+    def __init__(self) -> None:
+        #: The member of a callback that each digest stands for, and how many characters there are.
+        self._known = {}  # type: Dict[str, Dict[str, str]]
+        self._size = 0
+
+    def steps(
+        self, path: str, method: str, params: Dict[str, Any], code: bool
+    ) -> Generator[bytes, Any, Any]:
+        """Ask a method whose callbacks may have code: yields requests, takes their results, and
+        returns the result. Code that is known is not asked for again."""
+        if not code:
+            return (yield _request(0, method, params))
+        if self._known:
+            result = yield _request(0, method, params)
             try:
-                if self._add_code(_callbacks(result), deadline):
+                if (yield from self._complete(_callbacks(result))):
                     return result
             except (AttributeError, KeyError, TypeError):
-                raise _not_an_agent(self.path, "its callbacks are not callbacks") from None
-        whole = _request(0, method, dict(params, code=True))
-        result = self._object(self._exchange([whole], deadline)[0])
+                raise _not_an_agent(path, "its callbacks are not callbacks") from None
+        result = yield _request(0, method, dict(params, code=True))
         with contextlib.suppress(AttributeError, KeyError, TypeError):
             for callback in _callbacks(result):
                 for member in {"code", "code_base64"} & callback.keys():
                     self._keep(callback["digest"], {member: callback[member]})
         return result
 
-    def _add_code(self, callbacks: List[Dict[str, Any]], deadline: "_Deadline") -> bool:
+    def _complete(self, callbacks: List[Dict[str, Any]]) -> Generator[bytes, Any, bool]:
         """Add the code to callbacks. False if it is not known: a file was edited meanwhile, or it
         is too much to ask for by digest."""
-        wanted = {c["digest"] for c in callbacks} - self._code.keys()
+        wanted = {c["digest"] for c in callbacks} - self._known.keys()
         if len(wanted) > _MAX_DIGESTS:
             return False
         if wanted:
-            request = _request(0, "code", {"digests": sorted(wanted)})
-            for digest, content in self._exchange([request], deadline)[0]["code"].items():
-                names = {"text": "code", "base64": "code_base64"}
+            result = yield _request(0, "code", {"digests": sorted(wanted)})
+            names = {"text": "code", "base64": "code_base64"}
+            for digest, content in result["code"].items():
                 self._keep(digest, {names[name]: text for name, text in content.items()})
-        codes = [self._code.get(c["digest"]) for c in callbacks]
+        codes = [self._known.get(c["digest"]) for c in callbacks]
         if None in codes:
             return False
         for callback, code in zip(callbacks, codes):  # noqa: B905  (Python 3.10)
@@ -546,14 +566,14 @@ class Client:
 
     def _keep(self, digest: str, code: Dict[str, str]) -> None:
         """Keep the code of a callback, as the members that it adds."""
-        if digest in self._code:
+        if digest in self._known:
             return
         size = sum(len(text) for text in code.values())
-        self._code_bytes += size
-        if self._code_bytes > MAX_CODE_BYTES:
+        self._size += size
+        if self._size > MAX_CODE_BYTES:
             # A new one: another thread may read the old one.
-            self._code, self._code_bytes = {}, size
-        self._code[digest] = code
+            self._known, self._size = {}, size
+        self._known[digest] = code
 
 
 class Subscription:
@@ -780,29 +800,12 @@ class _Connection:
         """The result of one request. Answers to others, and notifications, are ignored."""
         while True:
             message = self.message(deadline)
-            if "method" in message or "id" not in message:
-                continue
-            answered = message["id"]
-            if answered is None and "error" in message:
-                # About a line that the agent could not read, or the connection as a whole.
-                raise self._refused(message["error"], None)
-            if answered != number or isinstance(answered, bool):
-                continue
-            if ("result" in message) == ("error" in message):
-                raise _not_an_agent(self._path, "an answer has either a result or an error")
-            if "error" in message:
-                raise self._refused(message["error"], number)
-            return message["result"]
+            if _answers(self._path, message, number):
+                return message["result"]
 
     def message(self, deadline: Optional[float]) -> Dict[str, Any]:
         """The next line, which must be a JSON object."""
-        try:
-            message = json.loads(self._line(deadline).decode("utf-8"))
-        except (ValueError, RecursionError):
-            raise _not_an_agent(self._path, "it does not send JSON") from None
-        if not isinstance(message, dict):
-            raise _not_an_agent(self._path, "it does not send JSON-RPC")
-        return message
+        return _decoded(self._path, self._line(deadline))
 
     def _line(self, deadline: Optional[float]) -> bytes:
         """The next whole line. If this is interrupted, what has arrived of it is kept."""
@@ -846,10 +849,7 @@ class _Connection:
             raise
         except (OSError, ValueError) as error:
             one.close()
-            text = "{}: {}".format(self._path, _connection_error(error))
-            if getattr(error, "errno", None) in (errno.ENOENT, errno.ECONNREFUSED):
-                raise _Absent(text) from None
-            raise NoAgent(text) from None
+            raise _no_connection(self._path, error) from None
         except BaseException:
             one.close()
             raise
@@ -867,11 +867,43 @@ class _Connection:
             raise socket.timeout()
         one.settimeout(left)
 
-    def _refused(self, error: Any, index: Optional[int]) -> AgentError:
-        code, message, data = _error_parts(error)
-        if code is None:
-            return _not_an_agent(self._path, "its error has no code and message")
-        return Refused(code, message, data, index)
+
+def _decoded(path: str, line: bytes) -> Dict[str, Any]:
+    """The JSON object on a line. Raises AgentError."""
+    try:
+        message = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise _not_an_agent(path, "it does not send JSON") from None
+    if not isinstance(message, dict):
+        raise _not_an_agent(path, "it does not send JSON-RPC")
+    return message
+
+
+def _answers(path: str, message: Dict[str, Any], number: int) -> bool:
+    """Whether a message is the result of the request with this id; False if it is to be ignored.
+
+    Raises Refused if it is an error, and AgentError if it is neither.
+    """
+    if "method" in message or "id" not in message:
+        return False
+    answered = message["id"]
+    if answered is None and "error" in message:
+        # About a line that the agent could not read, or the connection as a whole.
+        raise _refusal(path, message["error"], None)
+    if answered != number or isinstance(answered, bool):
+        return False
+    if ("result" in message) == ("error" in message):
+        raise _not_an_agent(path, "an answer has either a result or an error")
+    if "error" in message:
+        raise _refusal(path, message["error"], number)
+    return True
+
+
+def _refusal(path: str, error: Any, index: Optional[int]) -> AgentError:
+    code, message, data = _error_parts(error)
+    if code is None:
+        return _not_an_agent(path, "its error has no code and message")
+    return Refused(code, message, data, index)
 
 
 def _windows(lines: List[bytes]) -> Iterator[List[bytes]]:
@@ -905,6 +937,12 @@ def _too_late(path: str, deadline: _Deadline) -> TimedOut:
 
 def _not_an_agent(path: str, why: str) -> AgentError:
     return AgentError("{}: what answers there is not a callback agent: {}".format(path, why))
+
+
+def _no_connection(path: str, error: Exception) -> NoAgent:
+    text = "{}: {}".format(path, _connection_error(error))
+    absent = getattr(error, "errno", None) in (errno.ENOENT, errno.ECONNREFUSED)
+    return _Absent(text) if absent else NoAgent(text)
 
 
 def _connection_error(error: Exception) -> str:

@@ -30,6 +30,7 @@ LAYERS = {
     "daemon": {"core", "timing", "rpc", "disk", "settings", "reload", "server"},
     "cli": {"core", "timing", "settings", "reload", "check", "daemon", "client", "manual"},
     "client": set(),
+    "aio": {"client"},
     "manual": set(),
     "__main__": {"cli", "daemon"},
     "__init__": set(),
