@@ -92,6 +92,8 @@ CODES: Mapping[str, Code] = {
     "not-a-number": Code(WARNING, SERVED, "The extra of this type of event is a number"),
     "odd-hyphen": Code(WARNING, SERVED, "The label begins or ends with a hyphen"),
     "single-operator": Code(WARNING, SERVED, "A single `&` or `|` is between two words"),
+    "word-operator": Code(WARNING, SERVED, "The operators are written as `and` and `or`"),
+    "global-trigger": Code(WARNING, SERVED, "The trigger has an event of a global type"),
     "escaped-star": Code(WARNING, SERVED, "The trigger holds `\\*`"),
     "suspicious": Code(WARNING, SERVED, "A line loads and does not do what it seems to say"),
     # Files and directories.

@@ -27,6 +27,11 @@ class EventType(NamedTuple):
     #: Whether `type-extra` alone is a trigger: any name in any context.
     short: bool = False
 
+    @property
+    def is_global(self) -> bool:
+        """Whether such events belong to no job."""
+        return self.name.startswith("global")
+
 
 #: Every type of event, by name.
 TYPES: Mapping[str, EventType] = {

@@ -43,6 +43,7 @@ from agent.core.term_report import (
     check_number,
     malformed,
     no_extra,
+    warn_global,
     warn_never_fires,
 )
 
@@ -126,6 +127,8 @@ def parse_term(text: str, start: int, problems: list[Problem]) -> Term:
         raise malformed(text, fields, report)
     name, kind, rest = fields
     row = TYPES[kind]
+    if row.is_global:
+        warn_global(report, text)
     at_context = len(name) + len(kind) + 2
     if name not in NAMES:
         check_name(report, name)
@@ -159,6 +162,7 @@ def _short_global(text: str, report: Report) -> Term:
         hint = f"write the {TYPES[kind].extra}, such as {TYPES[kind].example}"
         message = f"there is no time after `{kind}-`"
         raise report.error("empty-field", len(text), 1, message, hint)
+    warn_global(report, text)
     check_number(report, TYPES[kind], rest, len(kind) + 1)
     return Term(f"*-{kind}-*-{rest}", "*", intern(kind), "*", _one_star(rest))
 

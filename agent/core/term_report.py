@@ -47,6 +47,10 @@ class Report:
         if len(self._problems) < MAX_PROBLEMS:
             self._problems.append(self._problem(code, offset, length, message, hint, edits))
 
+    def has(self, code: str) -> bool:
+        """Whether a problem of this code was reported of the trigger."""
+        return any(problem.code == code for problem in self._problems)
+
     def error(
         self, code: str, offset: int, length: int, message: str, hint: str, *edits: Edit
     ) -> ProblemError:
@@ -263,3 +267,15 @@ def _warn_odd_hyphen(report: Report, rest: str, at: int) -> None:
         "remove the hyphen if a field is empty by mistake",
         *edits,
     )
+
+
+def warn_global(report: Report, text: str) -> None:
+    """Warn of a global event, once for each trigger."""
+    if report.has("global-trigger"):
+        return
+    message = (
+        f"`{shown(text)}` is a global event: Qube installs callbacks for these separately, and does"
+        " not document them in callbacks.conf"
+    )
+    hint = "install it with qbadmin supervisor --globalcallback LANGUAGE TRIGGERS CODE"
+    report.add("global-trigger", 0, len(text), message, hint)

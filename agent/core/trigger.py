@@ -178,7 +178,25 @@ class _Parser:
                 if kind == "term":
                     self._term(start, end)
             raise
+        self._warn_of_words()
         return None if self._failed else tree
+
+    def _warn_of_words(self) -> None:
+        """Warn once of all words that are operators."""
+        found = [(t.start, t.end, t.kind) for t in self._tokens if t.kind in ("&&", "||")]
+        words = [each for each in found if self._text[each[0]] not in "&|"]
+        if not words:
+            return
+        (start, end, kind), *_ = words
+        message = f"`{self._text[start:end]}` is read as `{kind}`, the only form in Qube's manual"
+        edits = tuple(Edit(*each) for each in words)
+        problem = Problem(
+            *("word-operator", message, "write && and || in place of the words"),
+            column=start + 1,
+            length=end - start,
+            edits=edits,
+        )
+        self._problems.insert(0, problem)
 
     def _disjunction(self) -> Trigger:
         parts = [self._conjunction()]

@@ -14,6 +14,7 @@ from agent.core.event import TYPES, Event, EventError, glob
 from agent.core.spelling import one_letter_away
 from agent.core.term import Term
 from agent.core.trigger import MAX_LENGTH, MAX_NESTING, parse, terms
+from support.cases import triggers
 
 # Text, severity, code, the column of the trigger (from 1), and a word of the hint.
 PROBLEMS = [
@@ -65,6 +66,9 @@ PROBLEMS = [
     ("globaltime-noon", "warning", "not-a-number", 12, "digits"),
     ("done-job-Self", "warning", "context-case", 10, "self"),
     ("done-job-a & b-job-c", "warning", "single-operator", 12, "&&"),
+    ("a-job-self Or b-job-self and c-job-7", "warning", "word-operator", 12, "&&"),
+    ("globaltime-10000", "warning", "global-trigger", 1, "--globalcallback"),
+    ("a-job-self || b-global-*", "warning", "global-trigger", 15, "--globalcallback"),
 ]
 
 
@@ -85,9 +89,9 @@ def test_a_problem_has_a_code_a_column_and_a_hint(
     [
         *("complete-job-self", "running-job-19294", "complete-subjob-self-2", "done-job-hello"),
         *("complete-job-self && complete-job-parent", "complete-work-self-Initialize"),
-        *("dummy-time-self-834567890", "dummy-repeat-self-834567890-3600", "globaltime-10000"),
+        *("dummy-time-self-834567890", "dummy-repeat-self-834567890-3600"),
         *("done-work-self-*", "timeout-subjob-self-*", "done-work-Segment: 1-100-3", "a-job-job A"),
-        *("failed-job-self-*", "my-job-self", "done-job-sand or done-job-orchid"),
+        *("failed-job-self-*", "my-job-self", "done-job-sand || done-job-orchid"),
         "(complete-work-ribgen-1 && complete-work-render-1) || complete-work-composite-1",
         "(" * MAX_NESTING + "a-job-self" + ")" * MAX_NESTING,
     ],
@@ -197,3 +201,16 @@ def test_stars_stand_for_any_text(parts: list[str], text: str) -> None:
 )
 def test_one_letter_more_less_other_or_two_swapped(word: str, near: bool) -> None:
     assert one_letter_away(word, "complete") == near
+
+
+@given(triggers())
+@example("a-job-self or(b-job-7)AND c-job-x")
+def test_operators_in_place_of_words_give_the_same_trigger(text: str) -> None:
+    tree, problems = parse(text)
+    words = [p for p in problems if p.code == "word-operator"]
+    assert len(words) <= 1
+    for edit in reversed(words[0].edits if words else ()):
+        text = text[: edit.start] + edit.text + text[edit.end :]
+    again, left = parse(text)
+    assert str(again) == str(tree)
+    assert "word-operator" not in [p.code for p in left]

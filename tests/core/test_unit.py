@@ -220,8 +220,24 @@ def test_a_warning_of_a_line_does_not_hold(line: str, code_of_it: str) -> None:
     assert len(served(evaluation)) == 1
 
 
+@pytest.mark.parametrize(
+    ("line", "corrected"),
+    [
+        ("a.py = a-job-1 or b-job-1 AND c-job-1", "a.py = a-job-1 || b-job-1 && c-job-1"),
+        ('a.py="(a-job-1)or(b-job-or)"  # or', 'a.py="(a-job-1)||(b-job-or)"  # or'),
+        ("a.py = faild-job-self or a-job-7", "a.py = failed-job-self || a-job-7"),
+    ],
+)
+def test_words_as_operators_give_the_line_to_write(line: str, corrected: str) -> None:
+    found = plan(f"{line}\n".encode(), CONF).findings
+    assert [(f.code, f.hint) for f in found if f.code == "word-operator"] == [
+        ("word-operator", f"write: {corrected}")
+    ]
+    assert plan(f"{corrected}\n".encode(), CONF).findings == ()
+
+
 def test_the_same_file_and_trigger_twice_is_the_first_with_a_warning() -> None:
-    conf = "a.py = a-job-1 or b-job-1\nb.py = x-job-1\na.py = (a-job-1) || b-job-1\n"
+    conf = "a.py = a-job-1||b-job-1\nb.py = x-job-1\na.py = (a-job-1) || b-job-1\n"
     evaluation = evaluate(reading(conf, **NEW), None)
     (finding,) = evaluation.findings
     assert (finding.severity, finding.code, finding.line) == (
