@@ -366,7 +366,8 @@ def test_what_is_not_ours_or_is_overruled_gives_no_finding() -> None:
         ("supervisor-universal-callback-path = /a", 1, f"write: {QB_PATH} = /a"),
         (f"{QB_LANGUAGES} perl,python # on", 1, f"write: {QB_LANGUAGES} = perl,python # on"),
         (f" {QB_LANGUAGES}: perl", 2, f"write: {QB_LANGUAGES} = perl"),
-        (QB_LANGUAGES, 1, "write = and a value after it"),
+        (f"{QB_PATH}s = /{'a' * 400}", 1, f"write {QB_PATH}"),
+        (QB_LANGUAGES, 1, "write = and the value after the name"),
     ],
 )
 def test_a_line_that_looks_like_one_of_ours_and_sets_nothing(

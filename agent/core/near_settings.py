@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from agent.core.correction import as_hint
 from agent.core.diagnostic import Problem
 from agent.core.quoting import shown
 from agent.core.spelling import letters_away
@@ -34,9 +35,13 @@ def problem_of(line: str, wanted: Collection[str]) -> Problem | None:
     if match is None or known is None:
         return None
     message = f"this line is ignored: there is no `=` after {shown(match[1])}"
-    comment = line[len(text.rstrip()) :]
-    hint = f"write: {known} = {match[2]}{comment}" if match[2] else "write = and a value after it"
-    return Problem("unknown-setting", message, hint, column=match.start(1) + 1)
+    hint = None
+    if match[2]:
+        hint = as_hint(f"{known} = {match[2]}{line[len(text.rstrip()) :]}")
+    hint = hint or "write = and the value after the name"
+    return Problem(
+        "unknown-setting", message, hint, column=match.start(1) + 1, length=len(match[1])
+    )
 
 
 def _misspelt(line: str, name: str, wanted: Collection[str]) -> Problem | None:
@@ -44,8 +49,8 @@ def _misspelt(line: str, name: str, wanted: Collection[str]) -> Problem | None:
     if known is None or known == name:
         return None
     message = f"{shown(name)} is ignored: the parameter is {known}"
-    hint = f"write: {line.replace(name, known, 1).strip()}"
-    return Problem("unknown-setting", message, hint, column=line.index(name) + 1)
+    hint = as_hint(line.replace(name, known, 1).strip()) or f"write {known}"
+    return Problem("unknown-setting", message, hint, column=line.index(name) + 1, length=len(name))
 
 
 def _nearest(name: str, wanted: Collection[str]) -> str | None:
