@@ -191,7 +191,8 @@ def test_an_error_holds_the_unit_and_says_where(site: Site) -> None:
     assert (finding["line"], finding["column"]) == (2, 16)
     assert "job" in finding["hint"]
     # No file of the edit is served, although a.py alone is valid.
-    assert site.agent.call("list", {"code": True}) == before
+    listed = site.agent.call("list", {"code": True})
+    assert listed == before | {"held": [str(site.directory)]}
     status = site.agent.status()
     assert status["state"] == "degraded"
     assert status["last_reload"] == summary(record)
