@@ -92,13 +92,14 @@ def with_file(line: str, number: int, similar: Mapping[str, str]) -> str | None:
     if setting is None:
         return None
     start = setting.column - 1
+    # A name that is commented out in another way must not be corrected to that of a file.
+    found = names.in_name(setting.name, start)
     near = similar.get(setting.name)
-    edits: tuple[Edit, ...] = ()
+    edits: tuple[Edit, ...] = found[2] if found else ()
     same = near is not None and look_alikes.looks_the_same(setting.name, near)
-    if near is not None and not same and languages.language_of(near):
+    # A file that is in no language is to be renamed.
+    if not found and near is not None and not same and languages.language_of(near):
         edits = (Edit(start, start + len(setting.name), near),)
-    elif near is None and (found := names.in_name(setting.name, start)):
-        edits = found[2]
     if not edits:
         return None
     return as_hint(examine(line, number, edits).corrected)

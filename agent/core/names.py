@@ -17,7 +17,7 @@ from agent.core.typography import invisible, outer_quotes, quoted_part
 #: How the hint of a line begins that is to go.
 REMOVE = "remove this line"
 
-_COMMENT = re.compile(r"(?://+|--+|;+|/\*+|%+|!+|'|(?i:rem|dnl)(?=\s))\s*")
+_COMMENT = re.compile(r"(?://+|--+|;+|/\*+|%+|(?i:rem|dnl)(?=\s))\s*")
 _BULLET = re.compile(r"[-*+]\s+")
 #: Commands that people write before a file's name.
 _COMMAND = re.compile(
@@ -112,7 +112,9 @@ def bad_name(name: str, start: int) -> Problem | None:
             hint = f"rename the file to {right}, and write that name"
     if found := in_name(name, start):
         message, hint, edits = found
-    return Problem(code, message, hint, None, start + 1, None, len(name), edits)
+    # The operator `!=` is part of the mistake.
+    length = len(name) + 2 * name.endswith("!")
+    return Problem(code, message, hint, None, start + 1, None, length, edits)
 
 
 def swapped(name: str, value: str, start: int, end: int) -> Problem | None:

@@ -247,9 +247,8 @@ def check_label(report: Report, text: str, row: EventType, at: int) -> None:
     single = _SINGLE_OPERATOR.search(text)
     if single:
         message = f"a single {single[0]} is an ordinary character, here part of a label"
-        double = single[0] * 2
-        edit = Edit(single.start(), single.end(), double)
-        report.add("single-operator", single.start(), 1, message, f"write {double}", edit)
+        hint = f"write {single[0] * 2}, and an event on each side, if it is an operator"
+        report.add("single-operator", single.start(), 1, message, hint)
 
 
 def _warn_odd_hyphen(report: Report, rest: str, at: int) -> None:

@@ -267,7 +267,7 @@ def _files(
         else:
             problem = _missing(file)
             held = held or ERROR
-        if file in reading.similar:
+        if file in reading.similar and names.in_name(file, 0) is None:
             problem = _with_similar(problem, file, reading.similar[file])
         problem = replace(problem, length=len(file))
         findings.append(problem.at(where, registration.line, registration.column))

@@ -158,7 +158,8 @@ def test_a_broken_fixture_shows_something_and_a_good_one_nothing(directory: Path
 def test_the_readme_names_every_fixture() -> None:
     readme = (FIXTURES / "README.md").read_text()
     named = set(re.findall(r"^- `([^`]+)/`", readme, re.MULTILINE))
-    assert named == {name_of(d) for d in (*DIRECTORIES, *QB_CONFS)}
+    mistakes = (path for path in FIXTURES.glob("mistakes/*") if path.is_dir())
+    assert named == {name_of(d) for d in (*DIRECTORIES, *mistakes, *QB_CONFS)}
 
 
 def test_the_python_example_does_its_work(

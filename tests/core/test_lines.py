@@ -1,0 +1,125 @@
+"""One line of callbacks.conf, whatever is in it: what it means, and what is said of it."""
+
+from __future__ import annotations
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from agent.core import conf, names, trigger
+from agent.core.correction import MAX_WRITTEN, WRITE, Corrected, merged
+from agent.core.diagnostic import Edit, ProblemError, Severity
+from agent.core.lines import examine
+
+PARTS = [
+    *("n.py", " = ", "=", "failed", "-", "-", "job", "work", "self", "slef", "parent", "*", ".*"),
+    *(
+        " ",
+        ", ",
+        "; ",
+        " && ",
+        " || ",
+        " & ",
+        "(",
+        ")",
+        "not ",
+        "!",
+        "//",
+        "#",
+        '"',
+        "'",
+        "\\",
+        "{",
+    ),
+    *("}", "[", "]", "\u201c", "\u2013", "\u00a0", "\u200b", "\ufeff", "\r", "\t", "\0", "\udce9"),
+    *("failed-job-self", "killed-job-self", "link-", "globaltime-", "&amp;", ":", "7", "label"),
+]
+LINES = st.lists(st.sampled_from(PARTS), max_size=20).map("".join)
+#: Lines that begin as those that people write.
+TRIGGERS = LINES.map(lambda text: f"n.py = {text}")
+
+
+@given(LINES | TRIGGERS)
+@example("n.py = failed\u2013job\u2013self && done-jbo-self")
+@example('"n.py": "failed-jbo-self",')
+def test_mistakes_never_change_what_a_line_means(line: str) -> None:
+    found = examine(line)
+    try:
+        setting = conf.registration(line, 1)
+    except ProblemError:
+        setting = None
+        assert any(p.severity is Severity.ERROR for p in found.problems)
+    assert found.setting == setting
+    if setting is None:
+        return
+    tree, _ = trigger.parse(setting.value)
+    assert found.tree == tree
+    loads = tree is not None and names.bad_name(setting.name, 0) is None
+    assert loads is not any(p.severity is Severity.ERROR for p in found.problems)
+
+
+@given(LINES | TRIGGERS)
+def test_problems_are_inside_the_line_and_all_corrections_are_one(line: str) -> None:
+    found = examine(line)
+    written = set()
+    for problem in found.problems:
+        assert problem.column is not None
+        assert 1 <= problem.column <= len(line) + 1
+        assert problem.length >= 1
+        assert problem.edits == ()
+        assert problem.hint
+        if problem.hint.startswith(WRITE):
+            written.add(problem.hint)
+            assert problem.hint.isprintable()
+            assert len(problem.hint) <= MAX_WRITTEN + len(WRITE)
+    assert len(written) <= 1
+
+
+EVENTS = st.builds(
+    lambda name, kind, rest: f"{name}-{kind}-{rest}",
+    st.sampled_from(["done", "failed", "complete", "published", "qc_passed", "*"]),
+    st.sampled_from(["job", "work"]),
+    st.sampled_from(
+        [
+            *(
+                "self-*",
+                "parent-*",
+                "7-*",
+                "my label-1",
+                "job A-*",
+                "a, b-1",
+                "it's-2",
+                "Segment: 1-9",
+            ),
+            *('the "hero" shot-1', "shot.0101.exr-1", "C:/renders/1-1", "left & right eye-1"),
+            *(
+                "R&D-1",
+                "caf\u00e9-1",
+                "a + b-1",
+                "self made-1",
+                "what?-1",
+                "[A]-2",
+            ),
+        ]
+    ),
+)
+
+
+@given(st.lists(EVENTS, min_size=1, max_size=4), st.sampled_from([" && ", " || "]))
+def test_a_legal_label_is_not_suspicious(events: list[str], operator: str) -> None:
+    found = examine(f"n.py = {operator.join(events)}")
+    assert [p for p in found.problems if p.code == "suspicious"] == []
+
+
+@given(st.text(max_size=30), st.lists(st.tuples(st.integers(0, 30), st.integers(0, 5), st.text())))
+def test_what_an_edit_leaves_is_found_where_it_was(
+    text: str, places: list[tuple[int, int, str]]
+) -> None:
+    edits = merged(
+        Edit(min(at, len(text)), min(at + size, len(text)), new) for at, size, new in places
+    )
+    corrected = Corrected(text, edits)
+    for offset, character in enumerate(corrected.text):
+        before = corrected.before(offset)
+        assert 0 <= before <= len(text)
+        inside = any(e.start <= before < e.end or e.start == before for e in edits)
+        assert inside or text[before] == character
