@@ -42,8 +42,10 @@ class Habit(NamedTuple):
     end: int
 
 
-#: Nearly every trigger: words, hyphens, stars and dots, or two of them with an operator between.
-_PLAIN = re.compile(r"[\w*]+-\w+-(?:(?!\.\*|--)[\w*.-])*[\w*](?: (?:&&|\|\|) [\w*]+-\w+-[\w*]+)?")
+#: An event of words, stars and dots: nothing in it is a habit.
+_EVENT = r"[\w*]+-\w+(?:-(?!\.\*)[\w*.]*[\w*])+"
+#: Nearly every trigger: such events, with operators between them.
+_PLAIN = re.compile(rf"{_EVENT}(?: (?:&&|\|\|) {_EVENT})*")
 
 _ENTITIES = {"&amp;": "&", "&quot;": '"', "&nbsp;": " ", "&#124;": "|", "&#38;": "&"}
 _ENTITY = re.compile("|".join(_ENTITIES))
