@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Any, BinaryIO
 
 import click
 
+from agent.cli import log_following
 from agent.cli.asking import ask
-from agent.cli.exits import USAGE, Failed
-from agent.cli.log_following import Tail
+from agent.cli.exits import NO_AGENT, USAGE, Failed
+from agent.cli.log_colour import coloured
+from agent.cli.log_entries import Entry, Wanted
+from agent.cli.log_files import newest, whole_lines
+from agent.cli.log_times import TimeType
 from agent.cli.options import EnvOption, pipe_option
-from agent.cli.output import report, say, write
+from agent.cli.output import paint, report, say, write
+from agent.client import AgentError
+from agent.core.counting import count
 from agent.core.quoting import printable
 from agent.settings import STANDARD_OUTPUT, TABLE, SettingsError, resolve
 from agent.settings.host import Host
 
 #: Records that are shown by default: what fits on a terminal.
 DEFAULT_RECORDS = 10
+
+EVENTS = ("started", "reloaded", "held", "restored", "stopped")
 
 
 @click.command()
@@ -25,11 +37,29 @@ DEFAULT_RECORDS = 10
     "-n",
     "--records",
     type=click.IntRange(min=0),
-    default=DEFAULT_RECORDS,
-    show_default=True,
     metavar="N",
-    help="Show the last N records.",
+    help=f"Show the last N records. Default: {DEFAULT_RECORDS}, with --since or --until all.",
 )
+@click.option(
+    "--since",
+    type=TimeType(),
+    metavar="TIME",
+    help="Show records from this time on: 03:00, '2026-11-27 03:00', 2h or 30m ago, or RFC 3339.",
+)
+@click.option("--until", type=TimeType(), metavar="TIME", help="Show records up to this time.")
+@click.option(
+    "--only",
+    type=click.Choice(EVENTS),
+    multiple=True,
+    metavar="EVENT",
+    help=f"Show only records of this event ({', '.join(EVENTS)}); may be repeated.",
+)
+@click.option(
+    "--path",
+    metavar="TEXT",
+    help="Show only records of files and directories whose path has this text in it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print records as JSON, one a line.")
 @click.option(
     TABLE["log"].flag,
     cls=EnvOption,
@@ -39,31 +69,52 @@ DEFAULT_RECORDS = 10
     help="The log; by default the agent's.",
 )
 @pipe_option
-def log(follow: bool, records: int, log: str | None, pipe: str | None) -> int:
-    """Show the reload log."""
-    path = log or _log_of_agent(pipe)
-    if path == STANDARD_OUTPUT:
-        raise Failed(
-            USAGE,
-            "the reload log goes to the agent's standard output and is not a file: look where that"
-            " goes (under systemd: journalctl -u callback-agent)",
-        )
+def log(
+    follow: bool,
+    records: int | None,
+    since: datetime | None,
+    until: datetime | None,
+    only: tuple[str, ...],
+    path: str | None,
+    as_json: bool,
+    log: str | None,
+    pipe: str | None,
+) -> int:
+    """Show the reload log and what logrotate has put behind it."""
+    if follow and until is not None:
+        raise click.UsageError("--follow shows what comes from now on: leave out --until")
+    if since is not None and until is not None and until < since:
+        raise click.UsageError(f"--until {until} is before --since {since}")
+    most = records
+    if most is None and since is None and until is None:
+        most = DEFAULT_RECORDS
+    wanted = Wanted(since, until, only, path)
+    file = log or _log_of_agent(pipe)
     try:
-        Tail(path, write, lambda text: say(printable(text))).show(records, follow)
+        if file == STANDARD_OUTPUT:
+            if not as_json:
+                raise Failed(
+                    USAGE,
+                    "the reload log goes to the agent's standard output and is not a file: look"
+                    " where that goes (under systemd: journalctl -u callback-agent), or have the"
+                    " agent's newest records with --json",
+                )
+            return _show_history(most, wanted, follow, pipe)
+        return _show_file(file, most, wanted, follow, as_json, pipe)
     except KeyboardInterrupt:
         if not follow:
             raise
     except FileNotFoundError:
-        raise Failed(1, f"there is no log at {printable(path)} yet") from None
+        raise Failed(1, f"there is no log at {printable(file)} yet") from None
     except OSError as error:
-        raise Failed(1, f"{printable(path)}: {error.strerror}") from None
+        raise Failed(1, f"{printable(file)}: {error.strerror}") from None
     return 0
 
 
 def _log_of_agent(pipe: str | None) -> str:
     """The running agent's log, else the default."""
     try:
-        return str(ask(lambda agent: agent.status(), pipe)["settings"]["log"]["value"])
+        return _log_setting(pipe)
     except (Failed, LookupError, TypeError) as error:
         try:
             path = resolve({}, os.environ, None, Host.here()).log
@@ -72,3 +123,100 @@ def _log_of_agent(pipe: str | None) -> str:
         if pipe:
             report(f"{error}; this is {path}")
         return path
+
+
+def _log_setting(pipe: str | None) -> str:
+    """The running agent's log. Raises Failed, and LookupError or TypeError."""
+    return str(ask(lambda agent: agent.status(), pipe)["settings"]["log"]["value"])
+
+
+# A file ------------------------------------------------------------------------------------------
+
+
+def _show_file(
+    path: str, most: int | None, wanted: Wanted, follow: bool, as_json: bool, pipe: str | None
+) -> int:
+    """Show a log, whose records must be in JSON if they are asked for. Raises OSError."""
+    file = log_following.opened(path, follow, lambda text: say(printable(text)))
+    with file:
+        end = whole_lines(file) if follow else file.seek(0, os.SEEK_END)
+        entries = newest(file, end, path, most, wanted, report)
+        if as_json and not _has_records(file, end, path, entries, follow):
+            _must_be_of_agent(path, pipe)
+            return _show_history(most, wanted, follow, pipe)
+        if not _print(entries) or not follow:
+            return 0
+        file.seek(end)
+        for more in log_following.added(file, path):
+            if not _print(e for e in more if wanted.includes(e) and (e.is_json or not as_json)):
+                break
+    return 0
+
+
+def _print(entries: Iterable[Entry]) -> bool:
+    """Print entries. False if nobody reads them any more."""
+    lines = b"".join(e.data if e.data.endswith(b"\n") else e.data + b"\n" for e in entries)
+    return write(coloured(lines, paint))
+
+
+def _has_records(file: BinaryIO, end: int, path: str, entries: list[Entry], follow: bool) -> bool:
+    """Whether entries are in JSON, and with `follow` the newest of the log too."""
+    last = newest(file, end, path, 1, Wanted(), report) if follow or not entries else []
+    return all(entry.is_json for entry in (*entries, *last))
+
+
+# Records from the pipe ---------------------------------------------------------------------------
+
+
+def _must_be_of_agent(path: str, pipe: str | None) -> None:
+    """Raises Failed unless a log is that of the running agent."""
+    what = f"{printable(path)} is in text, which has no records"
+    try:
+        if os.path.samefile(_log_setting(pipe), path):
+            return
+    except Failed as error:
+        raise Failed(
+            error.status,
+            f"{what}; a running agent has its newest ones, but there is {error}",
+        ) from None
+    except (OSError, LookupError, TypeError):
+        pass
+    raise Failed(1, f"{what}; the agent that runs writes another log")
+
+
+def _show_history(most: int | None, wanted: Wanted, follow: bool, pipe: str | None) -> int:
+    """Print the records that the agent remembers, and with `follow` those that it makes."""
+
+    def request(agent: Any) -> dict[str, Any]:
+        # Subscribed first: no record is made in between.
+        stream = agent.subscribe() if follow else None
+        return {"stream": stream, "records": agent.history()["records"]}
+
+    answer = ask(request, pipe)
+    known: list[dict[str, Any]] = answer["records"]
+    say(f"{count(len(known), 'record')} of the agent's own memory, which goes back to its start")
+    found = [record for record in known if wanted.includes_record(record)]
+    shown = found if most is None else found[max(0, len(found) - most) :]
+    if not _print_records(shown) or not follow:
+        return 0
+    seen = known[-1].get("sequence", 0) if known else 0
+    for record in _records(answer["stream"]):
+        is_wanted = record.get("sequence", 0) > seen and wanted.includes_record(record)
+        if is_wanted and not _print_records([record]):
+            break
+    return 0
+
+
+def _records(stream: Any) -> Iterator[dict[str, Any]]:
+    """Records as the agent makes them. Raises Failed when it stops."""
+    with stream:
+        try:
+            yield from stream
+        except AgentError as error:
+            raise Failed(NO_AGENT, str(error)) from None
+
+
+def _print_records(records: Iterable[dict[str, Any]]) -> bool:
+    """Print records, one a line. False if nobody reads them any more."""
+    lines = (json.dumps(record, ensure_ascii=False, separators=(",", ":")) for record in records)
+    return write("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))

@@ -7,7 +7,7 @@ that it cannot control the terminal.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 from agent.cli.screen import INDENT, Cell, Row, shorten, table, wrap
 from agent.core.quoting import printable
@@ -94,15 +94,10 @@ def _code(callback: JsonObject) -> Iterator[str]:
 
 
 def record_lines(record: JsonObject) -> Iterator[str]:
-    """The record as the reload log has it."""
-    from agent.reload.log import Record, text
+    """A record, or its summary, as text. It may be of an agent of another version."""
+    from agent.reload.record_text import text_of_answer
 
-    yield from text(cast(Record, record)).rstrip("\n").split("\n")
-
-
-def count(number: int, one: str, many: str | None = None) -> str:
-    """`1 callback`, `2 callbacks`."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
+    yield from text_of_answer(record).removesuffix("\n").split("\n")
 
 
 def span(seconds: float) -> str:

@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 from agent.core import languages, match
 from agent.core.diagnostic import Diagnostic, Problem
@@ -40,6 +40,10 @@ MAX_REASON_TERMS = 20
 _DIGEST_CHUNK = 64
 
 
+#: What may differ of a callback whose path and trigger stay.
+Field = Literal["digest", "line", "enabled"]
+
+
 class Callback(NamedTuple):
     """One callback as it is served."""
 
@@ -53,19 +57,6 @@ class Callback(NamedTuple):
     @property
     def path(self) -> str:
         return f"{self.directory}/{self.registration.file}"
-
-    def as_json(self) -> dict[str, Any]:
-        """The callback as results carry it, without its code."""
-        return {
-            "file": self.registration.file,
-            "path": self.path,
-            "directory": self.directory,
-            "language": self.language,
-            "trigger": self.registration.text,
-            "line": self.registration.line,
-            "digest": self.implementation.digest,
-            "enabled": self.enabled,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,15 +149,10 @@ class Match:
 class Change:
     """How one callback differs from before."""
 
-    #: `added`, `removed` or `modified`.
-    change: str
+    change: Literal["added", "removed", "modified"]
     callback: Callback
-
-    def as_json(self) -> dict[str, Any]:
-        fields = self.callback.as_json()
-        return {"change": self.change} | {
-            key: fields[key] for key in ("path", "trigger", "line", "digest")
-        }
+    #: For `modified`, what is another.
+    what: tuple[Field, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -339,8 +325,8 @@ def changes(old: Iterable[ServedDirectory], new: Iterable[ServedDirectory]) -> l
             was = before.pop(_identity(callback), None)
             if was is None:
                 result.append(Change("added", callback))
-            elif _content(was) != _content(callback):
-                result.append(Change("modified", callback))
+            elif what := _difference(was, callback):
+                result.append(Change("modified", callback, what))
     return [*(Change("removed", callback) for callback in before.values()), *result]
 
 
@@ -348,8 +334,18 @@ def _identity(callback: Callback) -> tuple[str, str]:
     return callback.path, callback.registration.text
 
 
-def _content(callback: Callback) -> tuple[str, int, bool]:
-    return callback.implementation.digest, callback.registration.line, callback.enabled
+def _difference(was: Callback, now: Callback) -> tuple[Field, ...]:
+    """What is another of a callback that is served before and after."""
+    if was is now:
+        return ()
+    what: list[Field] = []
+    if was.implementation.digest != now.implementation.digest:
+        what.append("digest")
+    if was.registration.line != now.registration.line:
+        what.append("line")
+    if was.enabled != now.enabled:
+        what.append("enabled")
+    return tuple(what)
 
 
 def _same_name_and_type(term: Term, event: Event) -> bool:

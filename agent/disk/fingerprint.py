@@ -20,6 +20,7 @@ import os
 import signal
 import stat
 import sys
+from typing import NamedTuple
 
 from agent.disk import acl
 from agent.disk.filesystems import Kind
@@ -42,7 +43,25 @@ OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 #: cannot be read differ.
 Fingerprint = tuple[int, ...] | int
 
-_MODE, _UID = 2, 3
+_MODE, _UID, _SIZE, _MTIME = 2, 3, 5, 6
+
+
+class FileInfo(NamedTuple):
+    """What a person wants to know of a file that changed."""
+
+    uid: int
+    #: Nanoseconds since 1970. None for a directory, as is the size in bytes.
+    mtime_ns: int | None = None
+    size: int | None = None
+
+    @classmethod
+    def of(cls, fingerprint: Fingerprint | None) -> FileInfo | None:
+        """Taken from a fingerprint. None where stat failed, or nothing is known."""
+        if not isinstance(fingerprint, tuple):
+            return None
+        if stat.S_ISDIR(fingerprint[_MODE]):
+            return cls(fingerprint[_UID])
+        return cls(fingerprint[_UID], fingerprint[_MTIME], fingerprint[_SIZE])
 
 
 def of_status(status: os.stat_result, acl_data: bytes | None = None) -> tuple[int, ...]:

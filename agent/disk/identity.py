@@ -1,8 +1,8 @@
-"""User and group ids: members of groups, and ids that are not mapped in this user namespace.
+"""User and group ids: names, members of groups, and ids that this user namespace does not map.
 
 The user database may be a directory server that does not answer. So it is asked in a thread of its
-own, for at most LOOKUP_TIMEOUT seconds, and the result is cached. While a lookup is overdue, no
-other is started: at most one thread waits.
+own, for a limited time, and the answer is cached. While one question is overdue, no other of its
+kind is asked: at most one thread of each kind waits.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import pwd
 import sys
 import threading
 import time
-from collections.abc import Collection
-from functools import cache
+from collections.abc import Callable, Collection
+from functools import cache, partial
+from typing import Generic, TypeVar
 
 #: Seconds to wait for the user database. Only the reload of the directory concerned waits.
 LOOKUP_TIMEOUT = 2.0
@@ -23,6 +24,10 @@ MEMBER_AGE = 60.0
 #: Seconds for which it is cached that a user is not a member. Short, so that a new member needs
 #: only a reload.
 STRANGER_AGE = 1.0
+#: Seconds to wait for a user's name, which only the next record needs.
+NAME_TIMEOUT = 0.2
+#: Seconds for which a name is cached. Names hardly ever change.
+NAME_AGE = 600.0
 #: Users that are cached; more than own files in any callback directory.
 MAX_CACHED = 1024
 
@@ -30,27 +35,44 @@ MAX_CACHED = 1024
 _OVERFLOW_ID = 65534
 
 
-class _Lookup:
-    """One question to the user database: all groups of a user."""
+T = TypeVar("T")
 
-    def __init__(self, uid: int) -> None:
+
+class _Lookup(Generic[T]):
+    """One question to the user database. It is overdue after `timeout` seconds."""
+
+    def __init__(self, ask: Callable[[], T | None], timeout: float) -> None:
         self.began = time.monotonic()
-        self.groups: frozenset[int] | None = None
+        self.answer: T | None = None
         self.done = threading.Event()
-        self._uid = uid
+        self._ask = ask
+        self._timeout = timeout
         threading.Thread(target=self._run, name="asks the user database", daemon=True).start()
 
     def _run(self) -> None:
         try:
-            self.groups = _groups_of(self._uid)
+            self.answer = self._ask()
         except OSError:
-            self.groups = None
+            self.answer = None
         finally:
             self.done.set()
 
+    @property
+    def age(self) -> float:
+        return time.monotonic() - self.began
+
+    @property
+    def is_overdue(self) -> bool:
+        return not self.done.is_set() and self.age > self._timeout
+
+    def wait(self) -> T | None:
+        """The answer; None if there is none in time."""
+        return self.answer if self.done.wait(max(0.0, self._timeout - self.age)) else None
+
 
 _lock = threading.Lock()
-_lookups: dict[int, _Lookup] = {}
+_groups: dict[int, _Lookup[frozenset[int]]] = {}
+_names: dict[int, _Lookup[str]] = {}
 
 
 def is_member(uid: int, groups: Collection[int]) -> bool | None:
@@ -58,32 +80,50 @@ def is_member(uid: int, groups: Collection[int]) -> bool | None:
 
     The primary group counts. Blocks, for at most LOOKUP_TIMEOUT seconds.
     """
+
+    def is_old(lookup: _Lookup[frozenset[int]]) -> bool:
+        member = lookup.answer is not None and not lookup.answer.isdisjoint(groups)
+        return lookup.age > (MEMBER_AGE if member else STRANGER_AGE)
+
+    found = _asked(_groups, uid, _groups_of, LOOKUP_TIMEOUT, is_old)
+    return None if found is None else not found.isdisjoint(groups)
+
+
+def user_name(uid: int) -> str | None:
+    """A user's name; None if there is none, or the user database does not say.
+
+    Blocks, for at most NAME_TIMEOUT seconds; then at once, for every user, until it answers.
+    """
+    return _asked(_names, uid, _name_of, NAME_TIMEOUT, lambda lookup: lookup.age > NAME_AGE)
+
+
+def _asked(
+    known: dict[int, _Lookup[T]],
+    uid: int,
+    ask: Callable[[int], T | None],
+    timeout: float,
+    is_old: Callable[[_Lookup[T]], bool],
+) -> T | None:
     with _lock:
-        lookup = _lookups.get(uid)
-        if lookup is None or _is_old(lookup, groups):
-            if any(not other.done.is_set() and _is_overdue(other) for other in _lookups.values()):
+        lookup = known.get(uid)
+        if lookup is None or (lookup.done.is_set() and is_old(lookup)):
+            if any(other.is_overdue for other in known.values()):
                 return None
-            if len(_lookups) >= MAX_CACHED:
-                _lookups.clear()
+            if len(known) >= MAX_CACHED:
+                known.clear()
             try:
-                lookup = _lookups[uid] = _Lookup(uid)
+                lookup = known[uid] = _Lookup(partial(ask, uid), timeout)
             except RuntimeError:
                 # No thread can be started at the moment.
                 return None
-    if not lookup.done.wait(max(0.0, lookup.began + LOOKUP_TIMEOUT - time.monotonic())):
+    return lookup.wait()
+
+
+def _name_of(uid: int) -> str | None:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
         return None
-    return None if lookup.groups is None else not lookup.groups.isdisjoint(groups)
-
-
-def _is_overdue(lookup: _Lookup) -> bool:
-    return time.monotonic() - lookup.began > LOOKUP_TIMEOUT
-
-
-def _is_old(lookup: _Lookup, groups: Collection[int]) -> bool:
-    if not lookup.done.is_set():
-        return False
-    member = lookup.groups is not None and not lookup.groups.isdisjoint(groups)
-    return time.monotonic() - lookup.began > (MEMBER_AGE if member else STRANGER_AGE)
 
 
 def _groups_of(uid: int) -> frozenset[int]:

@@ -8,19 +8,43 @@ was served before and what is served now. So a record of a change always has a c
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Literal, NamedTuple
 
 from agent.core.index import Callback, ServedDirectory
-from agent.core.quoting import encodable
 from agent.core.unit import CONF, Unit
-from agent.disk.fingerprint import Fingerprint
+from agent.disk.fingerprint import FileInfo, Fingerprint
 from agent.disk.snapshot import Snapshot
 
-Cause = dict[str, str]
+Kind = Literal["added", "removed", "modified"]
 
 
-def cause(path: str, change: str) -> Cause:
-    """One cause; `change` is `added`, `removed` or `modified`."""
-    return {"path": encodable(path), "change": change}
+class Cause(NamedTuple):
+    """A file or directory that changed."""
+
+    path: str
+    change: Kind
+    #: What is known of it as it was read; None of one that is gone.
+    info: FileInfo | None = None
+    #: Of an edited callbacks.conf: the text that was served, and the text that was read.
+    edit: tuple[bytes, bytes] | None = None
+
+    def after(self, earlier: Cause | None) -> Cause:
+        """This cause and an earlier one of the same path, as one."""
+        if earlier is None or earlier.edit is None or self.edit is None:
+            return self
+        return self._replace(edit=(earlier.edit[0], self.edit[1]))
+
+
+class Known(NamedTuple):
+    """What is known of a listed directory: what is accepted of it, and its newest reading."""
+
+    unit: Unit | None
+    snapshot: Snapshot | None
+
+    def info(self, name: str) -> FileInfo | None:
+        """What is known of a file in it; of `.`, of the directory itself."""
+        return FileInfo.of(self.snapshot.fingerprints.get(name)) if self.snapshot else None
 
 
 def of_readings(before: Snapshot | None, now: Snapshot) -> list[Cause]:
@@ -34,36 +58,79 @@ def of_readings(before: Snapshot | None, now: Snapshot) -> list[Cause]:
         mark = now.fingerprints.get(name)
         if was == mark or was is None or mark is None:
             continue
-        change = "modified"
+        change: Kind = "modified"
         if isinstance(was, int):
             change = "added"
         elif isinstance(mark, int):
             change = "removed"
-        causes.append(cause(directory if name == "." else os.path.join(directory, name), change))
+        path = directory if name == "." else os.path.join(directory, name)
+        causes.append(Cause(path, change, FileInfo.of(mark)))
     return causes
 
 
-def of_served(before: ServedDirectory, now: ServedDirectory, unit: Unit | None) -> list[Cause]:
+def with_edit(found: Iterable[Cause], path: str, before: bytes, now: bytes) -> list[Cause]:
+    """These causes; the one that the file at `path` was modified has its two texts."""
+    return [
+        c._replace(edit=(before, now)) if c.path == path and c.change == "modified" else c
+        for c in found
+    ]
+
+
+def derived(
+    known: Collection[str],
+    before: Mapping[str, ServedDirectory],
+    now: Mapping[str, ServedDirectory],
+    listed: Mapping[str, Known],
+    qb_conf: str,
+) -> list[Cause]:
+    """The causes of what changed in what is served, as far as the paths in `known` do not explain
+    it."""
+    found: list[Cause] = []
+    for path, served in now.items():
+        was, directory = before.get(path), listed.get(path, Known(None, None))
+        if served is was or path in known:
+            continue
+        if was is not None:
+            conf_known = f"{path}/{CONF}" in known
+            for cause in _of_served(was, served, directory.unit, directory.info):
+                # Which lines there are is explained by a callbacks.conf that is known to be edited.
+                by_lines = cause.change == "added" or cause.path.endswith(f"/{CONF}")
+                if cause.path not in known and not (conf_known and by_lines):
+                    found.append(cause)
+        elif served.callbacks and qb_conf not in known:
+            # At the start. Later, the cause is qb.conf, which lists the directory.
+            found.append(Cause(path, "added", directory.info(".")))
+    return found
+
+
+def _of_served(
+    before: ServedDirectory,
+    now: ServedDirectory,
+    unit: Unit | None,
+    info: Callable[[str], FileInfo | None],
+) -> list[Cause]:
     """What must have changed on disk, given what a directory served before and serves now.
     `unit` is what is accepted of it now, with the lines whose files are missing."""
     old = {c.registration.file: c.implementation.digest for c in before.callbacks}
     new = {c.registration.file: c.implementation.digest for c in now.callbacks}
     named = unit.files() if unit else frozenset()
-    causes = []
+    changes: dict[str, Kind] = {}
     for file in dict.fromkeys((*old, *new)):
         if file not in new and file in named:
-            causes.append(cause(f"{now.directory}/{file}", "removed"))
+            changes[file] = "removed"
         elif file not in old:
-            causes.append(cause(f"{now.directory}/{file}", "added"))
+            changes[file] = "added"
         elif file in new and old[file] != new[file]:
-            causes.append(cause(f"{now.directory}/{file}", "modified"))
+            changes[file] = "modified"
     lines = {_line(c) for c in before.callbacks} ^ {_line(c) for c in now.callbacks}
     if any(file in old and file in new for file, _, _ in lines):
-        causes.append(cause(f"{now.directory}/{CONF}", "modified"))
+        changes[CONF] = "modified"
     elif any(file not in new and file not in named for file in old):
-        change = "modified" if named or unit is None else "removed"
-        causes.append(cause(f"{now.directory}/{CONF}", change))
-    return causes
+        changes[CONF] = "modified" if named or unit is None else "removed"
+    return [
+        Cause(f"{now.directory}/{file}", change, None if change == "removed" else info(file))
+        for file, change in changes.items()
+    ]
 
 
 def _line(callback: Callback) -> tuple[str, str, int]:

@@ -7,7 +7,7 @@ from functools import partial
 
 from agent.core.diagnostic import Diagnostic
 from agent.core.index import ServedDirectory
-from agent.core.unit import CONF, FAULT, Evaluation, Reading, Unit, evaluate
+from agent.core.unit import BEING_WRITTEN, CONF, FAULT, Evaluation, Reading, Unit, evaluate
 from agent.disk import second_look
 from agent.disk.snapshot import Snapshot
 from agent.disk.watch.interface import Target
@@ -24,6 +24,8 @@ class DirectoryState:
     path: str
     #: The accepted unit, None if there never was one.
     unit: Unit | None = None
+    #: The text of callbacks.conf that `unit` was made of; None if it is not known.
+    conf: bytes | None = None
     #: The device of the directory when its callbacks.conf was last found.
     device: int | None = None
     #: The newest settled reading.
@@ -75,13 +77,27 @@ class DirectoryState:
         found: list[Cause] = []
         try:
             found = causes.of_readings(self.snapshot, snapshot)
+            first = self.unit is None
             self._evaluate(snapshot, checker)
+            found = self._with_edit(found, snapshot, first)
         except Exception as error:  # of any kind
             self.snapshot = Snapshot.failed(self.path, snapshot, error)
             fault = self.snapshot.reading.fault
             self.evaluation = Evaluation(self.unit, FAULT, (fault,) if fault else ())
             self.evaluated = None
         return found
+
+    def _with_edit(self, found: list[Cause], snapshot: Snapshot, first: bool) -> list[Cause]:
+        """These causes, with the edit of callbacks.conf. `first` is whether nothing was accepted
+        before. Notes which text is accepted."""
+        before = self.conf
+        now = snapshot.details.conf if CONF in snapshot.details.seen else None
+        if self.held is None or (first and self.unit is not None):
+            self.conf = now
+        # Of a text that is still being written, the rest would seem to be removed.
+        if before is None or now is None or self.held == BEING_WRITTEN:
+            return found
+        return causes.with_edit(found, f"{self.path}/{CONF}", before, now)
 
     def _evaluate(self, snapshot: Snapshot, checker: Checker) -> None:
         self.snapshot = snapshot

@@ -11,14 +11,11 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from datetime import datetime
-from typing import Any, TypedDict
 
-import msgspec
-
-from agent.core.diagnostic import format_line
 from agent.core.quoting import printable
+from agent.reload.record_text import text
 from agent.reload.writer import Writer, write_all
+from agent.rpc.messages import Record
 
 #: The most records, and bytes of records, that wait for a log that cannot be written. Older ones
 #: are dropped and counted.
@@ -37,65 +34,15 @@ STANDARD_OUTPUT = "-"
 _logger = logging.getLogger(__name__)
 
 
-class Record(TypedDict):
-    """One change, or refused change, of what is served. `rpc.messages` has its type."""
-
-    time: str
-    event: str
-    generation: int
-    digest: str
-    callbacks: int
-    duration_ms: float
-    causes: list[dict[str, str]]
-    changes: list[dict[str, Any]]
-    held: list[dict[str, str]]
-    diagnostics: list[dict[str, Any]]
-
-
-def level(record: Record) -> str:
-    """INFO, WARNING or ERROR, as the supervisor's own log has them."""
-    severities = {d["severity"] for d in record["diagnostics"]}
-    if record["held"] or "error" in severities:
-        return "ERROR"
-    return "WARNING" if "warning" in severities else "INFO"
-
-
-def text(record: Record, who: str = "") -> str:
-    """A record as text for a person: a line in the form of the supervisor's own log, in local time,
-    then an indented line for each change, held directory and diagnostic. `who` is `HOST[PID]`.
-    """
-    when = datetime.fromisoformat(record["time"]).astimezone()
-    head = f"[{when:%b %d, %Y %H:%M:%S}] {who}{': ' if who else ''}{level(record)}"
-    count = record["callbacks"]
-    lines = [
-        f"{head}: {record['event']}: generation {record['generation']},"
-        f" {count} callback{'' if count == 1 else 's'} served"
-        f" ({record['duration_ms']:.0f} ms)"
-    ]
-    for change in record["changes"]:
-        lines.append(
-            f"    {change['change']}: {printable(change['path'])}:"
-            f" {printable(change['trigger'])} (line {change['line']})"
-        )
-    for held in record["held"]:
-        lines.append(f"    held: {printable(held['directory'])} ({held['reason']})")
-    for found in record["diagnostics"]:
-        lines.append("    " + format_line(found))
-    return "\n".join(lines) + "\n"
-
-
 class History:
     """The newest records, as JSON. The last one is always kept, however long it is."""
 
     def __init__(self) -> None:
         self._records: deque[bytes] = deque()
         self._bytes = 0
-        #: How many were added in all.
-        self.count = 0
 
     def add(self, record: bytes) -> None:
         """Add a record, and drop the oldest ones beyond the limits."""
-        self.count += 1
         self._records.append(record)
         self._bytes += len(record)
         while len(self._records) > 1 and (
@@ -137,13 +84,13 @@ class Log:
         """Start the thread that writes. Raises RuntimeError where none can be started."""
         self._writer.start()
 
-    def write(self, record: bytes) -> None:
-        """Append a record, given as JSON, after those that wait. Blocks for WRITE_WAIT at most;
-        never raises."""
+    def write(self, record: Record, encoded: bytes) -> None:
+        """Append a record, given also as JSON, after those that wait. Blocks for WRITE_WAIT at
+        most; never raises."""
         if self._form == "text":
-            entry = text(msgspec.json.decode(record), self._who).encode("utf-8", "backslashreplace")
+            entry = text(record, self._who).encode("utf-8", "backslashreplace")
         else:
-            entry = record + b"\n"
+            entry = encoded + b"\n"
         stalled = self._stalled and self._writer.waiting
         self._writer.put(entry)
         if not stalled:

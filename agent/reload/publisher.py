@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 
 from anyio import to_thread
 
 from agent.core.diagnostic import Diagnostic
 from agent.core.index import Index
-from agent.core.unit import Unit
+from agent.reload.causes import Known
 from agent.reload.log import History, Log
-from agent.reload.record import RELOADED, STARTED, STOPPED, Recorder
+from agent.reload.record import STARTED, Recorder
 from agent.rpc import results
+from agent.rpc.messages import Record
 
 
 class Publisher:
@@ -32,31 +32,32 @@ class Publisher:
         index: Index,
         findings: tuple[Diagnostic, ...],
         held: dict[str, str],
-        units: Mapping[str, Unit | None],
+        listed: Mapping[str, Known],
         qb_conf: str,
         began: float,
     ) -> None:
         """Make a record if there is something to record.
 
-        Given are the index that is served now, all diagnostics, why which directory is held, the
-        accepted units of all listed directories, the path of qb.conf, and the monotonic time in
-        seconds when the reload began.
+        Given are the index that is served now, all diagnostics, why which directory is held, what
+        is known of all listed directories, the path of qb.conf, and the monotonic time in seconds
+        when the reload began.
         """
         recorder = self.recorder
-        if not recorder.is_due(index, findings, held, units):
+        if not recorder.is_due(index, findings, held, listed):
             return
-        record, summary = await to_thread.run_sync(recorder.encoded, index, units, qb_conf, began)
+        made = await to_thread.run_sync(
+            lambda: _encoded(recorder.due(index, listed, qb_conf, began))
+        )
         recorder.done(index)
-        await self._publish(record, summary)
+        await self._publish(*made)
 
     async def emit_stopped(self, index: Index) -> None:
         """Make the last record."""
-        record = self.recorder.other(STOPPED, index, time.monotonic())
-        await self._publish(results.encode(record), results.summary(record))
+        await self._publish(*_encoded(self.recorder.stopped(index)))
 
     def unchanged(self, index: Index) -> bytes:
         """A record without changes, which is not published."""
-        return results.encode(self.recorder.other(RELOADED, index, time.monotonic()))
+        return results.encode(self.recorder.unchanged(index))
 
     def newest(self, index: Index) -> bytes:
         """The newest record, as `status` has it.
@@ -65,11 +66,16 @@ class Publisher:
         """
         if self._summary is not None:
             return self._summary
-        return results.summary(self.recorder.other(STARTED, index, time.monotonic()))
+        return results.summary(self.recorder.unchanged(index, STARTED))
 
-    async def _publish(self, record: bytes, summary: bytes) -> None:
-        self.history.add(record)
+    async def _publish(self, record: Record, encoded: bytes, summary: bytes) -> None:
+        self.history.add(encoded)
         self._summary = summary
         for listener in list(self.listeners):
-            listener(record)
-        await to_thread.run_sync(self._log.write, record)
+            listener(encoded)
+        await to_thread.run_sync(self._log.write, record, encoded)
+
+
+def _encoded(record: Record) -> tuple[Record, bytes, bytes]:
+    """A record, it as JSON, and its summary as JSON."""
+    return record, results.encode(record), results.summary(record)

@@ -6,6 +6,7 @@ stored units of the others. Where qb.conf is lost or wrong, the last valid setti
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -15,8 +16,8 @@ import anyio
 from agent import settings
 from agent.core.diagnostic import Diagnostic, Problem
 from agent.core.unit import BEING_WRITTEN
-from agent.disk import being_written
-from agent.disk.fingerprint import Fingerprint, fingerprint_if_closed
+from agent.disk import being_written, fingerprint
+from agent.disk.fingerprint import FileInfo, Fingerprint, fingerprint_if_closed
 from agent.disk.stalls import StallMonitor
 from agent.disk.watch.combined import Watch
 from agent.disk.watch.interface import Target
@@ -48,6 +49,8 @@ class QbConf:
     ) -> None:
         self.settings = first
         self.findings: tuple[Diagnostic, ...] = first.findings
+        #: What is known of the file as it was last read; None where it was not there.
+        self.info: FileInfo | None = None
         #: Monotonic seconds when it was first found being written; None while it is not.
         self.unsettled_since: float | None = None
         self._read = read
@@ -90,6 +93,8 @@ class QbConf:
             new, findings = old, (being_written.finding(old.qb_conf, self._timing.writing),)
         else:
             self.unsettled_since = None
+            if new is not old:
+                self.info = await self._monitor.wait(self._info)
         self.findings = findings
         return new
 
@@ -111,6 +116,15 @@ class QbConf:
         path = self.settings.qb_conf
         with self._monitor.asking(path):
             return fingerprint_if_closed(path, self._watch.mounts.kind(path))
+
+    def _info(self) -> FileInfo | None:
+        """What is known of qb.conf now. Blocks."""
+        path = self.settings.qb_conf
+        with self._monitor.asking(path):
+            try:
+                return FileInfo.of(fingerprint.of_status(os.stat(path)))
+            except OSError:
+                return None
 
     def _settings_now(self) -> tuple[Settings, tuple[Diagnostic, ...]]:
         """The settings to use: the previous ones where qb.conf is lost or wrong. Blocks."""

@@ -7,26 +7,37 @@ attempt makes it.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Literal
 
+from msgspec import UNSET, UnsetType
+
+from agent.core import conf_diff
 from agent.core.diagnostic import Diagnostic, Severity
-from agent.core.index import Change, Index, ServedDirectory, changes
-from agent.core.unit import Unit
+from agent.core.index import Change, Index, changes
+from agent.core.quoting import encodable
+from agent.disk import identity
 from agent.reload import causes
-from agent.reload.causes import Cause
-from agent.reload.log import Record
-from agent.rpc import results
+from agent.reload.causes import Cause, Known
+from agent.reload.compared import Compared
+from agent.rpc import messages
+from agent.rpc.messages import Record
 
 #: The events of records. The first in _ORDER that applies names a record.
-STARTED = "started"
-HELD = "held"
-RESTORED = "restored"
-RELOADED = "reloaded"
-STOPPED = "stopped"
+Event = Literal["started", "reloaded", "held", "restored", "stopped"]
+STARTED: Event = "started"
+HELD: Event = "held"
+RESTORED: Event = "restored"
+RELOADED: Event = "reloaded"
+STOPPED: Event = "stopped"
 _ORDER = (STARTED, HELD, RESTORED, RELOADED)
+
+#: The most diffs in one record. Each takes time and 4 KiB; nobody edits so many files at once.
+MAX_DIFFS = 64
 
 
 class Recorder:
@@ -34,16 +45,23 @@ class Recorder:
     record, also while it is being made."""
 
     def __init__(self) -> None:
+        #: A random name of this run of the agent.
+        self.instance = secrets.token_hex(8)
+        #: The number of the newest record, 0 before the first.
+        self.sequence = 0
         self.findings: tuple[Diagnostic, ...] = ()
         #: Why which directory is held.
         self.held: dict[str, str] = {}
-        #: The index of the last record, None before the first.
+        #: Index, findings and held directories of the last record; no index before the first.
         self._index: Index | None = None
-        self._causes: list[Cause] = []
+        self._recorded: tuple[Diagnostic, ...] = ()
+        self._recorded_held: dict[str, str] = {}
+        #: By path.
+        self._causes: dict[str, Cause] = {}
         #: Diagnostics of the next record alone: that it has them no more makes no other record.
         self._once: list[Diagnostic] = []
         #: The event of a record that is to be made.
-        self._event: str | None = None
+        self._event: Event | None = None
 
     @property
     def degraded(self) -> bool:
@@ -51,7 +69,8 @@ class Recorder:
 
     def found(self, found: Iterable[Cause]) -> None:
         """Note what changed on disk. It goes into the next record."""
-        self._causes += found
+        for cause in found:
+            self._causes[cause.path] = cause.after(self._causes.get(cause.path))
 
     def report_once(self, findings: Iterable[Diagnostic]) -> None:
         """Have the next record carry these, and make one for them if nothing else does."""
@@ -86,74 +105,122 @@ class Recorder:
             self._index = index
         return self._event is not None
 
-    def encoded(
-        self, index: Index, units: Mapping[str, Unit | None], qb_conf: str, began: float
-    ) -> tuple[bytes, bytes]:
-        """The record that is due and its summary, as JSON. `index` is served now, `units` are
-        accepted, `began` is the monotonic time in seconds when the reload began. Takes long if
-        there are many changes."""
-        found, changed = list(self._causes), list[Change]()
+    def due(self, index: Index, listed: Mapping[str, Known], qb_conf: str, began: float) -> Record:
+        """The record that is due. `index` is served now, `listed` is what is known of each listed
+        directory, `began` is the monotonic time in seconds when the reload began.
+
+        Takes long if there are many changes, and asks the user database."""
+        found, changed = dict(self._causes), list[Change]()
         if self._index is None or index.digest != self._index.digest:
             old = {s.directory: s for s in self._index.served} if self._index else {}
             new = {s.directory: s for s in index.served}
-            found += _missing_causes(found, old, new, units, qb_conf)
+            found |= {c.path: c for c in causes.derived(found, old, new, listed, qb_conf)}
             changed = changes(
                 [s for path, s in old.items() if new.get(path) is not s],
                 [s for path, s in new.items() if old.get(path) is not s],
             )
         assert self._event is not None
-        record = self.other(self._event, index, began, found, [c.as_json() for c in changed])
-        record["diagnostics"] += [f.as_json() for f in self._once]
-        return results.encode(record), results.summary(record)
+        return self._record(
+            self._event,
+            index,
+            began,
+            self.sequence + 1,
+            Compared(self._recorded, self._recorded_held),
+            [*found.values()],
+            changed,
+            [p for p in self._recorded_held if p not in self.held and p in listed],
+        )
 
     def done(self, index: Index) -> None:
         """The record of this index was made."""
+        self.sequence += 1
         self._index = index
+        self._recorded, self._recorded_held = self.findings, self.held
         self._event = None
         self._causes.clear()
         self._once.clear()
 
-    def other(
+    def stopped(self, index: Index) -> Record:
+        """The last record."""
+        self.sequence += 1
+        return self._record(STOPPED, index, time.monotonic(), self.sequence)
+
+    def unchanged(self, index: Index, event: Event = RELOADED) -> Record:
+        """A record of the state now, without causes and changes, which is not published."""
+        return self._record(event, index, time.monotonic(), max(self.sequence, 1))
+
+    def _record(
         self,
-        event: str,
+        event: Event,
         index: Index,
         began: float,
-        found: list[Cause] | None = None,
-        changed: list[dict[str, Any]] | None = None,
+        sequence: int,
+        compared: Compared | None = None,
+        found: Iterable[Cause] = (),
+        changed: Iterable[Change] = (),
+        restored: Iterable[str] = (),
     ) -> Record:
-        """A record of the state now, with these causes and changes or without any."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return {
-            "time": now,
-            "event": event,
-            "generation": index.generation,
-            "digest": index.digest,
-            "callbacks": index.count,
-            "duration_ms": round((time.monotonic() - began) * 1000, 3),
-            "causes": found or [],
-            "changes": changed or [],
-            "held": [{"directory": p, "reason": reason} for p, reason in self.held.items()],
-            "diagnostics": [f.as_json() for f in self.findings],
-        }
+        """A record of the state now. Without `compared`, nothing in it is new."""
+        compared = compared or Compared((*self.findings, *self._once), self.held)
+        found = list(found)
+        diffs = (
+            messages.ConfDiff(path=encodable(c.path), diff=diff)
+            for c in found
+            if c.edit is not None and (diff := conf_diff.unified(*c.edit))
+        )
+        return Record(
+            time=_rfc3339(datetime.now(UTC)),
+            instance=self.instance,
+            sequence=sequence,
+            event=event,
+            generation=index.generation,
+            digest=index.digest,
+            callbacks=index.count,
+            duration_ms=round((time.monotonic() - began) * 1000, 3),
+            causes=[_cause(c) for c in found],
+            changes=[_change(c) for c in changed],
+            held=compared.held(self.held),
+            restored=list(restored),
+            diagnostics=compared.diagnostics((*self.findings, *self._once)),
+            conf_diff=list(islice(diffs, MAX_DIFFS)),
+        )
 
 
-def _missing_causes(
-    found: list[Cause],
-    old: Mapping[str, ServedDirectory],
-    new: Mapping[str, ServedDirectory],
-    units: Mapping[str, Unit | None],
-    qb_conf: str,
-) -> list[Cause]:
-    """The causes of what changed in directories of which no cause was found on disk."""
-    missing: list[Cause] = []
-    known = [c["path"] for c in found]
-    for path, served in new.items():
-        was = old.get(path)
-        if served is was or any(k == path or k.startswith(f"{path}/") for k in known):
-            continue
-        if was is not None:
-            missing += causes.of_served(was, served, units.get(path))
-        elif served.callbacks and qb_conf not in known:
-            # At the start. Later, the cause is qb.conf, which lists the directory.
-            missing.append(causes.cause(path, "added"))
-    return missing
+def _cause(cause: Cause) -> messages.Cause:
+    path, info = encodable(cause.path), cause.info
+    if info is None:
+        return messages.Cause(path=path, change=cause.change)
+    name = identity.user_name(info.uid)
+    return messages.Cause(
+        path=path,
+        change=cause.change,
+        owner=encodable(name) if name else str(info.uid),
+        mtime=UNSET if info.mtime_ns is None else _mtime(info.mtime_ns),
+        size=UNSET if info.size is None else info.size,
+    )
+
+
+def _change(change: Change) -> messages.Change:
+    callback = change.callback
+    return messages.Change(
+        change=change.change,
+        path=callback.path,
+        trigger=callback.registration.text,
+        line=callback.registration.line,
+        digest=callback.implementation.digest,
+        what=list(change.what) or UNSET,
+    )
+
+
+def _mtime(nanoseconds: int) -> str | UnsetType:
+    """As RFC 3339, which has no years before 0 and after 9999."""
+    try:
+        return _rfc3339(
+            datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=nanoseconds // 1000)
+        )
+    except OverflowError:
+        return UNSET
+
+
+def _rfc3339(when: datetime) -> str:
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")

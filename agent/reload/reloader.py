@@ -27,7 +27,7 @@ from agent.disk.mounts import Mounts
 from agent.disk.permissions import Trust
 from agent.disk.stalls import StallMonitor
 from agent.disk.watch.combined import Watch
-from agent.reload import causes
+from agent.reload.causes import Cause
 from agent.reload.last_good import LastGood
 from agent.reload.listing import Listing
 from agent.reload.log import Log
@@ -109,11 +109,13 @@ class Reloader:
         """Read everything again. When it returns, every change made on disk before the call is
         served, or held with a diagnostic. Returns the newest record that came of it, or one without
         changes."""
-        history = self.records.history
-        before = history.count
+        records = self.records
+        before = records.recorder.sequence
         self.notice()
         await self._barrier.wait()
-        return history.last if history.count > before else self.records.unchanged(self.index)
+        if records.recorder.sequence > before:
+            return records.history.last
+        return records.unchanged(self.index)
 
     @property
     def settings(self) -> Settings:
@@ -247,7 +249,7 @@ class Reloader:
         if new is None:
             return
         if new is not old and self.listing.paths:
-            self.records.recorder.found([causes.cause(old.qb_conf, "modified")])
+            self.records.recorder.found([Cause(old.qb_conf, "modified", self.qb_conf.info)])
             self.records.recorder.report_once(restart_needed(old, new))
         relisted = self.listing.paths != new.directories
         if relisted:
@@ -271,12 +273,12 @@ class Reloader:
     async def _emit_record(self, began: float) -> None:
         """Make a record if there is something to record."""
         # Not in a thread: from the swap on, `state` must be that of what is served.
-        findings, held, units = self.listing.summary()
+        findings, held, known = self.listing.summary()
         await self.records.emit_record(
             self.index,
             (*self.qb_conf.findings, *map(self.settings.with_source, findings)),
             held,
-            units,
+            known,
             self.settings.qb_conf,
             began,
         )

@@ -83,6 +83,15 @@ _FileDigest = Annotated[
     ),
 ]
 _LineNumber = Annotated[int, Meta(description="a line number, from 1", ge=1)]
+_Instance = Annotated[str, Meta(description="a random name of this run of the agent", min_length=1)]
+_Time = Annotated[
+    str,
+    Meta(
+        description="RFC 3339, UTC, milliseconds",
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z(?![\s\S])",
+        extra_json_schema={"format": "date-time"},
+    ),
+]
 
 # mypy cannot read a Literal that is built at run time.
 if TYPE_CHECKING:
@@ -519,13 +528,24 @@ class Diagnostic(_Result, frozen=True, kw_only=True):
     ) = UNSET
     message: str
     hint: Annotated[str, _described("what to do about it")] | UnsetType = UNSET
+    new: (
+        Annotated[bool, _described("true if the record before does not have it, else absent")]
+        | UnsetType
+    ) = UNSET
 
 
 class Cause(_Result, frozen=True, kw_only=True):
-    """A file or setting that changed."""
+    """A file or directory that changed. What is not known, as of one that is gone, is absent."""
 
     path: str
-    change: str
+    change: Literal["added", "removed", "modified"]
+    owner: (
+        Annotated[str, _described("the name of the user who owns it, or the user id")] | UnsetType
+    ) = UNSET
+    mtime: _Time | UnsetType = UNSET
+    size: Annotated[int, Meta(description="bytes of the file as it was read", ge=0)] | UnsetType = (
+        UNSET
+    )
 
 
 class Change(_Result, frozen=True, kw_only=True):
@@ -536,6 +556,13 @@ class Change(_Result, frozen=True, kw_only=True):
     trigger: str
     line: _LineNumber
     digest: _FileDigest
+    what: (
+        Annotated[
+            list[Literal["digest", "line", "enabled"]],
+            _described("which of these is another; for `modified` only"),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class HeldDirectory(_Result, frozen=True, kw_only=True):
@@ -543,17 +570,34 @@ class HeldDirectory(_Result, frozen=True, kw_only=True):
 
     directory: str
     reason: str
+    new: (
+        Annotated[bool, _described("true if it is not held in the record before, else absent")]
+        | UnsetType
+    ) = UNSET
+
+
+class ConfDiff(_Result, frozen=True, kw_only=True):
+    """How a callbacks.conf differs from the one that was served before."""
+
+    path: str
+    diff: Annotated[
+        str,
+        _described(
+            "a unified diff; bytes that are not UTF-8 are written as \\xNN, and where it is cut its"
+            " last line begins with a backslash"
+        ),
+    ]
 
 
 class _RecordHead(_Result, frozen=True, kw_only=True):
     """What a record and its summary share."""
 
-    time: Annotated[
-        str,
-        Meta(
-            description="RFC 3339, UTC, milliseconds",
-            pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z(?![\s\S])",
-            extra_json_schema={"format": "date-time"},
+    time: _Time
+    instance: _Instance
+    sequence: Annotated[
+        int,
+        _described(
+            "numbers the records of this run from 1; one that is not logged has that of the newest"
         ),
     ]
     event: Literal["started", "reloaded", "held", "restored", "stopped"]
@@ -569,7 +613,11 @@ class Record(_RecordHead, frozen=True, kw_only=True):
 
     changes: list[Change]
     held: Annotated[list[HeldDirectory], _described("what is held after it")]
+    restored: Annotated[
+        list[str], _described("the listed directories that the record before has as held")
+    ]
     diagnostics: list[Diagnostic]
+    conf_diff: Annotated[list[ConfDiff], _described("the edits of callbacks.conf files")]
 
 
 class Omitted(_Result, frozen=True, kw_only=True):
@@ -612,6 +660,8 @@ class StatusResult(_Result, frozen=True, kw_only=True):
     version: str
     pid: _Positive
     uptime: Annotated[float, Meta(description="seconds", ge=0)]
+    instance: _Instance
+    sequence: Annotated[int, Meta(description="the number of the newest record", ge=0)]
     state: Literal["ok", "degraded"]
     generation: _Generation
     digest: _IndexDigest
@@ -695,11 +745,21 @@ _CALLBACK: dict[str, Any] = {
 _INDEX: dict[str, Any] = {"generation": 3, "digest": _DIGEST}
 _RECORD: dict[str, Any] = {
     "time": "2026-02-03T04:05:06.789Z",
+    "instance": "9f86d081884c7d65",
+    "sequence": 5,
     "event": "reloaded",
     **_INDEX,
     "callbacks": 1,
     "duration_ms": 2.5,
-    "causes": [Cause(path="/farm/callback/mail.py", change="modified")],
+    "causes": [
+        Cause(
+            path="/farm/callback/mail.py",
+            change="modified",
+            owner="mia",
+            mtime="2026-02-03T04:05:06.123Z",
+            size=812,
+        )
+    ],
     "held": [],
     "diagnostics": [],
 }
@@ -712,13 +772,18 @@ _EXAMPLE_RECORD = Record(
             trigger=_CALLBACK["trigger"],
             line=4,
             digest=_DIGEST,
+            what=["digest"],
         )
     ],
+    restored=[],
+    conf_diff=[],
 )
 _EXAMPLE_STATUS = StatusResult(
     version="1.0.0",
     pid=1234,
     uptime=3725.5,
+    instance="9f86d081884c7d65",
+    sequence=5,
     state="ok",
     **_INDEX,
     callbacks=1,

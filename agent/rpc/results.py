@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
+from typing import TypeVar
 
 import msgspec
+from msgspec import UNSET
 
+from agent.core.diagnostic import Diagnostic
 from agent.core.index import Callback, Index, Match
-from agent.core.quoting import escape_json
+from agent.core.quoting import encodable, escape_json
 from agent.rpc import messages, owners, question
 from agent.rpc.jsonrpc import result as result_line
 from agent.rpc.messages import REQUEST_TYPES, ExplainParams, LookupParams, Request
@@ -42,6 +45,7 @@ _LINE = b'{"jsonrpc":"2.0","id":%d,"result":%b}\n'
 _LookupRequest = REQUEST_TYPES["lookup"]
 
 _C = TypeVar("_C", bound=messages.Callback)
+_T = TypeVar("_T")
 
 
 def encode(value: object) -> bytes:
@@ -272,42 +276,78 @@ def _callback(kind: type[_C], callback: Callback, code: bool, **more: str) -> _C
     )
 
 
-def summary(record: Mapping[str, Any]) -> bytes:
-    """A record as `status` has it: without its changes, and with the first items of its lists.
+def diagnostic(found: Diagnostic, new: bool = False) -> messages.Diagnostic:
+    """A diagnostic as records carry it. `new` is whether the record before did not have it."""
+    return messages.Diagnostic(
+        severity=found.severity.value,  # type: ignore[arg-type]
+        code=found.code,
+        path=encodable(found.path),
+        line=found.line,
+        column=found.column,
+        message=encodable(found.message),
+        length=UNSET if found.length == 1 else found.length,
+        hint=encodable(found.hint) if found.hint else UNSET,
+        new=new or UNSET,
+    )
 
-    `omitted` says how many changes, causes, held directories and diagnostics are left out.
+
+def summary(record: messages.Record) -> bytes:
+    """A record as `status` has it: without its changes and diffs, and with the first items of its
+    other lists.
+
+    `omitted` says how many of each are left out.
     """
-    short: dict[str, Any] = {k: v for k, v in record.items() if k != "changes"}
-    omitted = {"changes": len(record["changes"])}
     room = MAX_SUMMARY_BYTES
-    for name in ("held", "diagnostics", "causes"):
-        items = short[name]
-        # The first error of each directory first, then errors: a person asks because of them.
-        directories = {held["directory"] for held in record["held"]}
-        ranks = list(_ranks(items, directories))
-        places = sorted(range(len(items)), key=ranks.__getitem__)
+
+    def first(items: list[_T], ranks: Iterable[int]) -> list[_T]:
+        """As many as there is room for: those of the lowest rank first, all in their order."""
+        nonlocal room
+        of = list(ranks)
+        places = sorted(range(len(items)), key=of.__getitem__)
         shown = []
         for place in places[:MAX_SUMMARY_ITEMS]:
             room -= len(_encode(items[place]))
             if room < 0:
                 break
             shown.append(place)
-        omitted[name] = len(items) - len(shown)
-        short[name] = [items[place] for place in sorted(shown)]
-    return encode(short | {"omitted": omitted})
+        return [items[place] for place in sorted(shown)]
+
+    held = first(record.held, repeat(0, len(record.held)))
+    # The first error of each directory first, then errors: a person asks because of them.
+    diagnostics = first(record.diagnostics, _ranks(record))
+    causes = first(record.causes, repeat(0, len(record.causes)))
+    return encode(
+        messages.RecordSummary(
+            time=record.time,
+            instance=record.instance,
+            sequence=record.sequence,
+            event=record.event,
+            generation=record.generation,
+            digest=record.digest,
+            callbacks=record.callbacks,
+            duration_ms=record.duration_ms,
+            causes=causes,
+            held=held,
+            diagnostics=diagnostics,
+            omitted=messages.Omitted(
+                changes=len(record.changes),
+                held=len(record.held) - len(held),
+                diagnostics=len(record.diagnostics) - len(diagnostics),
+                causes=len(record.causes) - len(causes),
+            ),
+        )
+    )
 
 
-def _ranks(items: Iterable[Mapping[str, Any]], directories: set[str]) -> Iterator[int]:
-    """For each diagnostic how soon a summary leaves it out; the last is 0. `directories` are held.
-
-    Of other items, all are equal.
-    """
+def _ranks(record: messages.Record) -> Iterator[int]:
+    """For each diagnostic how soon a summary leaves it out; the last is 0."""
+    directories = {held.directory for held in record.held}
     seen = set()
-    for item in items:
-        if item.get("severity") != "error":
+    for found in record.diagnostics:
+        if found.severity != "error":
             yield 2
             continue
-        path = item["path"]
+        path = found.path
         directory = path if path in directories else path.rpartition("/")[0]
         yield 1 if directory in seen else 0
         seen.add(directory)

@@ -143,6 +143,8 @@ class Handlers:
                 version=version(),
                 pid=os.getpid(),
                 uptime=round(time.monotonic() - self._began, 3),
+                instance=reloader.records.recorder.instance,
+                sequence=reloader.records.recorder.sequence,
                 state=reloader.state,  # type: ignore[arg-type]
                 generation=reloader.index.generation,
                 digest=reloader.index.digest,

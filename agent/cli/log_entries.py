@@ -1,0 +1,133 @@
+"""Entries of the reload log, in both of its formats, and which of them are wanted.
+
+An entry is a line that does not begin with white space, and the indented lines that follow it. One
+of the JSON format is one line. A log may have both, if the setting was changed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from agent.core.quoting import printable
+
+#: The beginning of an entry, with its first byte.
+_BEGIN = re.compile(rb"^(?=\S)", re.MULTILINE)
+#: The first line in the text format.
+_HEAD = re.compile(
+    rb"\[([A-Z][a-z]{2}) (\d\d), (\d{4}) (\d\d):(\d\d):(\d\d)\] (?:\S+: )?[A-Z]+: (\w+): "
+)
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry. `data` ends with a line feed."""
+
+    data: bytes
+
+    @property
+    def is_json(self) -> bool:
+        return self.data.startswith(b"{")
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The record of an entry in JSON; empty for any other."""
+        if self.is_json:
+            try:
+                found = json.loads(self.data)
+            except ValueError:
+                return {}
+            return found if isinstance(found, dict) else {}
+        return {}
+
+
+def split(data: bytes) -> Iterator[Entry]:
+    """The entries of a part of a log. Indented lines before the first entry are left out."""
+    begins = [match.start() for match in _BEGIN.finditer(data)]
+    for begin, end in zip(begins, [*begins[1:], len(data)], strict=True):
+        yield Entry(data[begin:end])
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which entries are wanted: of which time, event and path. None and () are all."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    events: tuple[str, ...] = ()
+    path: str | None = None
+
+    def includes(self, entry: Entry) -> bool:
+        """Whether an entry is wanted."""
+        if self == Wanted():
+            return True
+        if entry.is_json:
+            return self.includes_record(entry.record)
+        time, event = _read_head(entry.data)
+        if not self._includes(time, event):
+            return False
+        text = entry.data.decode("utf-8", "backslashreplace")
+        return self.path is None or self.path in text or printable(self.path) in text
+
+    def includes_record(self, record: dict[str, Any]) -> bool:
+        """Whether a record is wanted."""
+        if not self._includes(_time_of(record), record.get("event")):
+            return False
+        return self.path is None or any(self.path in path for path in _paths(record))
+
+    def is_before(self, entry: Entry) -> bool:
+        """Whether an entry, and so all earlier ones, are too old."""
+        if self.since is None:
+            return False
+        time = _time_of(entry.record) if entry.is_json else _read_head(entry.data)[0]
+        return time is not None and time < self.since
+
+    def _includes(self, time: datetime | None, event: str | None) -> bool:
+        if self.events and event not in self.events:
+            return False
+        if self.since is None and self.until is None:
+            return True
+        if time is None:
+            return False
+        after = self.since is None or self.since <= time
+        return after and (self.until is None or time <= self.until)
+
+
+def _read_head(data: bytes) -> tuple[datetime | None, str | None]:
+    """Time and event of an entry in text."""
+    match = _HEAD.match(data)
+    if match is None or match[1].decode() not in _MONTHS:
+        return None, None
+    day, year, hour, minute, second = map(int, match.group(2, 3, 4, 5, 6))
+    try:
+        month = _MONTHS.index(match[1].decode()) + 1
+        time = datetime(year, month, day, hour, minute, second).astimezone()
+    except (ValueError, OverflowError, OSError):
+        return None, match[7].decode()
+    return time, match[7].decode()
+
+
+def _time_of(record: dict[str, Any]) -> datetime | None:
+    """In whole seconds, as the text format has it."""
+    try:
+        return datetime.fromisoformat(record["time"]).replace(microsecond=0)
+    except (LookupError, TypeError, ValueError):
+        return None
+
+
+def _paths(record: dict[str, Any]) -> Iterator[str]:
+    """What a record is about. Findings that the record before had too are not."""
+    try:
+        for name in ("causes", "changes", "conf_diff"):
+            yield from (item["path"] for item in record.get(name, ()))
+        yield from (held["directory"] for held in record.get("held", ()))
+        yield from record.get("restored", ())
+        found = record.get("diagnostics", ())
+        yield from (d["path"] for d in found if d.get("new") or "sequence" not in record)
+    except (LookupError, TypeError, AttributeError):
+        return  # Not a record of ours.

@@ -1,0 +1,118 @@
+"""How two texts of a callbacks.conf differ, as a unified diff of limited size.
+
+The time is limited as well, whatever the texts are: what they have in common at both ends is left
+out first, and of the rest only the first MAX_LINES lines are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+
+#: The most bytes of a diff, in UTF-8: two screens. Whoever wants more has both files.
+MAX_BYTES = 4096
+#: Lines of each text that are compared: difflib takes quadratic time.
+MAX_LINES = 500
+#: The most characters of a line that are shown.
+MAX_LINE = 500
+#: Unchanged lines that are shown around a change.
+CONTEXT = 3
+
+#: The last line of a diff that is cut. `patch` ignores lines that begin with a backslash.
+CUT = "\\ cut here: more lines differ"
+
+_HEAD = ("--- served", "+++ on disk")
+#: Bytes that are compared at a time.
+_BLOCK = 1 << 16
+
+
+def unified(before: bytes, now: bytes) -> str:
+    r"""The unified diff from one text to another, of MAX_BYTES at most. Empty if they are equal.
+
+    Takes any bytes; those that are not UTF-8 are written as `\xNN`. Lines end with LF; a CR before
+    it is a character of the line. A diff that is cut ends with the line CUT.
+    """
+    start = before.rfind(b"\n", 0, _common(before, now)) + 1
+    end = _common_end(before, now, start)
+    above = before[:start].split(b"\n")[-CONTEXT - 1 : -1] if start else []
+    below = _lines(before[len(before) - end :], CONTEXT)[0] if end else []
+    old, old_is_cut = _lines(before[start : len(before) - end], MAX_LINES)
+    new, new_is_cut = _lines(now[start : len(now) - end], MAX_LINES)
+    if old == new:
+        return ""
+    is_cut = old_is_cut or new_is_cut
+    if is_cut:
+        below = []
+    first = before.count(b"\n", 0, start) - len(above)
+    text = ""
+    for line in _hunks([*above, *old, *below], [*above, *new, *below], first):
+        if len(text.encode()) + len(line.encode()) + len(CUT) + 2 > MAX_BYTES:
+            is_cut = True
+            break
+        text += line + "\n"
+    return text + CUT + "\n" if is_cut else text
+
+
+def _hunks(old: list[bytes], new: list[bytes], first: int) -> Iterator[str]:
+    """The lines of a diff. `first` counts the lines before these."""
+    yield from _HEAD
+    for group in SequenceMatcher(None, old, new).get_grouped_opcodes(CONTEXT):
+        old_range = _range(first, group[0][1], group[-1][2])
+        new_range = _range(first, group[0][3], group[-1][4])
+        yield f"@@ -{old_range} +{new_range} @@"
+        for tag, a, b, c, d in group:
+            if tag == "equal":
+                yield from (" " + _shown(line) for line in old[a:b])
+            else:
+                yield from ("-" + _shown(line) for line in old[a:b])
+                yield from ("+" + _shown(line) for line in new[c:d])
+
+
+def _range(first: int, start: int, stop: int) -> str:
+    """Line numbers as a hunk's header has them."""
+    length = stop - start
+    begin = first + start + (1 if length else 0)
+    return str(begin) if length == 1 else f"{begin},{length}"
+
+
+def _shown(line: bytes) -> str:
+    # A character has 4 bytes at most, so the last one that is shown is whole.
+    text = line[: 4 * MAX_LINE + 4].decode("utf-8", "backslashreplace")
+    return text if len(text) <= MAX_LINE else text[:MAX_LINE] + "..."
+
+
+def _lines(data: bytes, most: int) -> tuple[list[bytes], bool]:
+    """The first lines, and whether there are more."""
+    lines = data.split(b"\n", most)
+    rest = lines.pop()
+    if len(lines) == most:
+        return lines, bool(rest)
+    return [*lines, rest] if rest else lines, False
+
+
+def _common(one: bytes, other: bytes) -> int:
+    """How many bytes two texts have in common at their beginnings."""
+    length = min(len(one), len(other))
+    for at in range(0, length, _BLOCK):
+        left, right = one[at : at + _BLOCK], other[at : at + _BLOCK]
+        if left != right:
+            pairs = enumerate(zip(left, right, strict=False))
+            return next((at + n for n, (a, b) in pairs if a != b), length)
+    return length
+
+
+def _common_end(one: bytes, other: bytes, start: int) -> int:
+    """How many bytes of whole lines they have in common at their ends, after `start`."""
+    length = min(len(one), len(other)) - start
+    end = 0
+    while end < length:
+        size = min(_BLOCK, length - end)
+        left = one[len(one) - end - size : len(one) - end]
+        right = other[len(other) - end - size : len(other) - end]
+        if left != right:
+            end += _common(left[::-1], right[::-1])
+            break
+        end += size
+    # Not the line that the common part begins in.
+    feed = one.find(b"\n", len(one) - end)
+    return len(one) - feed - 1 if feed >= 0 else 0
