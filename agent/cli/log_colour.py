@@ -33,13 +33,11 @@ def coloured(data: bytes, paint: Callable[[str, str], str]) -> bytes:
 
 def _line(line: str, paint: Callable[[str, str], str]) -> str:
     if match := _HEAD.match(line):
-        colour = _LEVELS[match[2]]
-        return (
-            f"{match[1]}{paint(match[2], colour)}: {paint(match[3], colour)}:" + line[match.end() :]
-        )
-    if match := _DETAIL.match(line):
-        colour = next(_DETAILS[name] for name, found in match.groupdict().items() if found)
-        return paint(line, colour)
+        level, event = (paint(match[n], _LEVELS[match[2]]) for n in (2, 3))
+        return f"{match[1]}{level}: {event}:{line[match.end() :]}"
+    for beginning, colour in _DETAILS.items():
+        if line.startswith(f"    {beginning}"):
+            return paint(line, colour)
     if match := _FINDING.search(line):
         start, end = match.span(1)
         return line[:start] + paint(match[1], _SEVERITIES[match[1]]) + line[end:]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 
+from agent.core.counting import count
 from agent.daemon.signals import END_SECONDS, STOP_SECONDS
 from agent.reload.writer import Writer, write_all
 
@@ -76,7 +77,9 @@ class MessageHandler(logging.Handler):
         self._writer.put(f"{text}\n".encode("utf-8", "backslashreplace"))
 
     def _report_dropped(self, dropped: int) -> None:
-        self._put(f"callback-agent: {dropped} messages before this were dropped: nobody read them")
+        self._put(
+            f"callback-agent: {count(dropped, 'message')} before this dropped: nobody read them"
+        )
 
 
 def _write_message(line: bytes) -> None:

@@ -18,6 +18,7 @@ import anyio
 import uvloop
 
 from agent import settings
+from agent.core.counting import count
 from agent.core.quoting import printable
 from agent.daemon import pipe_folder, process
 from agent.daemon.descriptors import raise_fd_limit
@@ -244,7 +245,8 @@ def _serving(agent: _Agent) -> str:
 
 def _status_line(reloader: Reloader) -> str:
     index = reloader.index
-    return f"STATUS={reloader.state}: generation {index.generation}, {index.count} callbacks served"
+    served = count(index.count, "callback")
+    return f"STATUS={reloader.state}: generation {index.generation}, {served} served"
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -12,6 +12,7 @@ import logging
 import os
 from collections import deque
 
+from agent.core.counting import count
 from agent.core.quoting import printable
 from agent.reload.record_text import text
 from agent.reload.writer import Writer, write_all
@@ -113,7 +114,7 @@ class Log:
         self._failed = True
 
     def _report_recovery(self, dropped: int) -> None:
-        lost = f"; {dropped} records were lost" if dropped else ""
+        lost = f"; {count(dropped, 'record')} lost" if dropped else ""
         _logger.info("the reload log %s is written again%s", printable(self._path), lost)
         self._failed = False
 

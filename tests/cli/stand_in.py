@@ -93,6 +93,8 @@ def answered(*callbacks: dict[str, Any], **more: Any) -> dict[str, Any]:
 def record(**fields: Any) -> dict[str, Any]:
     return {
         "time": "2014-01-20T17:58:36.000Z",
+        "instance": "0123456789abcdef",
+        "sequence": 2,
         "event": "reloaded",
         "generation": 2,
         "digest": "d",
@@ -101,7 +103,9 @@ def record(**fields: Any) -> dict[str, Any]:
         "causes": [],
         "changes": [],
         "held": [],
+        "restored": [],
         "diagnostics": [],
+        "conf_diff": [],
         **fields,
     }
 
@@ -112,6 +116,8 @@ def health(**fields: Any) -> dict[str, Any]:
         "version": "0.1.0",
         "pid": 1234,
         "uptime": 3725.5,
+        "instance": "0123456789abcdef",
+        "sequence": 2,
         "state": "ok",
         "generation": 2,
         "digest": "sha256:index",

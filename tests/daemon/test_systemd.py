@@ -135,7 +135,7 @@ def test_the_status_has_state_and_generation(agent: Agent, manager: Manager) -> 
     conf.write_text(before)
     assert manager.until("STATUS=ok") == ["STATUS=ok: generation 1, 2 callbacks served"]
     conf.write_text("a.pl = done-job-self\n")
-    assert manager.until("STATUS=ok") == ["STATUS=ok: generation 2, 1 callbacks served"]
+    assert manager.until("STATUS=ok") == ["STATUS=ok: generation 2, 1 callback served"]
 
 
 def test_the_watchdog_is_fed_by_the_loop_that_serves(agent: Agent, manager: Manager) -> None:

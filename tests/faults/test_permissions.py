@@ -198,7 +198,7 @@ def test_a_user_database_that_does_not_answer_delays_and_accepts_nobody(
         wait_for(lambda: ended, "the end of the test")
         return frozenset({users.group})
 
-    monkeypatch.setattr(identity, "_lookups", {})
+    monkeypatch.setattr(identity, "_groups", {})
     monkeypatch.setattr(identity, "_groups_of", never)
     os.chown(cb / "a.pl", users.member.uid, -1)
     os.chown(cb / "b.pl", users.other.uid, -1)

@@ -162,7 +162,7 @@ def test_row_24_the_log_is_on_a_file_system_that_does_not_answer(
     wait_for(lambda: not one.waiting, "the log")
     found = [json.loads(line)["n"] for line in (tmp_path / "reload.log").read_text().splitlines()]
     assert found == [0, 198, 199]
-    assert messages[-1].endswith("197 records were lost")
+    assert messages[-1].endswith("197 records lost")
 
 
 # The queue ---------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_dropped_messages_are_counted_and_reported(stalled: Stalled) -> None:
         os.close(saved)
     assert "message 9" in said
     kept = said.count("message ")
-    assert f"{10 - kept} messages before this were dropped" in said
+    assert f"{10 - kept} messages before this dropped" in said
 
 
 def test_the_queue_is_bounded_in_bytes() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import json
 import os
 import random
 import signal
@@ -37,6 +38,7 @@ from agent.reload import last_good, log, state_files
 from agent.reload.last_good import LastGood
 from agent.reload.log import Log
 from agent.reload.reloader import Reloader
+from agent.rpc import results
 from agent.timing import Timing
 from support.given import by_flag
 from support.messages import logged
@@ -212,7 +214,7 @@ class Site:
 
     def shown(self, index: Index) -> int | None:
         """The version that is served, None for nothing; a failure for half a version."""
-        found = [c.as_json() | {"code": c.implementation.code.decode()} for c in index.callbacks()]
+        found = json.loads(results.callbacks(index, code=True))["callbacks"]
         if not found:
             return None
         version = self.versions.version(self.versions.read(found))

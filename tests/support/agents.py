@@ -204,7 +204,8 @@ def running(folder: Path, *directories: Path, **environ: str) -> Iterator[Agent]
 def summary(record: dict[str, Any]) -> dict[str, Any]:
     """A short record as `status` has it."""
     omitted = {"changes": len(record["changes"]), "causes": 0, "held": 0, "diagnostics": 0}
-    return {k: v for k, v in record.items() if k != "changes"} | {"omitted": omitted}
+    left_out = {"changes", "restored", "conf_diff"}
+    return {k: v for k, v in record.items() if k not in left_out} | {"omitted": omitted}
 
 
 def write(directory: Path, conf: str, **files: str) -> Path:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from agent.rpc.messages import Record
+
 
 def held(record: dict[str, Any]) -> list[tuple[str, str]]:
     """The directories that are held, by name, and why."""
@@ -19,3 +23,25 @@ def changes(record: dict[str, Any]) -> list[tuple[str, str, str, int]]:
 def found(record: dict[str, Any]) -> list[tuple[str, str]]:
     """The diagnostics: severity and code."""
     return [(d["severity"], d["code"]) for d in record["diagnostics"]]
+
+
+def record(**fields: Any) -> Record:
+    """A record that says nothing but what is given, in its JSON form."""
+    whole = {
+        "time": "2026-11-27T03:12:09.123Z",
+        "instance": "0123456789abcdef",
+        "sequence": 5,
+        "event": "reloaded",
+        "generation": 7,
+        "digest": "sha256:x",
+        "callbacks": 41,
+        "duration_ms": 3.4,
+        "causes": [],
+        "changes": [],
+        "held": [],
+        "restored": [],
+        "diagnostics": [],
+        "conf_diff": [],
+        **fields,
+    }
+    return msgspec.convert(whole, Record)

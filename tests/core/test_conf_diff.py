@@ -1,0 +1,90 @@
+"""The diff of two texts of a callbacks.conf: right, small, and made in a limited time."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.core.conf_diff import CUT, MAX_BYTES, unified
+
+LINES = st.lists(st.sampled_from(["a = x", "b = y", "", "# c", "d = z"]), max_size=30)
+
+
+def patched(before: str, diff: str) -> list[str]:
+    """What a diff makes of a text: by the meaning of its lines, without `patch`."""
+    old, new, at = before.splitlines(), [], 0
+    for line in diff.splitlines()[2:]:
+        if line.startswith("@@"):
+            start, _, length = line.split()[1][1:].partition(",")
+            first = int(start) - (length != "0")
+            new += old[at:first]
+            at = first
+        elif line.startswith("+"):
+            new.append(line[1:])
+        else:
+            assert old[at] == line[1:]
+            at += 1
+            new += [line[1:]] if line.startswith(" ") else []
+    return new + old[at:]
+
+
+@given(LINES, LINES)
+def test_it_makes_the_one_text_of_the_other(before: list[str], now: list[str]) -> None:
+    old, new = ("".join(f"{line}\n" for line in lines) for lines in (before, now))
+    diff = unified(old.encode(), new.encode())
+    assert patched(old, diff) == new.splitlines()
+    assert bool(diff) == (old != new)
+
+
+@pytest.mark.skipif(shutil.which("patch") is None, reason="patch is not installed")
+def test_patch_takes_it(tmp_path: Path) -> None:
+    old = "".join(f"{n}.py = done-job-self\n" for n in range(100))
+    new = old.replace("50.py", "x.py").replace("7.py = ", "7.py= ", 1) + "last = x\n"
+    (tmp_path / "conf").write_text(old)
+    diff = unified(old.encode(), new.encode())
+    subprocess.run(["patch", "conf"], input=diff.encode(), cwd=tmp_path, check=True)
+    assert (tmp_path / "conf").read_text() == new
+
+
+@given(st.binary(max_size=200), st.binary(max_size=200))
+def test_it_takes_any_bytes(before: bytes, now: bytes) -> None:
+    diff = unified(before, now)
+    assert len(diff.encode()) <= MAX_BYTES
+    if before.rstrip(b"\n") != now.rstrip(b"\n"):
+        assert any(line[:1] in "+-" for line in diff.splitlines()[2:])
+
+
+def test_bytes_that_are_not_utf_8_are_written_as_escapes() -> None:
+    diff = unified(b"# caf\xe9\n", "# café\n".encode())
+    assert diff.splitlines()[2:] == ["@@ -1 +1 @@", "-# caf\\xe9", "+# café"]
+
+
+MANY = b"".join(b"%d.py = done-job-self\n" % n for n in range(50_000))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_cut"),
+    [
+        (b"", MANY, True),
+        (MANY, b"", True),
+        (MANY, MANY[len(MANY) // 2 :], True),
+        (b"new\n" + MANY, MANY, False),
+        (MANY + b"x\n", MANY, False),
+        (b"x\n" * 8_000_000, b"y\n" * 8_000_000, True),
+        (b"\n" * (16 << 20), b"\n" * ((16 << 20) - 1) + b"x\n", False),
+        (b"".join(b"x\n%d\n" % n for n in range(90)), b"x\n" * 199, False),
+        (b"".join(b"x\n%d\n" % n for n in range(9000)), b"x\ny\n" * 9000, True),
+        (b"a" * (16 << 20), b"a" * ((16 << 20) - 1) + b"b", False),
+    ],
+    ids=str.split("all_new gone half first last other feeds alike alternating one_line"),
+)
+def test_it_is_small_and_soon_made(before: bytes, now: bytes, is_cut: bool) -> None:
+    """What is quadratic in these texts takes minutes."""
+    diff = unified(before, now)
+    assert 0 < len(diff.encode()) <= MAX_BYTES
+    assert diff.endswith(CUT + "\n") is is_cut

@@ -1,0 +1,48 @@
+"""Names of users: a user database that does not answer delays only one question, and not for long."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import threading
+import time
+
+import pytest
+
+from agent.disk import identity
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "_names", {})
+
+
+def test_the_name_of_a_user() -> None:
+    assert identity.user_name(os.getuid()) == pwd.getpwuid(os.getuid()).pw_name
+    assert identity.user_name(4_000_000_001) is None
+
+
+def test_a_user_database_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All names of one record together take no longer than the first."""
+    ended = threading.Event()
+    asked: list[int] = []
+
+    def never(uid: int) -> str:
+        asked.append(uid)
+        ended.wait()
+        return "late"
+
+    monkeypatch.setattr(identity, "_name_of", never)
+    try:
+        began = time.monotonic()
+        assert [identity.user_name(uid) for uid in range(500)] == [None] * 500
+        assert asked == [0]
+        # Generous: 500 questions one after the other take 100 s.
+        assert time.monotonic() - began < 250 * identity.NAME_TIMEOUT
+    finally:
+        ended.set()
+    # Once it answers, it is asked again.
+    deadline = time.monotonic() + 60
+    while identity.user_name(0) != "late":
+        assert time.monotonic() < deadline
+    assert identity.user_name(7) == "late"
