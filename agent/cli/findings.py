@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent.cli.rendering import Paint, count
+from agent.cli.rendering import Paint
+from agent.core.counting import count
 from agent.core.diagnostic import Diagnostic, Severity, format_line
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}

@@ -16,7 +16,7 @@ from agent.cli.exits import NO_AGENT, USAGE, Failed
 from agent.cli.log_colour import coloured
 from agent.cli.log_entries import Entry, Wanted
 from agent.cli.log_files import newest, whole_lines
-from agent.cli.log_times import TimeType
+from agent.cli.log_times import convert
 from agent.cli.options import EnvOption, pipe_option
 from agent.cli.output import paint, report, say, write
 from agent.client import AgentError
@@ -42,11 +42,11 @@ EVENTS = ("started", "reloaded", "held", "restored", "stopped")
 )
 @click.option(
     "--since",
-    type=TimeType(),
+    callback=convert,
     metavar="TIME",
     help="Show records from this time on: 03:00, '2026-11-27 03:00', 2h or 30m ago, or RFC 3339.",
 )
-@click.option("--until", type=TimeType(), metavar="TIME", help="Show records up to this time.")
+@click.option("--until", callback=convert, metavar="TIME", help="Show records up to this time.")
 @click.option(
     "--only",
     type=click.Choice(EVENTS),

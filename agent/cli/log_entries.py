@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from agent.core.quoting import printable
@@ -49,7 +50,7 @@ class Entry:
 def split(data: bytes) -> Iterator[Entry]:
     """The entries of a part of a log. Indented lines before the first entry are left out."""
     begins = [match.start() for match in _BEGIN.finditer(data)]
-    for begin, end in zip(begins, [*begins[1:], len(data)], strict=True):
+    for begin, end in pairwise([*begins, len(data)]):
         yield Entry(data[begin:end])
 
 

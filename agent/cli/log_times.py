@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, time, timedelta
-from typing import Any
 
 import click
+
+from agent.core.quoting import shown
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _AGO = re.compile(r"(\d{1,6})([smhdw])")
@@ -35,18 +36,12 @@ def parse(text: str, now: datetime) -> datetime:
     return (found if found.tzinfo else found.astimezone()).replace(microsecond=0)
 
 
-class TimeType(click.ParamType):
-    """A time, as `parse` reads it."""
-
-    name = "time"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> datetime:
-        """The time."""
-        if isinstance(value, datetime):
-            return value
-        try:
-            return parse(value, datetime.now().astimezone())
-        except (ValueError, OverflowError, OSError):
-            self.fail(f"{value!r} is not a time; write {EXPECTED}", param, ctx)
+def convert(_: click.Context, __: click.Parameter, text: str | None) -> datetime | None:
+    """The value of an option. Raises click.BadParameter."""
+    if text is None:
+        return None
+    try:
+        return parse(text, datetime.now().astimezone())
+    except (ValueError, OverflowError, OSError):
+        message = f"{shown(text)!r} is not a time; write {EXPECTED}"
+        raise click.BadParameter(message) from None

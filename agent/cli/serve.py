@@ -12,8 +12,8 @@ import click
 from agent.cli.exits import USAGE, Failed
 from agent.cli.findings import finding_line, tally
 from agent.cli.output import paint, print_json, print_lines, say, utf8
-from agent.cli.rendering import count
 from agent.cli.setting_options import given, setting_options
+from agent.core.counting import count
 from agent.core.diagnostic import Severity
 from agent.settings import CHECK, SERVE, SettingsError, absolute_directory, group_id, read
 from agent.settings.host import Host

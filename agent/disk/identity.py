@@ -63,7 +63,7 @@ class _Lookup(Generic[T]):
 
     @property
     def is_overdue(self) -> bool:
-        return not self.done.is_set() and self.age > self._timeout
+        return not self.done.is_set() and self.age >= self._timeout
 
     def wait(self) -> T | None:
         """The answer; None if there is none in time."""

@@ -148,6 +148,14 @@ class Snapshot:
         first_seen, read = details.seen[name]
         return read - first_seen >= STAT_TRUST_AGE
 
+    def text(self, name: str) -> bytes | None:
+        """The bytes of a file; None if they were not read."""
+        details = self.details
+        if name == CONF:
+            return details.conf if CONF in details.seen else None
+        implementation = details.implementations.get(name)
+        return None if implementation is None else implementation.code
+
     def content(self, name: str) -> bytes:
         """The bytes of a file of this reading that `can_reuse` accepts."""
         return self.details.conf if name == CONF else self.details.implementations[name].code

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from agent.core.index import Callback, ServedDirectory
+from agent.core.line_diff import Shift
 from agent.core.unit import CONF, Unit
 from agent.disk.fingerprint import FileInfo, Fingerprint
 from agent.disk.snapshot import Snapshot
@@ -28,12 +29,17 @@ class Cause(NamedTuple):
     info: FileInfo | None = None
     #: Of an edited callbacks.conf: the text that was served, and the text that was read.
     edit: tuple[bytes, bytes] | None = None
+    #: Of a file that is read: where its lines are now, step by step.
+    shifts: tuple[Shift, ...] = ()
 
     def after(self, earlier: Cause | None) -> Cause:
         """This cause and an earlier one of the same path, as one."""
-        if earlier is None or earlier.edit is None or self.edit is None:
+        if earlier is None:
             return self
-        return self._replace(edit=(earlier.edit[0], self.edit[1]))
+        edit = self.edit
+        if edit is not None and earlier.edit is not None:
+            edit = (earlier.edit[0], edit[1])
+        return self._replace(edit=edit, shifts=earlier.shifts + self.shifts)
 
 
 class Known(NamedTuple):
@@ -64,8 +70,15 @@ def of_readings(before: Snapshot | None, now: Snapshot) -> list[Cause]:
         elif isinstance(mark, int):
             change = "removed"
         path = directory if name == "." else os.path.join(directory, name)
-        causes.append(Cause(path, change, FileInfo.of(mark)))
+        shifts = _shifts(before, now, name) if change == "modified" else ()
+        causes.append(Cause(path, change, FileInfo.of(mark), None, shifts))
     return causes
+
+
+def _shifts(before: Snapshot, now: Snapshot, name: str) -> tuple[Shift, ...]:
+    """Where the lines of a file moved, if both readings have its text."""
+    old, new = before.text(name), now.text(name)
+    return () if old is None or new is None else (Shift.between(old, new),)
 
 
 def with_edit(found: Iterable[Cause], path: str, before: bytes, now: bytes) -> list[Cause]:

@@ -5,41 +5,61 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from msgspec import UNSET
 
 from agent.core.diagnostic import MORE_FINDINGS, Diagnostic
+from agent.core.line_diff import Shift
 from agent.rpc import messages, results
 
 _LINE_NUMBER = re.compile(r"\bline \d+")
 
 
 class Compared:
-    """Findings and held directories, compared with those of the record before."""
+    """Findings and held directories, compared with those of the record before.
 
-    def __init__(self, findings: Iterable[Diagnostic], held: Mapping[str, str]) -> None:
+    `shifts` says by path where the lines of a file that was edited since then are now.
+    """
+
+    def __init__(
+        self,
+        findings: Iterable[Diagnostic],
+        held: Mapping[str, str],
+        shifts: Mapping[str, tuple[Shift, ...]] = MappingProxyType({}),
+    ) -> None:
         self._findings = findings
         self._held = held
+        self._shifts = shifts
 
     def diagnostics(self, now: Iterable[Diagnostic]) -> list[messages.Diagnostic]:
         """The findings of a record. One that only moved to another line is not new."""
         now = list(now)
-        left = Counter(self._findings)
+        left = Counter((_without_place(f), self._line_now(f)) for f in self._findings)
         others = []
         for place, finding in enumerate(now):
-            if left[finding]:
-                left[finding] -= 1
+            key = _without_place(finding), finding.line
+            if left[key]:
+                left[key] -= 1
             else:
                 others.append(place)
-        moved = Counter(_without_place(finding) for finding in left.elements())
+        # Those whose lines are part of an edit may be anywhere.
+        moved = Counter(key for key, _ in left.elements())
         new = set()
         for place in others:
-            key = _without_place(now[place])
-            if moved[key]:
-                moved[key] -= 1
+            what = _without_place(now[place])
+            if moved[what]:
+                moved[what] -= 1
             else:
                 new.add(place)
         return [results.diagnostic(f, place in new) for place, f in enumerate(now)]
+
+    def _line_now(self, finding: Diagnostic) -> int | None:
+        """The line in which a finding of the record before should be now; 0 if anywhere."""
+        line = finding.line
+        for shift in self._shifts.get(finding.path, ()):
+            line = shift.moved(line) or 0 if line else line
+        return line
 
     def held(self, now: Mapping[str, str]) -> list[messages.HeldDirectory]:
         """The held directories of a record, given why which directory is held."""

@@ -91,7 +91,7 @@ class DirectoryState:
         """These causes, with the edit of callbacks.conf. `first` is whether nothing was accepted
         before. Notes which text is accepted."""
         before = self.conf
-        now = snapshot.details.conf if CONF in snapshot.details.seen else None
+        now = snapshot.text(CONF)
         if self.held is None or (first and self.unit is not None):
             self.conf = now
         # Of a text that is still being written, the rest would seem to be removed.

@@ -16,7 +16,7 @@ from typing import Literal
 
 from msgspec import UNSET, UnsetType
 
-from agent.core import conf_diff
+from agent.core import line_diff
 from agent.core.diagnostic import Diagnostic, Severity
 from agent.core.index import Change, Index, changes
 from agent.core.quoting import encodable
@@ -125,7 +125,9 @@ class Recorder:
             index,
             began,
             self.sequence + 1,
-            Compared(self._recorded, self._recorded_held),
+            Compared(
+                self._recorded, self._recorded_held, {p: c.shifts for p, c in self._causes.items()}
+            ),
             [*found.values()],
             changed,
             [p for p in self._recorded_held if p not in self.held and p in listed],
@@ -166,7 +168,7 @@ class Recorder:
         diffs = (
             messages.ConfDiff(path=encodable(c.path), diff=diff)
             for c in found
-            if c.edit is not None and (diff := conf_diff.unified(*c.edit))
+            if c.edit is not None and (diff := line_diff.unified(*c.edit))
         )
         return Record(
             time=_rfc3339(datetime.now(UTC)),

@@ -48,7 +48,7 @@ def text_of_answer(answer: Mapping[str, Any]) -> str:
     It may be the record of a call of `reload` that changed nothing. Then all errors are in it.
     Raises ValueError if it is not a record.
     """
-    missing = {"instance": "", "sequence": 0, "changes": [], "restored": [], "conf_diff": []}
+    missing = {"instance": "?", "sequence": 0, "changes": [], "restored": [], "conf_diff": []}
     known = {k: v for k, v in answer.items() if k in Record.__struct_fields__}
     record = msgspec.convert(missing | known, Record)
     omitted = answer.get("omitted", {}).get("changes", 0)

@@ -279,7 +279,7 @@ def _callback(kind: type[_C], callback: Callback, code: bool, **more: str) -> _C
 def diagnostic(found: Diagnostic, new: bool = False) -> messages.Diagnostic:
     """A diagnostic as records carry it. `new` is whether the record before did not have it."""
     return messages.Diagnostic(
-        severity=found.severity.value,  # type: ignore[arg-type]
+        severity=found.severity.value,
         code=found.code,
         path=encodable(found.path),
         line=found.line,

@@ -1,4 +1,4 @@
-"""Names of users: a user database that does not answer delays only one question, and not for long."""
+"""Names of users: a user database that does not answer delays one question, and not for long."""
 
 from __future__ import annotations
 

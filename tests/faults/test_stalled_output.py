@@ -20,6 +20,7 @@ from agent.reload.log import Log
 from agent.reload.writer import Writer, write_all
 from faults.steps import linux
 from support.agents import DEADLINE, Agent, wait_for, write
+from support.records import record
 
 
 class Stalled:
@@ -154,7 +155,7 @@ def test_row_24_the_log_is_on_a_file_system_that_does_not_answer(
     one = Log(str(tmp_path / "reload.log"), "json", "", max_waiting=3)
     began = time.monotonic()
     for number in range(200):
-        one.write(b'{"n":%d}' % number)
+        one.write(record(), b'{"n":%d}' % number)
         assert opening.wait(DEADLINE)
     # Only the first waits.
     assert time.monotonic() - began < 190 * log_module.WRITE_WAIT

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core import conf_diff
+from agent.core import line_diff
 from agent.reload.record_text import level, text, text_of_answer
 from agent.rpc import messages
 from agent.rpc.messages import Record
@@ -70,7 +70,7 @@ def test_a_refused_edit_in_one_line() -> None:
         causes=[CAUSE],
         held=[{**HELD, "new": True}],
         diagnostics=[FINDING, {**ERROR, "new": True, "hint": "write: a.py = x-job-self"}],
-        conf_diff=[{"path": CONF, "diff": conf_diff.unified(b"a\nb\nc\n", b"a\nB\nc\n")}],
+        conf_diff=[{"path": CONF, "diff": line_diff.unified(b"a\nb\nc\n", b"a\nB\nc\n")}],
     )
     assert first == (
         "[Nov 27, 2026 03:12:09] farm[7]: ERROR: held: /farm/callback/callbacks.conf:12:18:"
@@ -92,7 +92,7 @@ def test_one_line_that_is_added_among_standing_warnings() -> None:
         causes=[CAUSE],
         changes=[{"change": "added", **CHANGE, "line": 2}],
         diagnostics=[FINDING] * 40,
-        conf_diff=[{"path": CONF, "diff": conf_diff.unified(before, before + b"a.py = d\n")}],
+        conf_diff=[{"path": CONF, "diff": line_diff.unified(before, before + b"a.py = d\n")}],
     )
     assert f"WARNING: reloaded: {CONF} modified (mia, 03:12:08): 1 callback added; " in shown[0]
     assert others == [
@@ -179,7 +179,7 @@ def test_the_record_of_an_older_agent_is_shown() -> None:
 
 
 def test_a_diff_that_is_cut_says_so() -> None:
-    diff = conf_diff.unified(b"", b"".join(b"%d = x\n" % n for n in range(3000)))
+    diff = line_diff.unified(b"", b"".join(b"%d = x\n" % n for n in range(3000)))
     *_, last = lines(causes=[CAUSE], conf_diff=[{"path": CONF, "diff": diff}])
     assert last == "    (cut here: more lines differ)"
 
@@ -245,7 +245,7 @@ RECORDS = st.builds(
         st.builds(
             messages.ConfDiff,
             path=NAMES,
-            diff=st.builds(conf_diff.unified, st.binary(max_size=30), st.binary(max_size=30)),
+            diff=st.builds(line_diff.unified, st.binary(max_size=30), st.binary(max_size=30)),
         ),
         max_size=2,
     ),

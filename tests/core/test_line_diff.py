@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.conf_diff import CUT, MAX_BYTES, unified
+from agent.core.line_diff import CUT, MAX_BYTES, Shift, unified
 
 LINES = st.lists(st.sampled_from(["a = x", "b = y", "", "# c", "d = z"]), max_size=30)
 
@@ -39,6 +39,22 @@ def test_it_makes_the_one_text_of_the_other(before: list[str], now: list[str]) -
     diff = unified(old.encode(), new.encode())
     assert patched(old, diff) == new.splitlines()
     assert bool(diff) == (old != new)
+
+
+@given(LINES, LINES)
+def test_lines_are_found_where_they_moved_to(before: list[str], now: list[str]) -> None:
+    old, new = ("".join(f"{line}\n" for line in lines).encode() for lines in (before, now))
+    shift = Shift.between(old, new)
+    for number, line in enumerate(before, 1):
+        moved = shift.moved(number)
+        assert moved is None or now[moved - 1] == line
+    if old == new:
+        assert all(shift.moved(number) == number for number in range(1, 40))
+
+
+def test_the_lines_below_an_edit_move() -> None:
+    shift = Shift.between(b"a\nb\nc\nd\n", b"a\nx\ny\nz\nc\nd\n")
+    assert [shift.moved(line) for line in range(1, 5)] == [1, None, 5, 6]
 
 
 @pytest.mark.skipif(shutil.which("patch") is None, reason="patch is not installed")

@@ -1,4 +1,4 @@
-"""How two texts of a callbacks.conf differ, as a unified diff of limited size.
+"""How two texts differ by lines: as a unified diff of limited size, and where lines moved to.
 
 The time is limited as well, whatever the texts are: what they have in common at both ends is left
 out first, and of the rest only the first MAX_LINES lines are compared.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from difflib import SequenceMatcher
+from typing import NamedTuple
 
 #: The most bytes of a diff, in UTF-8: two screens. Whoever wants more has both files.
 MAX_BYTES = 4096
@@ -24,6 +25,33 @@ CUT = "\\ cut here: more lines differ"
 _HEAD = ("--- served", "+++ on disk")
 #: Bytes that are compared at a time.
 _BLOCK = 1 << 16
+
+
+class Shift(NamedTuple):
+    """Where the lines of a text are after an edit. Line numbers count from 1."""
+
+    #: The first line that is another.
+    first: int
+    #: The first line after the edit that is the same, by its old number.
+    rest: int
+    #: How far the lines from `rest` on moved down.
+    by: int
+
+    @classmethod
+    def between(cls, before: bytes, now: bytes) -> Shift:
+        """The edit that made one text of the other."""
+        start = before.rfind(b"\n", 0, _common(before, now)) + 1
+        end = _common_end(before, now, start)
+        first = before.count(b"\n", 0, start) + 1
+        old = before.count(b"\n", start, len(before) - end)
+        new = now.count(b"\n", start, len(now) - end)
+        return cls(first, first + old, new - old)
+
+    def moved(self, line: int) -> int | None:
+        """The number that a line has now; None if it is part of the edit."""
+        if line < self.first:
+            return line
+        return line + self.by if line >= self.rest else None
 
 
 def unified(before: bytes, now: bytes) -> str:
@@ -113,6 +141,12 @@ def _common_end(one: bytes, other: bytes, start: int) -> int:
             end += _common(left[::-1], right[::-1])
             break
         end += size
+    if _begins_line(one, len(one) - end) and _begins_line(other, len(other) - end):
+        return end
     # Not the line that the common part begins in.
     feed = one.find(b"\n", len(one) - end)
     return len(one) - feed - 1 if feed >= 0 else 0
+
+
+def _begins_line(text: bytes, at: int) -> bool:
+    return at == 0 or text[at - 1 : at] == b"\n"
