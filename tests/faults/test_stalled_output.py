@@ -178,7 +178,7 @@ def test_dropped_messages_are_counted_and_reported(stalled: Stalled) -> None:
             handler.handle(
                 logging.LogRecord("x", logging.INFO, "", 0, "message %d", (number,), None)
             )
-        said = stalled.read_until(b"were dropped").decode()
+        said = stalled.read_until(b"this dropped").decode()
     finally:
         os.dup2(saved, 2)
         os.close(saved)
