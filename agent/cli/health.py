@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from agent.cli.output import paint
-from agent.cli.rendering import JsonObject, count, span
+from agent.cli.rendering import JsonObject, span
 from agent.cli.screen import INDENT, Size, cells, cut, shorten, wrap
+from agent.core.counting import count
 from agent.core.diagnostic import format_line
 from agent.core.quoting import printable
 

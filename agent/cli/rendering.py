@@ -94,7 +94,7 @@ def _code(callback: JsonObject) -> Iterator[str]:
 
 
 def record_lines(record: JsonObject) -> Iterator[str]:
-    """A record, or its summary, as text. It may be of an agent of another version."""
+    """A record as text. It may be of an agent of another version."""
     from agent.reload.record_text import text_of_answer
 
     yield from text_of_answer(record).removesuffix("\n").split("\n")

@@ -20,8 +20,9 @@ from agent.cli.feed import Feed
 from agent.cli.openmetrics import Callback
 from agent.cli.options import pipe_option
 from agent.cli.output import paint
-from agent.cli.rendering import JsonObject, count, span
+from agent.cli.rendering import JsonObject, span
 from agent.cli.screen import Cell, Row, Size, cut
+from agent.core.counting import count
 from agent.core.quoting import printable
 
 #: Seconds between two looks at the keys, the records that came, and the size of the terminal.

@@ -39,11 +39,11 @@ def text(record: Record, who: str = "") -> str:
     """A record of the reload log. The first line has the form of the supervisor's own log, in local
     time. `who` is `HOST[PID]`."""
     new = [d for d in record.diagnostics if d.new]
-    return _text(record, who, record.event, new, bool(record.changes))
+    return _text(record, who, record.event, new)
 
 
 def text_of_answer(answer: Mapping[str, Any]) -> str:
-    """As `text`, of a record or a summary that the pipe gave, perhaps of another version.
+    """As `text`, of a record that the pipe gave, perhaps of an agent of another version.
 
     It may be the record of a call of `reload` that changed nothing. Then all errors are in it.
     Raises ValueError if it is not a record.
@@ -51,19 +51,18 @@ def text_of_answer(answer: Mapping[str, Any]) -> str:
     missing = {"instance": "?", "sequence": 0, "changes": [], "restored": [], "conf_diff": []}
     known = {k: v for k, v in answer.items() if k in Record.__struct_fields__}
     record = msgspec.convert(missing | known, Record)
-    omitted = answer.get("omitted", {}).get("changes", 0)
     new = [d for d in record.diagnostics if d.new]
-    if record.event != "reloaded" or record.causes or record.changes or new or omitted:
-        return _text(record, "", record.event, new, bool(record.changes or omitted))
+    if record.event != "reloaded" or record.causes or record.changes or new:
+        return _text(record, "", record.event, new)
     errors = [d for d in record.diagnostics if d.severity == "error"]
-    return _text(record, "", "nothing changed", errors, False)
+    return _text(record, "", "nothing changed", errors)
 
 
-def _text(record: Record, who: str, event: str, new: list[Diagnostic], changed: bool) -> str:
+def _text(record: Record, who: str, event: str, new: list[Diagnostic]) -> str:
     said = _Said()
     phrases = [*_subject(record, new, said), *_standing(record, new)]
     served = "served"
-    if not changed and record.event not in ("started", "stopped"):
+    if not record.changes and record.event not in ("started", "stopped"):
         served = "served as before"
     state = f"generation {record.generation}, {count(record.callbacks, 'callback')} {served}"
     phrases.append(f"{state} ({record.duration_ms:.0f} ms)")

@@ -335,7 +335,7 @@ def test_asking_does_not_load_what_only_serving_or_a_screen_needs(
         ["log", "-n", "-1"],
         ["log", "-n", "x"],
         ["log", "--log", "-"],
-        ["log", "--json"],
+        ["log", "--only", "x"],
     ],
     ids=str,
 )

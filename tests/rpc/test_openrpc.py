@@ -311,6 +311,8 @@ CALLBACK = {
 }
 RECORD = {
     "time": "2024-02-29T23:59:59.001Z",
+    "instance": "0123456789abcdef",
+    "sequence": 1,
     "event": "held",
     "generation": 3,
     "digest": SHA,
@@ -327,6 +329,8 @@ RECORD = {
         }
     ],
     "held": [{"directory": "/cb", "reason": "fault"}],
+    "restored": [],
+    "conf_diff": [],
     "diagnostics": [
         {
             "severity": "error",
@@ -343,6 +347,8 @@ STATUS = {
     "version": "1",
     "pid": 1,
     "uptime": 0.5,
+    "instance": "0123456789abcdef",
+    "sequence": 1,
     "state": "ok",
     **INDEX,
     "callbacks": 0,
