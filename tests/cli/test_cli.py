@@ -524,7 +524,7 @@ def test_the_commands_ask_a_real_agent(
             conf.write("nothing\n")
         done = run("reload", **pipe)
         assert done.returncode == 1
-        assert "callbacks.conf:10:1: error: " in done.stdout, done
+        assert "callbacks.conf:10:1: " in done.stdout, done
         assert run("status", **pipe).returncode == 1
         shown = run("log", "-n", "1", **pipe).stdout
         assert "[no-equals]" in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -36,9 +37,10 @@ def test_the_first_record_is_started_and_adds_all(tmp_path: Path) -> None:
             ("added", "a.py", "done-job-self", 1),
             ("added", "b.py", "failed-job-self", 2),
         ]
+        owner = pwd.getpwuid(directory.stat().st_uid).pw_name
         assert (record["held"], record["causes"]) == (
             [],
-            [{"path": str(directory), "change": "added"}],
+            [{"path": str(directory), "change": "added", "owner": owner}],
         )
 
 
