@@ -46,10 +46,10 @@ class Audit:
         with self._recording(name):
             return self._walk.find(name, fd, self._directory)
 
-    def judge(self, name: str, path: str, status: os.stat_result, acl_data: bytes | None) -> None:
+    def check(self, name: str, path: str, status: os.stat_result, acl_data: bytes | None) -> None:
         """Audit an open file or directory."""
         if self.trust.mode != IGNORE:
-            unsafe = self.trust.judge(path, status, acl_data)
+            unsafe = self.trust.check(path, status, acl_data)
             if unsafe is not None:
                 self._record(name, (*self._details.unsafe.get(name, ()), unsafe))
 

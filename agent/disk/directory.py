@@ -138,19 +138,19 @@ class _Reader:
         """Read everything. Raises Fault, and OSError where the directory itself cannot be read."""
         fd = self._audit.open_directory(_DIRECTORY_FLAGS)
         try:
-            self._judge_directory(fd)
+            self._check_directory(fd)
             reading = self._read_open(fd, also, device)
         finally:
             os.close(fd)
         return replace(reading, findings=(*self._audit.diagnostics(), *reading.findings))
 
-    def _judge_directory(self, fd: int) -> None:
+    def _check_directory(self, fd: int) -> None:
         status = os.fstat(fd)
         self.device = status.st_dev
         self._files.set_device(status.st_dev)
         acl_data = acl.read(fd, status)
         self._details.fingerprints["."] = fingerprint.of_status(status, acl_data)
-        self._audit.judge(".", self._directory, status, acl_data)
+        self._audit.check(".", self._directory, status, acl_data)
 
     def _read_open(self, fd: int, also: frozenset[str], device: int | None) -> Reading:
         names = dict.fromkeys(sorted(also))
@@ -161,8 +161,8 @@ class _Reader:
             if conf_missing and device is not None and device != self.device:
                 raise Fault(
                     "unmounted",
-                    f"there is no {CONF}, and {shown(self._directory)} is on another file system"
-                    " than before: it counts as unmounted",
+                    f"there is no {CONF}, and {shown(self._directory)} is now on a different file"
+                    " system: it counts as unmounted",
                     "mount it again; what was served stays served until then",
                 )
             names = dict.fromkeys(plan.files() if plan else ()) | names

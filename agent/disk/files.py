@@ -140,7 +140,7 @@ class FileReader:
         now = details.fingerprints[name] = fingerprint.of_status(first)
         if not stat.S_ISREG(first.st_mode):
             return open_errors.not_regular(name)
-        self._audit.judge(name, f"{self._directory}/{name}", first, acl.read(fd, first))
+        self._audit.check(name, f"{self._directory}/{name}", first, acl.read(fd, first))
         kind = self._kind_of(fd, first.st_dev)
         if kind is not Kind.LOCAL:
             details.remote.add(name)

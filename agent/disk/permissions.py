@@ -3,7 +3,7 @@
 The supervisor runs what the agent serves, often as root. So a callback directory, its
 callbacks.conf, each implementation, and every directory on the paths to them must be writable only
 for root, the agent's user and, where a group is trusted by name, its members: by the group bit, by
-an entry of a POSIX ACL, or as the owner (a save by rename changes the owner). A link is judged by
+an entry of a POSIX ACL, or as the owner (a save by rename changes the owner). A link is checked by
 its target, and by every directory on the path to it.
 
 A sticky directory of root, such as /tmp, may be writable for others: they can remove or rename only
@@ -14,11 +14,11 @@ User ids that this process's user namespace does not map are all shown as one id
 are unknown. They are not trusted, even if the agent itself is shown with that id.
 
 There is no race between check and use: `SafeWalk` opens each directory of a path from the one
-before it without following a link, and what is judged is the descriptor that is then read. The
+before it without following a link, and what is checked is the descriptor that is then read. The
 model is sshd's safe_path_fd.
 
 `disk.watch.paths` follows links too, but is a separate walk: it names each directory and
-name on a path, also where the path ends at something missing, keeps no descriptors and judges
+name on a path, also where the path ends at something missing, keeps no descriptors and checks
 nothing. Only MAX_LINKS is common to both.
 """
 
@@ -80,7 +80,7 @@ class Trust:
         """Whether the members of a group are trusted."""
         return gid in self.groups and gid != identity.unmapped_gid()
 
-    def judge(
+    def check(
         self, path: str, status: os.stat_result, acl_data: bytes | None, inside: bool = False
     ) -> Unsafe | None:
         """What is wrong with a file or directory, None if nothing is.
@@ -89,14 +89,14 @@ class Trust:
         only the next name matters; there a sticky directory of root is safe. May block for a
         bounded time, for the user database.
         """
-        wrong = self.judge_owner(path, status)
+        wrong = self.check_owner(path, status)
         if wrong is not None:
             return wrong
         if inside and status.st_mode & stat.S_ISVTX and status.st_uid == 0:
             return None
-        return self.judge_writers(path, status, acl_data)
+        return self.check_writers(path, status, acl_data)
 
-    def judge_owner(self, path: str, status: os.stat_result) -> Unsafe | None:
+    def check_owner(self, path: str, status: os.stat_result) -> Unsafe | None:
         """What is wrong with the owner of a file, directory or link, None if nothing is."""
         trusted = self.owner(status.st_uid)
         if trusted:
@@ -117,15 +117,15 @@ class Trust:
             return Unsafe(path, message, hint, unknown=True)
         return Unsafe(path, f"{shown} belongs to another user ({found}), who may change it", hint)
 
-    def judge_writers(
+    def check_writers(
         self, path: str, status: os.stat_result, acl_data: bytes | None
     ) -> Unsafe | None:
-        """What is wrong with who may write to a file or directory besides its owner. As `judge`."""
+        """What is wrong with who may write to a file or directory besides its owner. As `check`."""
         # Commands in hints are quoted for a shell.
         shown, quoted = printable(path), shlex.quote(printable(path))
         found = _found(status)
         if acl_data is not None:
-            wrong = self._judge_acl(path, status, acl_data)
+            wrong = self._check_acl(path, status, acl_data)
             if wrong is not None:
                 return wrong
         group_writes = acl_data is None and status.st_mode & stat.S_IWGRP
@@ -138,7 +138,7 @@ class Trust:
             return Unsafe(path, message, f"chmod g-w {quoted}, or name the group: --trusted-group")
         return None
 
-    def _judge_acl(self, path: str, status: os.stat_result, data: bytes) -> Unsafe | None:
+    def _check_acl(self, path: str, status: os.stat_result, data: bytes) -> Unsafe | None:
         shown, quoted = printable(path), shlex.quote(printable(path))
         try:
             may_write = acl.writers(data)
@@ -212,20 +212,20 @@ class SafeWalk:
             os.close(self._places.popitem()[1].fd)
 
     def open(self, path: str, flags: int) -> int:
-        """Open the end of an absolute path, with these flags. The end is not judged; the caller
+        """Open the end of an absolute path, with these flags. The end is not checked; the caller
         does that. Blocks. Raises OSError."""
         end = self.find(path)
         return os.open(end.name, flags | os.O_NOFOLLOW, dir_fd=end.directory)
 
     def find(self, path: str, at: int | None = None, base: str = "/") -> End:
         """The end of `path`. Unless absolute, it begins at the open directory `at` with the path
-        `base`. The end is not judged. Blocks. Raises OSError."""
+        `base`. The end is not checked. Blocks. Raises OSError."""
         self.unsafe = []
         if len(self._places) >= MAX_OPEN:
             self.close()
         if at is None:
             path = f"/{path}"
-        # The caller judges the directory that a walk begins at.
+        # The caller checks the directory that a walk begins at.
         place = _Place(-1 if at is None else at, base)
         for _ in range(MAX_LINKS + 1):
             head, _, name = path.rpartition("/")
@@ -239,7 +239,7 @@ class SafeWalk:
             status = os.stat(name, dir_fd=place.fd, follow_symlinks=False)
             if name == ".":
                 return End(place.fd, name, status)
-            self._note(self._judge_name(place, name, status))
+            self._note(self._check_name(place, name, status))
             if not stat.S_ISLNK(status.st_mode):
                 return End(place.fd, name, status)
             path = os.readlink(name, dir_fd=place.fd)
@@ -267,7 +267,7 @@ class SafeWalk:
             while steps:
                 name = steps.pop(0)
                 status = os.stat(name, dir_fd=here.fd, follow_symlinks=False)
-                found += self._judge_name(here, name, status)
+                found += self._check_name(here, name, status)
                 if stat.S_ISLNK(status.st_mode):
                     links += 1
                     if links > MAX_LINKS:
@@ -301,16 +301,16 @@ class SafeWalk:
         status = os.fstat(here.fd)
         acl_data = acl.read(here.fd, status)
         self.passed.setdefault(here.path, (status, acl_data))
-        wrong = self._trust.judge(here.path, status, acl_data, inside=True)
+        wrong = self._trust.check(here.path, status, acl_data, inside=True)
         found += [wrong] if wrong is not None else []
-        shared = self._trust.judge_writers(here.path, status, acl_data) is not None
+        shared = self._trust.check_writers(here.path, status, acl_data) is not None
         return replace(here, shared=shared)
 
-    def _judge_name(self, place: _Place, name: str, status: os.stat_result) -> list[Unsafe]:
+    def _check_name(self, place: _Place, name: str, status: os.stat_result) -> list[Unsafe]:
         """In a directory where untrusted users may create names, the owner of the name decides."""
         if not place.shared or name == "..":
             return []
-        wrong = self._trust.judge_owner(os.path.join(place.path, name), status)
+        wrong = self._trust.check_owner(os.path.join(place.path, name), status)
         return [wrong] if wrong is not None else []
 
     def _note(self, found: Iterable[Unsafe]) -> None:

@@ -53,7 +53,7 @@ def read(path: str, most: int) -> bytes:
 def check_folder(folder: str, trust: Trust) -> None:
     """Raise OSError where others may write to a folder, or to one above it and that counts."""
     status = os.stat(folder)
-    wrong = trust.judge(folder, status, acl.read(folder, status))
+    wrong = trust.check(folder, status, acl.read(folder, status))
     if wrong is None and trust.mode != IGNORE:
         with SafeWalk(trust) as walk:
             os.close(walk.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))

@@ -13,8 +13,7 @@ from msgspec import UNSET
 from agent.core.diagnostic import Diagnostic
 from agent.core.index import Callback, Index, Match
 from agent.core.quoting import encodable, escape_json
-from agent.rpc import messages, owners, question
-from agent.rpc.jsonrpc import result as result_line
+from agent.rpc import jsonrpc, messages, owners, question
 from agent.rpc.messages import REQUEST_TYPES, ExplainParams, LookupParams, Request
 
 _encode = msgspec.json.Encoder().encode
@@ -96,11 +95,11 @@ class LookupCache:
             if len(encoded) > MAX_BATCHED_RESULT:
                 raise NotQuick
             identity = request.id
-            # Not `result_line` for usual ids: the call would cost every lookup.
+            # Not `jsonrpc.result` for usual ids: the call would cost every lookup.
             if type(identity) is int:
                 responses.append(_LINE % (identity, encoded))
             else:
-                responses.append(result_line(identity, encoded))
+                responses.append(jsonrpc.result(identity, encoded))
         return responses
 
     def _compute(self, params: LookupParams, late: Callable[[], bool]) -> bytes:

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent import settings
-from agent.core import conf, planning, trigger
-from agent.core import unit as callback
+from agent.core import conf, planning, trigger, unit
 from agent.core.unit import ERROR, Evaluation, Plan, Unit, evaluate
 from agent.disk.directory import read
 from support.agents import running, wait_for, write
@@ -44,15 +43,15 @@ def held_for(found: Evaluation, accepted: Unit | None, code: str, *said: object)
 def test_conf_bytes(cb: Path) -> None:
     accepted = judged(cb).unit
     file = cb / "callbacks.conf"
-    file.write_bytes(CONF.encode() + b"#" * (callback.MAX_CONF_BYTES - len(CONF)))
+    file.write_bytes(CONF.encode() + b"#" * (unit.MAX_CONF_BYTES - len(CONF)))
     assert judged(cb, accepted).held is None
-    os.truncate(file, callback.MAX_CONF_BYTES + 1)
+    os.truncate(file, unit.MAX_CONF_BYTES + 1)
     held_for(
         judged(cb, accepted),
         accepted,
         "too-big",
-        callback.MAX_CONF_BYTES + 1,
-        callback.MAX_CONF_BYTES,
+        unit.MAX_CONF_BYTES + 1,
+        unit.MAX_CONF_BYTES,
     )
     # Not even looked at, however large.
     os.truncate(file, 1 << 40)
@@ -62,31 +61,31 @@ def test_conf_bytes(cb: Path) -> None:
 def test_conf_lines(cb: Path) -> None:
     accepted = judged(cb).unit
     file = cb / "callbacks.conf"
-    file.write_text(CONF + "\n" * (callback.MAX_CONF_LINES - 1))
+    file.write_text(CONF + "\n" * (unit.MAX_CONF_LINES - 1))
     assert judged(cb, accepted).held is None
-    file.write_text(CONF + "\n" * callback.MAX_CONF_LINES)
+    file.write_text(CONF + "\n" * unit.MAX_CONF_LINES)
     held_for(
         judged(cb, accepted),
         accepted,
         "too-many-lines",
-        callback.MAX_CONF_LINES + 1,
-        callback.MAX_CONF_LINES,
+        unit.MAX_CONF_LINES + 1,
+        unit.MAX_CONF_LINES,
     )
 
 
 def test_implementation_bytes(cb: Path) -> None:
     accepted = judged(cb).unit
     file = cb / "a.pl"
-    file.write_bytes(b"#" * callback.MAX_CODE_BYTES)
+    file.write_bytes(b"#" * unit.MAX_CODE_BYTES)
     assert judged(cb, accepted).held is None
-    file.write_bytes(b"#" * (callback.MAX_CODE_BYTES + 1))
+    file.write_bytes(b"#" * (unit.MAX_CODE_BYTES + 1))
     held_for(
         judged(cb, accepted),
         accepted,
         "too-big",
         "a.pl",
-        callback.MAX_CODE_BYTES + 1,
-        callback.MAX_CODE_BYTES,
+        unit.MAX_CODE_BYTES + 1,
+        unit.MAX_CODE_BYTES,
     )
 
 
@@ -149,7 +148,7 @@ def test_qb_conf_bytes(tmp_path: Path) -> None:
 def test_over_the_limit_in_one_directory_the_others_are_served_on(tmp_path: Path, cb: Path) -> None:
     other = write(tmp_path / "other", "b.pl = done-job-self\n", b_pl="# 1\n")
     with running(tmp_path, cb, other) as agent:
-        os.truncate(cb / "a.pl", callback.MAX_CODE_BYTES + 1)
+        os.truncate(cb / "a.pl", unit.MAX_CODE_BYTES + 1)
         (other / "b.pl").write_text("# 2\n")
         agent.reload()
         assert [(Path(p).name, c) for p, _, c in agent.served()] == [

@@ -490,6 +490,6 @@ def test_what_was_planted_in_an_unsafe_state_folder_does_not_come_to_life(
 
 def test_quoting_is_what_a_shell_reads() -> None:
     status = os.stat("/")
-    found = Trust(REFUSE).judge("/a b'c", os.stat_result((0o100666, *tuple(status)[1:])), None)
+    found = Trust(REFUSE).check("/a b'c", os.stat_result((0o100666, *tuple(status)[1:])), None)
     assert found is not None
     assert shlex.split(found.hint)[-1] == "/a b'c"

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.core import look_alikes as alike
-from agent.core import unit
+from agent.core import look_alikes, unit
 from agent.core.unit import CONF, Absent
 from agent.disk import directory
 from support.agents import running, write
@@ -88,13 +87,13 @@ def test_row_36_a_large_directory_is_not_read_to_its_end(
     for number in range(directory.MAX_LISTED):
         (folder / f"{number}.py").touch()
     asked: list[int] = []
-    similar = alike.similar
+    similar = look_alikes.similar
 
     def counted(missing: list[str], conf: str | None, names: list[str]) -> dict[str, str]:
         asked.append(len(names))
         return similar(missing, conf, names)
 
-    monkeypatch.setattr(alike, "similar", counted)
+    monkeypatch.setattr(look_alikes, "similar", counted)
     reading = directory.read(str(folder)).reading
     assert isinstance(reading.files["notify.py"], Absent)
     assert asked == [directory.MAX_LISTED]
@@ -103,10 +102,10 @@ def test_row_36_a_large_directory_is_not_read_to_its_end(
 def test_only_so_many_names_are_sought() -> None:
     missing = [f"name{number}.py" for number in range(1000)]
     names = [name.upper() for name in missing]
-    assert len(alike.similar(missing, None, names)) == alike.MAX_SOUGHT
+    assert len(look_alikes.similar(missing, None, names)) == look_alikes.MAX_SOUGHT
 
 
 def test_the_nearest_name_comes_first() -> None:
     names = ["notfy.py", "Notify.py"]
-    assert "Notify.py" in alike.similar(["notify.py"], None, names)["notify.py"]
-    assert alike.similar(["notify.py"], None, ["notify.pl"])["notify.py"]
+    assert "Notify.py" in look_alikes.similar(["notify.py"], None, names)["notify.py"]
+    assert look_alikes.similar(["notify.py"], None, ["notify.pl"])["notify.py"]

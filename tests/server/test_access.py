@@ -19,7 +19,7 @@ import pytest
 from agent import client, settings
 from agent.daemon import pipe_folder
 from agent.rpc.messages import REFUSED
-from agent.server import access as peer
+from agent.server import access
 from agent.server.access import AccessPolicy, Peer
 from agent.settings.host import Host
 from agent.timing import Timing
@@ -204,16 +204,16 @@ def test_refusals_are_logged_once_a_minute_for_each_user(
         assert not door.allows(one)
     assert not door.allows(two)
     assert len(messages) == 2
-    now += peer.REPORT_INTERVAL - 1
+    now += access.REPORT_INTERVAL - 1
     assert not door.allows(one)
     assert len(messages) == 2
     now += 1
     assert not door.allows(one)
     assert len(messages) == 3
     # More users than are remembered make no more memory.
-    for uid in range(10_000, 10_000 + 3 * peer.MAX_REPORTED):
+    for uid in range(10_000, 10_000 + 3 * access.MAX_REPORTED):
         assert not door.allows(Peer(uid, frozenset()))
-    assert len(door._reported) <= peer.MAX_REPORTED
+    assert len(door._reported) <= access.MAX_REPORTED
 
 
 @pytest.mark.parametrize(

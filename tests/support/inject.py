@@ -6,14 +6,11 @@ told what to do through memory that the test shares with it, so one agent serves
 
 from __future__ import annotations
 
-import atexit
 import errno
 import mmap
 import os
 import shutil
 import subprocess
-import tempfile
-from functools import cache
 from pathlib import Path
 
 from support.agents import Agent
@@ -90,11 +87,9 @@ def available() -> bool:
     return os.uname().sysname == "Linux" and shutil.which("cc") is not None
 
 
-@cache
-def _library() -> Path:
-    folder = tempfile.mkdtemp(prefix="inject-")
-    atexit.register(shutil.rmtree, folder)
-    library = Path(folder) / "inject.so"
+def _library(folder: Path) -> Path:
+    """Build the library in a folder."""
+    library = folder / "inject.so"
     subprocess.run(
         ["cc", "-shared", "-fPIC", "-O1", "-fno-builtin", "-o", library, _SOURCE, "-ldl"],
         check=True,
@@ -113,7 +108,7 @@ class Injector:
         path.write_bytes(bytes(7 * 8))
         with path.open("r+b") as file:
             self._shared = memoryview(mmap.mmap(file.fileno(), 7 * 8)).cast("q")
-        agent.environ |= {"LD_PRELOAD": str(_library()), "INJECT": str(path)}
+        agent.environ |= {"LD_PRELOAD": str(_library(agent.folder)), "INJECT": str(path)}
 
     def next_process(self) -> None:
         """From now on it is about the next process that starts."""

@@ -16,15 +16,13 @@ from dataclasses import replace
 from typing import Any
 
 from agent import settings
-from agent.core import conf, planning, trigger
-from agent.core import languages as language
-from agent.core import unit as callback
+from agent.core import conf, languages, planning, trigger, unit
 from agent.core.diagnostic import Diagnostic, Severity
 from agent.core.event import Event, EventError
 from agent.core.index import Index, ServedDirectory
 from agent.core.term import Term
 from agent.core.unit import Implementation, Registration, Unit
-from agent.reload import syntax_check as compiler
+from agent.reload import syntax_check
 from agent.rpc import jsonrpc, results
 from agent.rpc.lines import Lines
 from agent.rpc.messages import INVALID_PARAMS, Request
@@ -88,8 +86,8 @@ def _index() -> Index:
         tree, _ = trigger.parse(text)
         assert tree is not None
         lines.append(Registration("a.py", tree, str(tree), line))
-    unit = Unit(tuple(lines), {"a.py": Implementation.of(b"0\n\xff")})
-    return Index.of(1, [ServedDirectory.of("/cb", unit, language.DEFAULT_FLAGS)])
+    one = Unit(tuple(lines), {"a.py": Implementation.of(b"0\n\xff")})
+    return Index.of(1, [ServedDirectory.of("/cb", one, languages.DEFAULT_FLAGS)])
 
 
 INDEX = _index()
@@ -173,10 +171,10 @@ def callbacks_conf(data: bytes) -> None:
     again = planning.plan(data, "/cb/callbacks.conf", plan)
     assert again == plan
     for registration in plan.registrations:
-        assert language.language_of(registration.file) is not None
+        assert languages.language_of(registration.file) is not None
         assert "/" not in registration.file
     files = {file: Implementation.of(b"") for file in plan.files()}
-    judged = callback.evaluate(callback.Reading("/cb", None, plan, dict(files)), None)
+    judged = unit.evaluate(unit.Reading("/cb", None, plan, dict(files)), None)
     _are_findings([f for f in judged.findings if f.path == "/cb/callbacks.conf"], data)
 
 
@@ -245,13 +243,13 @@ def _event(text: str) -> Event | None:
 
 
 @in_time
-def languages(data: bytes) -> None:
+def language_flags(data: bytes) -> None:
     """The text of a .qcb file, and the language flags of a supervisor."""
-    for problem in language.check_qube(data):
+    for problem in languages.check_qube(data):
         assert problem.line == problem.column == 1
-    language.enabled("qube", data, language.DEFAULT_FLAGS)
-    flags, problems = language.read_flags(data.decode("utf-8", "surrogateescape"))
-    assert flags <= language.FLAGS.keys()
+    languages.enabled("qube", data, languages.DEFAULT_FLAGS)
+    flags, problems = languages.read_flags(data.decode("utf-8", "surrogateescape"))
+    assert flags <= languages.FLAGS.keys()
     for found in problems:
         assert found.severity
         assert found.message
@@ -268,15 +266,15 @@ class Checking:
     def __init__(self, limits: CheckLimits = DEFAULTS.checks) -> None:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        self.checker = compiler.Checker(lambda _: None, limits)
+        self.checker = syntax_check.Checker(lambda _: None, limits)
         self.checker.begin()
         self._task = asyncio.run_coroutine_threadsafe(self.checker.run(), self._loop)
 
-    def verdict(self, source: bytes) -> language.Verdict | None:
+    def verdict(self, source: bytes) -> languages.Verdict | None:
         """The verdict on a source, None where it could not be checked."""
         return self.verdicts("/cb", [source])[0]
 
-    def verdicts(self, directory: str, sources: list[bytes]) -> list[language.Verdict | None]:
+    def verdicts(self, directory: str, sources: list[bytes]) -> list[languages.Verdict | None]:
         """The verdicts on the sources of a directory."""
 
         async def known() -> None:
@@ -332,7 +330,7 @@ def python(data: bytes) -> None:
         _are_findings([replace(found, line=problem.line)] if problem.line == 1 else [found], data)
 
 
-#: Every target by its name, with inputs to begin with and the words of its language.
+#: Every target by its name, with inputs to begin with and the words of its languages.
 TARGETS: dict[str, tuple[Target, tuple[bytes, ...], tuple[bytes, ...]]] = {
     "pipe": (
         pipe,
@@ -400,11 +398,11 @@ TARGETS: dict[str, tuple[Target, tuple[bytes, ...], tuple[bytes, ...]]] = {
         ),
     ),
     "languages": (
-        languages,
+        language_flags,
         (b"mail-status\n", b"0x7f", b"qube, perl, pyhton", b"127"),
         (
-            *sorted(code.encode() for code in language.CODES),
-            *(flag.encode() for flag in language.FLAGS),
+            *sorted(code.encode() for code in languages.CODES),
+            *(flag.encode() for flag in languages.FLAGS),
             *(b"\n", b",", b" ", b"\xef\xbb\xbf", b"0x", b"7", b"\xff", b"\xd9\xa1", b"\0"),
         ),
     ),
