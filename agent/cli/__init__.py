@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from agent.cli.exits import NO_OUTPUT, Failed
-from agent.cli.output import report
+from agent.cli.output import print_lines, report
+from agent.cli.usage import PROGRAM, explain, meant
 
 if TYPE_CHECKING:
     from agent.timing import Timing  # `lookup` needs no dataclasses
@@ -39,6 +41,18 @@ _COMMANDS = {
 class _Commands(click.Group):
     """Imports the module of a command when the command is asked for."""
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the arguments begin with. Raises UsageError."""
+        name = args[0]
+        if name not in _COMMANDS and not ctx.resilient_parsing:
+            from difflib import get_close_matches
+
+            near = meant(get_close_matches(name, _COMMANDS))
+            ctx.fail(f"there is no command {name}{near or '; expected ' + ', '.join(_COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of all commands."""
         return list(_COMMANDS)
@@ -53,9 +67,35 @@ class _Commands(click.Group):
         return command
 
 
+def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    """Print the version of this distribution and end, if it is wanted."""
+    if wanted and not context.resilient_parsing:
+        # Imported late, as it is slow.
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print_lines([f"{PROGRAM} {version(PROGRAM)}"])
+        except PackageNotFoundError:
+            print_lines([f"{PROGRAM} (not installed: its version is unknown)"])
+        context.exit()
+
+
 commands = _Commands(
-    "callback-agent",
+    PROGRAM,
     help="Serves Qube universal callbacks to a supervisor, and takes edits live.",
+    epilog="`callback-agent COMMAND --help` explains a command, `callback-agent help` lists the"
+    " topics of the manual.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    params=[
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_print_version,
+            help="Show the version and exit.",
+        )
+    ],
 )
 
 
@@ -64,11 +104,16 @@ def main(arguments: Sequence[str] | None = None, timing: Timing | None = None) -
 
     `timing` is for `serve` and `check`; without it, they have the defaults.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
         try:
-            status = commands.main(arguments, "callback-agent", standalone_mode=False, obj=timing)
-        except click.ClickException as error:
+            status = commands.main(arguments, PROGRAM, standalone_mode=False, obj=timing)
+        except NoArgsIsHelpError as error:
             error.show()
+            return error.exit_code
+        except click.UsageError as error:
+            word = next(iter(arguments), "")
+            report(explain(error, f"{PROGRAM} {word}" if word in _COMMANDS else PROGRAM))
             return error.exit_code
         except Failed as error:
             report(str(error))

@@ -12,9 +12,12 @@ from agent.cli.output import print_page
 @click.command("help")
 @click.argument("topic", metavar="[TOPIC|CODE]", required=False)
 def help_(topic: str | None) -> int:
-    """Show a page of the manual, or what a finding's code means and how to correct it.
+    """Show a page of the manual, or the meaning of a finding's code.
 
-    Without an argument: the list of topics. Exit status: 0, 2 no such page.
+    The page of a code says what it means and how to correct it. Without an argument: the list of
+    topics and codes.
+
+    Exit status: 0 shown, 2 no such page.
     """
     if topic is None:
         print_page(manual.overview())

@@ -43,9 +43,11 @@ def serve(context: click.Context, /, **_: Any) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print {diagnostics: [...]}.")
 @click.pass_context
 def check(context: click.Context, /, paths: tuple[str, ...], as_json: bool, **_: Any) -> int:
-    """Read the directories (without DIR: those that serve would read) and print every finding.
+    """Read directories as serve would, and print every finding.
 
-    Changes nothing and needs no agent. Exit status: 0 no errors, 1 errors.
+    Without DIR: the directories that serve would read. Changes nothing and needs no agent.
+
+    Exit status: 0 no errors, 1 errors.
     """
     from agent.daemon import process
 

@@ -65,8 +65,9 @@ def status(settings: bool, as_json: bool, pipe: str | None) -> int:
 def reload(as_json: bool, pipe: str | None) -> int:
     """Read everything again, now, and show the record of it.
 
-    When it returns, every earlier change is served or held. Exit status: 0 nothing is held, 1
-    something is.
+    When it returns, every earlier change is served or held.
+
+    Exit status: 0 nothing is held, 1 something is.
     """
     return show(
         lambda agent: agent.reload(),
