@@ -194,11 +194,11 @@ def _cause(error: ValidationError) -> tuple[ValidationError, str] | None:
     if not meant:
         return error, expected
     # What is wrong with the value itself comes before what is wrong inside it.
-    causes = [_cause(inner) for inner in sorted(meant[-1], key=_is_inside)]
-    if None in causes:
-        return None
-    found, inside = causes[0]  # type: ignore[misc]
-    return found, inside or expected
+    for inner in sorted(meant[-1], key=_is_inside):
+        if (cause := _cause(inner)) is not None:
+            found, inside = cause
+            return found, inside or expected
+    return None
 
 
 def _is_inside(error: ValidationError) -> bool:
