@@ -18,7 +18,7 @@ from click.exceptions import NoArgsIsHelpError
 
 from agent.cli.exits import NO_OUTPUT, Failed
 from agent.cli.output import print_lines, report
-from agent.cli.usage import PROGRAM, explain, meant
+from agent.cli.usage import COMPLETION_VARIABLE, PROGRAM, explain, meant
 
 if TYPE_CHECKING:
     from agent.timing import Timing  # `lookup` needs no dataclasses
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 #: By command: its module in this folder, and its name there.
 _COMMANDS = {
     "check": ("serve", "check"),
+    "completion": ("completion", "completion"),
     "explain": ("lookup", "explain"),
     "help": ("help", "help_"),
     "list": ("state", "list_"),
@@ -107,6 +108,10 @@ def main(arguments: Sequence[str] | None = None, timing: Timing | None = None) -
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         try:
+            if shell := os.environ.get(COMPLETION_VARIABLE):
+                from agent.cli.completion import complete
+
+                return complete(commands, shell)
             status = commands.main(arguments, PROGRAM, standalone_mode=False, obj=timing)
         except NoArgsIsHelpError as error:
             error.show()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from agent import manual
+from agent.cli.completing import pages
 from agent.cli.exits import USAGE, Failed
 from agent.cli.output import print_page
 
 
 @click.command("help")
-@click.argument("topic", metavar="[TOPIC|CODE]", required=False)
+@click.argument("topic", metavar="[TOPIC|CODE]", required=False, shell_complete=pages)
 def help_(topic: str | None) -> int:
     """Show a page of the manual, or the meaning of a finding's code.
 

@@ -9,6 +9,7 @@ import click
 
 from agent.cli import rendering, screen
 from agent.cli.asking import show
+from agent.cli.completing import events
 from agent.cli.options import Command, code_option, json_option, pipe_option
 from agent.cli.output import utf8
 from agent.cli.rendering import JsonObject
@@ -20,7 +21,7 @@ def _event_options(command: Command) -> Command:
     """The event, its job, the owner, and what occurred before."""
     number = click.IntRange(min=0)
     options = [
-        click.argument("event", metavar="EVENT"),
+        click.argument("event", metavar="EVENT", shell_complete=events),
         click.option("--job", type=number, metavar="ID", help="The event is of this job."),
         click.option("--label", metavar="L", help="That job's label."),
         click.option("--parent", type=number, metavar="ID", help="That job's parent (its pid)."),
@@ -30,7 +31,11 @@ def _event_options(command: Command) -> Command:
         click.option("--owner-parent", type=number, metavar="ID", help="Its parent."),
         click.option("--owner-pgrp", type=number, metavar="ID", help="Its process group."),
         click.option(
-            "--occurred", multiple=True, metavar="EVENT", help="Came before; may be repeated."
+            "--occurred",
+            multiple=True,
+            metavar="EVENT",
+            shell_complete=events,
+            help="Came before; may be repeated.",
         ),
         code_option,
         json_option,

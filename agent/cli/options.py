@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from agent.cli.completing import files
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -28,6 +30,7 @@ def pipe_option(command: Command) -> Command:
         envvar="CALLBACK_AGENT_PIPE",
         show_envvar=True,
         metavar="FILE",
+        shell_complete=files,
         help="The agent's pipe; by default your own agent's, then root's.",
     )(command)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from agent.cli.completing import directories
 from agent.cli.exits import USAGE, Failed
 from agent.cli.findings import finding_line, tally
 from agent.cli.output import paint, print_json, print_lines, say, utf8
@@ -38,7 +39,7 @@ def serve(context: click.Context, /, **_: Any) -> int:
 
 
 @click.command()
-@click.argument("paths", metavar="[DIR]...", nargs=-1)
+@click.argument("paths", metavar="[DIR]...", nargs=-1, shell_complete=directories)
 @setting_options(CHECK)
 @click.option("--json", "as_json", is_flag=True, help="Print {diagnostics: [...]}.")
 @click.pass_context

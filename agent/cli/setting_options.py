@@ -7,8 +7,12 @@ from collections.abc import Callable
 import click
 from click.core import ParameterSource
 
+from agent.cli.completing import directories, directory_list, files
 from agent.cli.options import Command, EnvOption
 from agent.settings import TABLE, Given
+
+#: By the metavar of a setting: what completes its value.
+_COMPLETED = {"FILE": files, "DIR": directories, "DIRS": directory_list}
 
 
 class _SettingOption(EnvOption):
@@ -29,6 +33,7 @@ def setting_options(command_name: str) -> Callable[[Command], Command]:
                     show_envvar=True,
                     type=click.Choice(row.choices) if row.choices else None,
                     metavar=row.metavar or None,
+                    shell_complete=_COMPLETED.get(row.metavar),
                     help=row.help,
                 )(command)
         return command

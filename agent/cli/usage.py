@@ -11,6 +11,8 @@ from agent.core.quoting import shown
 
 #: The name of the program, as help and errors show it.
 PROGRAM = "callback-agent"
+#: Names the shell that asks for completions, where one asks.
+COMPLETION_VARIABLE = "_CALLBACK_AGENT_COMPLETE"
 
 
 def explain(error: click.UsageError, command: str) -> str:
