@@ -19,8 +19,9 @@ WIDTH = 80
 #: The narrowest that a last cell gets, however wide the cells before it are.
 MIN_LAST_CELL = 30
 
-_CELL = re.compile(r"(?<!\\)\|")
-_LINK = re.compile(r"\[([^\]]+)\]\([^)\s]+\)")
+#: What ends a cell of a table, and a link with its text.
+CELL = re.compile(r"(?<!\\)\|")
+LINK = re.compile(r"\[([^\]]+)\]\([^)\s]+\)")
 _MARKUP = re.compile(r"\*\*(.+?)\*\*")
 
 
@@ -76,22 +77,22 @@ def plain(markdown: str) -> str:
     """A page as text for a terminal: no fences, links or bold, code indented, tables aligned, prose
     wrapped."""
     lines: list[str] = []
-    for kind, group in groupby(_kinds(markdown), itemgetter(0)):
+    for kind, group in groupby(kinds(markdown), itemgetter(0)):
         found = [line for _, line in group]
         if kind == "code":
             lines += [f"    {line}".rstrip() for line in found]
         elif kind == "table":
-            cells = ([_text(cell.strip()) for cell in _CELL.split(row)[1:-1]] for row in found)
+            cells = ([plain_text(cell.strip()) for cell in CELL.split(row)[1:-1]] for row in found)
             lines += _aligned(list(cells))
         elif kind == "heading":
-            titles = ((line.startswith("##"), _text(line.lstrip("# "))) for line in found)
+            titles = ((line.startswith("##"), plain_text(line.lstrip("# "))) for line in found)
             lines += [title.upper() if below else title for below, title in titles]
         else:
             lines += _wrapped(found) if kind == "prose" else found
     return "\n".join(lines).strip("\n") + "\n"
 
 
-def _kinds(markdown: str) -> Iterator[tuple[str, str]]:
+def kinds(markdown: str) -> Iterator[tuple[str, str]]:
     """Each line of a page, fences left out, with its kind: code, table, heading, blank or prose."""
     fenced = False
     for line in markdown.splitlines():
@@ -118,7 +119,7 @@ def _wrapped(lines: list[str]) -> Iterator[str]:
     for item in items:
         indent = "  " if item.startswith("- ") else ""
         yield from textwrap.wrap(
-            _text(item),
+            plain_text(item),
             WIDTH,
             subsequent_indent=indent,
             break_on_hyphens=False,
@@ -138,13 +139,13 @@ def _pages(folder: str) -> Iterator[tuple[str, str]]:
 def _first_sentence(markdown: str) -> str:
     """The first sentence after the heading."""
     paragraph = markdown.partition("\n\n")[2].partition("\n\n")[0]
-    text = _text(" ".join(paragraph.split()))
+    text = plain_text(" ".join(paragraph.split()))
     return re.split(r"(?<=\.)\s", text, maxsplit=1)[0]
 
 
-def _text(line: str) -> str:
+def plain_text(line: str) -> str:
     r"""A line without links and bold; `\|` is `|`."""
-    return _MARKUP.sub(r"\1", _LINK.sub(r"\1", line)).replace("\\|", "|")
+    return _MARKUP.sub(r"\1", LINK.sub(r"\1", line)).replace("\\|", "|")
 
 
 def _aligned(table: list[list[str]]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def test_help_says_the_exit_statuses_in_a_paragraph_of_their_own(name: str) -> N
     """The man page has a section of them."""
     command = cli.commands.get_command(click.Context(cli.commands), name)
     assert command is not None
-    paragraphs = (command.help or "").split("\n\n")
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
     statuses = [text for text in paragraphs if "Exit status" in text]
     assert [text for text in statuses if not text.startswith("Exit status: 0 ")] == []
     assert statuses in ([], paragraphs[-1:])
