@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from agent import manual
 from agent.cli.completing import pages
 from agent.cli.exits import USAGE, Failed
-from agent.cli.output import print_page
+from agent.cli.output import paint, print_page
+
+#: The title of a page, a heading, or a topic in the list of topics.
+_STANDS_OUT = re.compile(
+    r"\A.+$ | ^[A-Z][A-Z\ ,'*-]+$ | ^Finding\ codes.*:$ | ^\ \ [\w-]+(?=\ \ )",
+    re.MULTILINE | re.VERBOSE,
+)
 
 
 @click.command("help")
@@ -21,7 +29,7 @@ def help_(topic: str | None) -> int:
     Exit status: 0 shown, 2 no such page.
     """
     if topic is None:
-        print_page(manual.overview())
+        print_page(_coloured(manual.overview()))
         return 0
     page = manual.find(topic)
     if page is None:
@@ -32,5 +40,16 @@ def help_(topic: str | None) -> int:
             f"the manual has no page {topic}{meant}; expected a finding's code or one of"
             f" {', '.join(manual.topics())}",
         )
-    print_page(manual.plain(page))
+    print_page(_coloured(manual.plain(page)))
     return 0
+
+
+#: The title of a page, a heading, or a topic in the list of topics.
+_STANDS_OUT = re.compile(
+    r"\A.+$|^[A-Z][A-Z ,'*-]+$|^Finding codes.*:$|^  [\w-]+(?=  )", re.MULTILINE
+)
+
+
+def _coloured(page: str) -> str:
+    """A page as a terminal shows it; unchanged where there is none."""
+    return _STANDS_OUT.sub(lambda found: paint(found[0], "cyan"), page)
