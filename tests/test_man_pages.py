@@ -113,9 +113,7 @@ def test_a_page_says_what_the_help_of_the_command_says(name: str) -> None:
         if not paragraph.strip().startswith("Exit status"):
             assert words(paragraph.replace("`", "")) in plain
     for number, meaning in re.findall(r"(\d) ([^,.]+)[,.]", text.partition("Exit status:")[2]):
-        assert re.search(
-            rf"^\.B {number}\n{re.escape(words(meaning))}".replace("'", "."), page, re.M
-        )
+        assert f".B {number} {words(meaning)}" in plain
 
 
 def test_man_finds_the_pages_by_name(folder: Path) -> None:

@@ -44,12 +44,6 @@ def help_(topic: str | None) -> int:
     return 0
 
 
-#: The title of a page, a heading, or a topic in the list of topics.
-_STANDS_OUT = re.compile(
-    r"\A.+$|^[A-Z][A-Z ,'*-]+$|^Finding codes.*:$|^  [\w-]+(?=  )", re.MULTILINE
-)
-
-
 def _coloured(page: str) -> str:
     """A page as a terminal shows it; unchanged where there is none."""
     return _STANDS_OUT.sub(lambda found: paint(found[0], "cyan"), page)
