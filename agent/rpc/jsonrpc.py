@@ -160,7 +160,7 @@ def read_slowly(line: bytes, check: Callable[[], None] = _no_check) -> Message:
     except ValueError as refused:
         if not line.strip(b" \t\r"):
             return _NOTHING
-        data = _not_json(line, refused)
+        data = not_json.explain(line, refused)
         if line[:15].lower() == b"content-length:":
             data["expected"] = _NO_HEADERS
         return Refusal(error(None, PARSE_ERROR, ERRORS[PARSE_ERROR], data))
@@ -175,26 +175,6 @@ def read_slowly(line: bytes, check: Callable[[], None] = _no_check) -> Message:
         check()
         items.append(_read_value(item))
     return Batch(items)
-
-
-def _not_json(line: bytes, refused: ValueError) -> dict[str, str]:
-    """What was found on a line that the decoder refused, and what was expected."""
-    expected = "one JSON value in UTF-8 on the line"
-    found = str(refused).removeprefix("JSON is malformed: ")
-    if isinstance(refused, UnicodeDecodeError) or line[:3] == b"\xef\xbb\xbf":
-        try:
-            line.decode()
-            found, expected = "a byte order mark", f"{expected}, without a byte order mark"
-        except UnicodeDecodeError as where:
-            # The decoder counts from the beginning of a string.
-            found = f"a byte that is not UTF-8 (byte {where.start})"
-    elif "surrogate" in found:
-        place = found[found.find("(byte") :]
-        found = f"an escape of one half of a surrogate pair {place}"
-        expected = r"both halves of a surrogate pair, as in \ud83d\ude00, or the character itself"
-    elif "truncated" in found:
-        found = "a line that ends inside a JSON value"
-    return {"expected": expected, "found": found}
 
 
 def _nests_too_deep(value: object) -> bool:
