@@ -9,7 +9,8 @@ def explain(line: bytes, refused: ValueError) -> dict[str, str]:
     `refused` is what the decoder raised. Bytes count from 0.
     """
     expected = "one JSON value in UTF-8 on the line"
-    found = str(refused).removeprefix("JSON is malformed: ")
+    # The decoder adds a path into the value, which says nothing more than the byte does.
+    found = str(refused).removeprefix("JSON is malformed: ").partition(" - at `")[0]
     if line.startswith(b"\xef\xbb\xbf"):
         expected += ", without a byte order mark"
         found = "a byte order mark"
