@@ -211,16 +211,20 @@ def _inline(text: str) -> str:
     parts, at = [], 0
     for found in _INLINE.finditer(text):
         parts += [
-            _plain(text[at : found.start()]),
-            rf"\fB{_plain(found[1] or found[2].replace('`', ''))}\fR",
+            _escaped(text[at : found.start()]),
+            rf"\fB{_escaped(found[1] or found[2].replace('`', ''))}\fR",
         ]
         at = found.end()
-    return _guarded("".join([*parts, _plain(text[at:])]))
+    return _guarded("".join([*parts, _escaped(text[at:])]))
 
 
 def _plain(text: str) -> str:
-    """Text in which nothing is a command. Hyphens can be copied into a shell."""
-    return _guarded(text.replace("\\", r"\e").replace("-", r"\-"))
+    """A line in which nothing is a command. Hyphens can be copied into a shell."""
+    return _guarded(_escaped(text))
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\e").replace("-", r"\-")
 
 
 def _guarded(text: str) -> str:

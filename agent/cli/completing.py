@@ -63,7 +63,10 @@ def events(_: click.Context, __: click.Parameter, typed: str) -> Items:
     whole = [f"{name}-{kind}-{context}" for context in ("self", "parent")]
     if row.extra is None:
         return _items(whole, typed)
-    return _items((f"{event}-" for event in whole), typed, PART)
+    # What follows is free text.
+    return [
+        item for item in _items((f"{one}-" for one in whole), typed, PART) if item.value != typed
+    ]
 
 
 def pages(_: click.Context, __: click.Parameter, typed: str) -> Items:

@@ -49,7 +49,7 @@ def _event_options(command: Command) -> Command:
 @click.command()
 @_event_options
 def lookup(event: str, code: bool, as_json: bool, pipe: str | None, **about: Any) -> int:
-    """Ask which callbacks fire on EVENT, for example failed-job-self.
+    """Show which callbacks fire on EVENT, such as failed-job-self.
 
     With --job, --label, --parent or --pgrp, EVENT is an event of that job and its context is
     `self`.

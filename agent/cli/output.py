@@ -38,7 +38,7 @@ def print_page(text: str) -> None:
     """Print a long text: through the pager on a terminal."""
     if sys.stdout is not None and sys.stdout.isatty():
         # As git has it: less shows colours, and ends at once where the text fits the screen.
-        os.environ.setdefault("LESS", "FRX")
+        os.environ.setdefault("LESS", "-FRX")
         click.echo_via_pager(text)
     else:
         print_lines(text.splitlines())

@@ -62,5 +62,5 @@ class WholeNumber(click.ParamType):
         """The number. Raises BadParameter."""
         text = str(value)
         if not (text.isascii() and text.isdecimal()):
-            self.fail(f"{shown(text)} is not a whole number from 0 up", param, ctx)
+            self.fail(f"'{shown(text)}' is not a whole number from 0 up", param, ctx)
         return int(text)

@@ -15,6 +15,7 @@ import click
 import pytest
 
 from agent import cli
+from agent.cli import completing
 from agent.core.event import NAMES, TYPES
 from cli.stand_in import SOON, Run, StandIn, answered, callback
 
@@ -50,19 +51,20 @@ def test_an_event_is_completed_field_by_field(run: Run) -> None:
 
 
 def test_files_that_are_served_are_completed_and_no_agent_is_silent(
-    agent: StandIn, run: Run, tmp_path: Path
+    agent: StandIn, tmp_path: Path
 ) -> None:
     agent.well("list", answered(callback(), callback("logFailuresToDB.py", 6), callback(line=9)))
-    line = f"callback-agent log --pipe {agent.path} --path"
-    assert completed(run, f"{line} mail") == [["plain", "mail-status.qcb"]]
-    assert completed(run, f"{line} /farm/callback/l") == [
-        ["plain", "/farm/callback/logFailuresToDB.py"]
-    ]
-    by_variable = {"CALLBACK_AGENT_PIPE": agent.path}
-    assert len(completed(run, "callback-agent log --path ", **by_variable)) == 2
+
+    def found(typed: str, pipe: str) -> list[str]:
+        context = click.Context(click.Command("log"))
+        context.params["pipe"] = pipe
+        return [item.value for item in completing.served(context, click.Option(["--x"]), typed)]
+
+    assert found("mail", agent.path) == ["mail-status.qcb"]
+    assert found("/farm/callback/l", agent.path) == ["/farm/callback/logFailuresToDB.py"]
     agent.answers["list"] = {"callbacks": 5}
-    assert completed(run, f"{line} mail") == []
-    assert completed(run, f"callback-agent log --pipe {tmp_path}/none --path mail") == []
+    assert found("mail", agent.path) == []
+    assert found("mail", f"{tmp_path}/none") == []
 
 
 def test_directories_after_a_comma_are_completed(run: Run, tmp_path: Path) -> None:
@@ -103,7 +105,8 @@ SHELLS = {
     "bash": (["--norc", "--noprofile", "-i"], 'eval "$(callback-agent completion bash)"'),
     "zsh": (
         ["-f", "-i"],
-        'autoload -Uz compinit; compinit -D -u; eval "$(callback-agent completion zsh)"',
+        "unsetopt auto_remove_slash; autoload -Uz compinit; compinit -D -u;"
+        ' eval "$(callback-agent completion zsh)"',
     ),
     "fish": (["--no-config", "-i"], "callback-agent completion fish | source"),
 }
