@@ -39,7 +39,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from agent.core.quoting import escape_json
-from agent.rpc import bad_params, openrpc
+from agent.rpc import bad_params, not_json, openrpc
 from agent.rpc.bad_params import whole_numbers
 from agent.rpc.lines import MAX_LINE
 from agent.rpc.messages import (
