@@ -12,6 +12,7 @@ import click
 
 from agent.cli import log_following
 from agent.cli.asking import ask
+from agent.cli.completing import files, served
 from agent.cli.exits import NO_AGENT, USAGE, Failed
 from agent.cli.log_colour import coloured
 from agent.cli.log_entries import Entry, Wanted
@@ -19,6 +20,7 @@ from agent.cli.log_files import newest, whole_lines
 from agent.cli.log_times import convert
 from agent.cli.options import EnvOption, pipe_option
 from agent.cli.output import paint, report, say, write
+from agent.cli.usage import WholeNumber
 from agent.client import AgentError
 from agent.core.counting import count
 from agent.core.quoting import printable
@@ -36,7 +38,7 @@ EVENTS = ("started", "reloaded", "held", "restored", "stopped")
 @click.option(
     "-n",
     "--records",
-    type=click.IntRange(min=0),
+    type=WholeNumber(),
     metavar="N",
     help=f"Show the last N records. Default: {DEFAULT_RECORDS}, with --since or --until all.",
 )
@@ -57,6 +59,7 @@ EVENTS = ("started", "reloaded", "held", "restored", "stopped")
 @click.option(
     "--path",
     metavar="TEXT",
+    shell_complete=served,
     help="Show only records of files and directories whose path has this text in it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print records as JSON, one a line.")
@@ -66,6 +69,7 @@ EVENTS = ("started", "reloaded", "held", "restored", "stopped")
     envvar=TABLE["log"].variable,
     show_envvar=True,
     metavar="FILE",
+    shell_complete=files,
     help="The log; by default the agent's.",
 )
 @pipe_option

@@ -13,13 +13,14 @@ from agent.cli.completing import events
 from agent.cli.options import Command, code_option, json_option, pipe_option
 from agent.cli.output import utf8
 from agent.cli.rendering import JsonObject
+from agent.cli.usage import WholeNumber
 from agent.client import Client
 from agent.core.quoting import printable
 
 
 def _event_options(command: Command) -> Command:
     """The event, its job, the owner, and what occurred before."""
-    number = click.IntRange(min=0)
+    number = WholeNumber()
     options = [
         click.argument("event", metavar="EVENT", shell_complete=events),
         click.option("--job", type=number, metavar="ID", help="The event is of this job."),
@@ -53,6 +54,7 @@ def lookup(event: str, code: bool, as_json: bool, pipe: str | None, **about: Any
 
     With --job, --label, --parent or --pgrp, EVENT is an event of that job and its context is
     `self`.
+
     Exit status: 0 at least one enabled callback fires, 1 none.
     """
     params = _params(event, about)
@@ -77,7 +79,10 @@ def lookup(event: str, code: bool, as_json: bool, pipe: str | None, **about: Any
 @click.command()
 @_event_options
 def explain(event: str, code: bool, as_json: bool, pipe: str | None, **about: Any) -> int:
-    """As lookup, and say of every callback of EVENT's name and type why it fires or does not."""
+    """Show why callbacks fire on EVENT, and why others do not.
+
+    Shows every callback of EVENT's name and type, as lookup does, with the reason.
+    """
     params = _params(event, about)
     limit = screen.width()
     served: list[Any] = []

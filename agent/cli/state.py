@@ -45,7 +45,7 @@ def list_(code: bool, as_json: bool, pipe: str | None) -> int:
 @json_option
 @pipe_option
 def status(settings: bool, as_json: bool, pipe: str | None) -> int:
-    """Show the agent's health, directories and last reload, on one screen.
+    """Show the agent's health, directories and last reload.
 
     Exit status: 0 ok, 1 degraded.
     """
