@@ -20,7 +20,7 @@ from agent.cli.log_files import newest, whole_lines
 from agent.cli.log_times import convert
 from agent.cli.options import EnvOption, pipe_option
 from agent.cli.output import paint, report, say, write
-from agent.cli.usage import WholeNumber
+from agent.cli.usage import whole_number
 from agent.client import AgentError
 from agent.core.counting import count
 from agent.core.quoting import printable
@@ -38,7 +38,7 @@ EVENTS = ("started", "reloaded", "held", "restored", "stopped")
 @click.option(
     "-n",
     "--records",
-    type=WholeNumber(),
+    type=whole_number,
     metavar="N",
     help=f"Show the last N records. Default: {DEFAULT_RECORDS}, with --since or --until all.",
 )

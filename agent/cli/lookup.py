@@ -13,14 +13,14 @@ from agent.cli.completing import events
 from agent.cli.options import Command, code_option, json_option, pipe_option
 from agent.cli.output import utf8
 from agent.cli.rendering import JsonObject
-from agent.cli.usage import WholeNumber
+from agent.cli.usage import whole_number
 from agent.client import Client
 from agent.core.quoting import printable
 
 
 def _event_options(command: Command) -> Command:
     """The event, its job, the owner, and what occurred before."""
-    number = WholeNumber()
+    number = whole_number
     options = [
         click.argument("event", metavar="EVENT", shell_complete=events),
         click.option("--job", type=number, metavar="ID", help="The event is of this job."),

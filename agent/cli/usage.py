@@ -51,16 +51,8 @@ def meant(near: Sequence[str] | None) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-class WholeNumber(click.ParamType):
-    """A number without sign or fraction: an id or a count."""
-
-    name = "number"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """The number. Raises BadParameter."""
-        text = str(value)
-        if not (text.isascii() and text.isdecimal()):
-            self.fail(f"'{shown(text)}' is not a whole number from 0 up", param, ctx)
-        return int(text)
+def whole_number(text: str) -> int:
+    """A number without sign or fraction: an id or a count. Raises BadParameter."""
+    if not (text.isascii() and text.isdecimal()):
+        raise click.BadParameter(f"'{shown(text)}' is not a whole number from 0 up")
+    return int(text)
