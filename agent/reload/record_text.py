@@ -24,6 +24,8 @@ from agent.rpc.messages import Cause, Change, Diagnostic, Record
 MAX_NAMED = 3
 
 _HUNK = re.compile(r"@@ -(\d+)(?:,\d+)? \+(\d+)(?:,\d+)? @@")
+#: What a modified callback has.
+_WHAT = {"digest": "other code", "line": "another line", "enabled": "its language was switched"}
 _RANK = {"error": 0, "warning": 1, "note": 2}
 
 
@@ -243,7 +245,7 @@ def _changes(changes: Iterable[Change]) -> Iterator[str]:
         if kind == "moved":
             moved += 1
             continue
-        what = f"; another {' and '.join(change.what)}" if change.what else ""
+        what = "; " + ", ".join(_WHAT[name] for name in change.what) if change.what else ""
         place = f"(line {change.line}{what})"
         yield f"{kind}: {printable(change.path)}: {printable(change.trigger)} {place}"
     if moved:

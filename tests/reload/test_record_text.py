@@ -107,7 +107,7 @@ def test_callbacks_of_which_only_the_line_moved_are_one_line() -> None:
     first, *others = lines(causes=[CAUSE], changes=[moved, both, moved])
     assert ": 1 callback modified, 2 moved; generation 7, 41 callbacks served (" in first
     assert others == [
-        "    modified: /farm/callback/a.py: done-job-self (line 4; another digest and line)",
+        "    modified: /farm/callback/a.py: done-job-self (line 4; other code, another line)",
         "    moved: 2 callbacks to other lines",
     ]
     assert lines(changes=[moved])[1:] == ["    moved: 1 callback to other lines"]

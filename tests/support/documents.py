@@ -183,6 +183,7 @@ def rows(document: str) -> list[list[str]]:
 
 #: What differs from run to run. Of those in SAME, equal text means an equal thing.
 VARYING = {
+    "owner": r"\(\w+, \d\d:\d\d:\d\d\)",
     "digest": r"sha256:[0-9a-f]{64}",
     "process": r"(?<=\] )[\w.-]+\[\d+\](?=: )|(?<=, pid )\d+(?=, )",
     "local_time": r"(?<=^\[)[A-Z][a-z]{2} \d{2}, \d{4} \d{2}:\d{2}:\d{2}(?=\] )",
