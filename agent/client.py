@@ -418,6 +418,11 @@ class Client:
         result: HistoryResult = self._object(self.call("history", params, timeout))
         return result
 
+    def metrics(self, timeout: Optional[float] = None) -> Dict[str, str]:
+        """What is measured: `{text}`, in the OpenMetrics format."""
+        result: Dict[str, str] = self._object(self.call("metrics", {}, timeout))
+        return result
+
     def subscribe(self) -> "Subscription":
         """The records from now on, on a separate connection. See `Subscription`."""
         return Subscription(self.path, self.timeout)

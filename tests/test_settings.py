@@ -112,6 +112,7 @@ def test_a_hyphen_as_log_is_standard_output_and_no_file() -> None:
 def test_files_are_made_absolute_and_otherwise_left_as_they_are() -> None:
     """`link/../x` is elsewhere than `x`, if `link` is a link."""
     assert settings({"pipe": "link/../pipe"}).pipe == "/work/link/../pipe"
+    assert settings({"metrics_file": "a.prom"}).metrics_file == "/work/a.prom"
 
 
 def test_the_defaults_of_root() -> None:
@@ -128,6 +129,7 @@ def test_the_defaults_of_root() -> None:
         trusted_group="",
         pipe_group="",
         reload_for="all",
+        metrics_file="",
         sources=dict.fromkeys(TABLE, "default"),
     )
 
@@ -546,4 +548,5 @@ def test_the_settings_as_status_reports_them() -> None:
         "trusted_group": {"value": "", "source": "default"},
         "pipe_group": {"value": "", "source": "default"},
         "reload_for": {"value": "all", "source": "default"},
+        "metrics_file": {"value": "", "source": "default"},
     }

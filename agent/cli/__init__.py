@@ -32,6 +32,7 @@ _COMMANDS = {
     "list": ("state", "list_"),
     "log": ("log", "log"),
     "lookup": ("lookup", "lookup"),
+    "metrics": ("state", "metrics"),
     "reload": ("state", "reload"),
     "serve": ("serve", "serve"),
     "status": ("state", "status"),

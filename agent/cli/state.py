@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import click
@@ -11,10 +12,13 @@ from agent.cli.asking import show
 from agent.cli.health import health
 from agent.cli.options import code_option, json_option, pipe_option
 from agent.cli.rendering import JsonObject
+from agent.core.quoting import printable
 
 #: Seconds that `reload` waits. It may have to wait until a writer has finished, and read 100
 #: directories from a slow server.
 RELOAD_TIMEOUT = 120.0
+#: Seconds that `metrics` waits: the agent allows 20 s for one request, behind others.
+METRICS_TIMEOUT = 60.0
 
 
 @click.command("list")
@@ -56,6 +60,22 @@ def status(settings: bool, as_json: bool, pipe: str | None) -> int:
         pipe,
         as_json,
         status=lambda answer: 0 if answer["state"] == "ok" else 1,
+    )
+
+
+@click.command()
+@json_option
+@pipe_option
+def metrics(as_json: bool, pipe: str | None) -> int:
+    """Print what is measured, for Prometheus."""
+    # A terminal must not be driven by the name of a file; a program wants the name as it is.
+    safe = printable if sys.stdout is not None and sys.stdout.isatty() else str
+    return show(
+        lambda agent: agent.metrics(),
+        lambda answer: map(safe, answer["text"].removesuffix("\n").split("\n")),
+        pipe,
+        as_json,
+        timeout=METRICS_TIMEOUT,
     )
 
 

@@ -22,7 +22,10 @@ from agent.core.counting import count
 from agent.core.quoting import printable
 from agent.daemon import pipe_folder, process
 from agent.daemon.descriptors import raise_fd_limit
+from agent.daemon.match_file import MatchFile
+from agent.daemon.measuring import Measuring
 from agent.daemon.messages import MessageHandler
+from agent.daemon.metrics_file import MetricsFile
 from agent.daemon.signals import Signals
 from agent.daemon.systemd import Notify
 from agent.disk.permissions import Trust
@@ -32,6 +35,7 @@ from agent.reload.reloader import Reloader
 from agent.server.access import AccessPolicy
 from agent.server.handlers import Handlers
 from agent.server.listener import SOCKET_CHECK_INTERVAL, Pipe, PipeInUse
+from agent.server.matches import Matches
 from agent.server.service import Service
 from agent.settings import STANDARD_OUTPUT, TABLE, Given, Settings, SettingsError
 from agent.settings.host import Host
@@ -63,6 +67,9 @@ class _Agent:
     messages: MessageHandler
     signals: Signals
     timing: Timing
+    match_file: MatchFile
+    matches: Matches
+    metrics_file: MetricsFile | None
 
 
 def run(given: Mapping[str, Given], signals: Signals, timing: Timing = DEFAULTS) -> int:
@@ -123,7 +130,12 @@ def _start(
     read_settings = partial(settings.read, given, host=host)
     reloader = Reloader(read_settings, now, last_good, log, trust, timing)
     access = AccessPolicy(os.geteuid(), pipe_group, now.reload_for)
-    return _Agent(reloader, log, pipe, access, messages, signals, timing)
+    match_file = MatchFile(last_good.folder, trust)
+    metrics_file = MetricsFile(now.metrics_file) if now.metrics_file else None
+    return _Agent(
+        *(reloader, log, pipe, access, messages, signals, timing),
+        *(match_file, match_file.load(), metrics_file),
+    )
 
 
 def _with_stored(now: Settings, last_good: LastGood) -> Settings:
@@ -152,13 +164,14 @@ def _with_stored(now: Settings, last_good: LastGood) -> Settings:
 async def _serve(agent: _Agent) -> None:
     """Reload and answer until a signal says to stop, then end."""
     reloader, pipe = agent.reloader, agent.pipe
-    handlers = Handlers(reloader, pipe, agent.access, agent.messages)
+    handlers = Handlers(reloader, pipe, agent.access, agent.messages, agent.matches)
     service = Service(handlers, agent.timing.pipe)
+    measuring = Measuring(reloader, pipe, handlers, agent.match_file, agent.metrics_file)
     notify = Notify(os.environ)
     reloader.records.listeners.append(lambda _: notify.send(_status_line(reloader)))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(reloader.run)
-        tasks.start_soon(_listen, agent, service, notify)
+        tasks.start_soon(_listen, agent, service, measuring, notify)
         await _until_stopped(agent.signals, reloader)
         notify.send("STOPPING=1")
         pipe.stop_listening()
@@ -168,6 +181,10 @@ async def _serve(agent: _Agent) -> None:
             await reloader.stopped()
         except Exception as error:  # the agent stops all the same
             _logger.error("the last record could not be written: %r", error)
+    try:
+        await measuring.stop()
+    except Exception as error:
+        _logger.error("the last matches of callbacks could not be stored: %r", error)
     # After the last record, which subscribers receive.
     pipe.close()
 
@@ -181,7 +198,7 @@ async def _until_stopped(signals: Signals, reloader: Reloader) -> None:
         reloader.notice()
 
 
-async def _listen(agent: _Agent, service: Service, notify: Notify) -> None:
+async def _listen(agent: _Agent, service: Service, measuring: Measuring, notify: Notify) -> None:
     """Listen once the first index is ready, and keep listening."""
     # Meanwhile: an upgrade may remove the files of the package before they are needed.
     loading = asyncio.ensure_future(service.prepare())
@@ -196,6 +213,7 @@ async def _listen(agent: _Agent, service: Service, notify: Notify) -> None:
     notify.send("READY=1", _status_line(agent.reloader))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_keep_pipe, agent, service)
+        tasks.start_soon(measuring.run)
         if notify.interval is not None:
             tasks.start_soon(_feed_watchdog, notify, notify.interval)
 

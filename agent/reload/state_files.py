@@ -19,6 +19,8 @@ READS = 3
 _CODE = ".code"
 #: The end of the name of a file that is being written.
 _BEGUN = ".begun"
+#: The mode of a file that its owner alone may read.
+_PRIVATE = 0o600
 
 
 T = TypeVar("T")
@@ -75,16 +77,22 @@ def _read(path: str, most: int) -> bytes:
         return file.read(most)
 
 
-def replace(path: str, data: bytes) -> None:
-    """Write a file, whole or not at all. It has not reached the disk yet. Raises OSError."""
+def replace(path: str, data: bytes, mode: int = _PRIVATE, *, sync: bool = False) -> None:
+    """Write a file, whole or not at all. With `sync`, its bytes have reached the disk before it
+    takes the place of the old one, else it may be lost. Raises OSError."""
     begun = f"{path}{_BEGUN}"
     try:
         # Left by a crash, or not a file of the agent. Opening a FIFO would wait.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(begun)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        with os.fdopen(os.open(begun, flags, 0o600), "wb") as file:
+        with os.fdopen(os.open(begun, flags, mode), "wb") as file:
+            if mode != _PRIVATE:
+                os.fchmod(file.fileno(), mode)  # whatever the umask
             file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.rename(begun, path)
     except OSError:
         with contextlib.suppress(OSError):

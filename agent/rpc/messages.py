@@ -647,6 +647,13 @@ class DirectoryStatus(_Result, frozen=True, kw_only=True):
     digest: Annotated[str, _described("names what is served of it")]
 
 
+class LookupCounts(_Result, frozen=True, kw_only=True):
+    """How many lookups were answered."""
+
+    total: Annotated[int, Meta(description="since the start", ge=0)]
+    per_second: Annotated[float, Meta(description="on average over the last 5 s", ge=0)]
+
+
 class SettingStatus(_Result, frozen=True, kw_only=True):
     """The value of one setting, and its source."""
 
@@ -676,6 +683,7 @@ class StatusResult(_Result, frozen=True, kw_only=True):
     clients: Annotated[
         int, Meta(description="how many are connected besides the one that asks", ge=0)
     ]
+    lookups: Annotated[LookupCounts, _described("those that were refused do not count")]
     notes: Annotated[
         list[str],
         _described(
@@ -696,6 +704,12 @@ class SubscribeResult(_Result, frozen=True, kw_only=True):
 
     generation: _Generation
     digest: _IndexDigest
+
+
+class MetricsResult(_Result, frozen=True, kw_only=True):
+    """What is measured."""
+
+    text: Annotated[str, _described("in the OpenMetrics format, version 1.0.0")]
 
 
 class EmptyResult(_Result, frozen=True, kw_only=True):
@@ -799,6 +813,7 @@ _EXAMPLE_STATUS = StatusResult(
         **_RECORD, omitted=Omitted(changes=1, held=0, diagnostics=0, causes=0)
     ),
     clients=2,
+    lookups=LookupCounts(total=120000, per_second=31.4),
     notes=[],
 )
 
@@ -874,6 +889,19 @@ METHODS: Final[Mapping[str, Method]] = {
     ),
     "unsubscribe": Method(
         "Send no more records.", NoParams, EmptyResult, (NoParams(), EmptyResult())
+    ),
+    "metrics": Method(
+        "What is measured, for Prometheus and what reads its format.",
+        NoParams,
+        MetricsResult,
+        (
+            NoParams(),
+            MetricsResult(
+                text="# HELP callback_agent_generation Accepted indexes since the start.\n"
+                "# TYPE callback_agent_generation gauge\ncallback_agent_generation 3.0\n# EOF\n"
+            ),
+        ),
+        errors=(REFUSED,),
     ),
     "rpc.discover": Method(
         "This document.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import TypeVar
@@ -13,24 +14,11 @@ from msgspec import UNSET
 from agent.core.diagnostic import Diagnostic
 from agent.core.index import Callback, Index, Match
 from agent.core.quoting import encodable, escape_json
-from agent.rpc import jsonrpc, messages, owners, question
-from agent.rpc.messages import REQUEST_TYPES, ExplainParams, LookupParams, Request
+from agent.rpc import messages, owners, question
+from agent.rpc.messages import ExplainParams, LookupParams
 
 _encode = msgspec.json.Encoder().encode
 
-#: Bytes of the results that are cached, with their parameters: some 20,000 usual ones. A farm asks
-#: for some hundred different events in a second.
-MAX_CACHE_BYTES = 16 << 20
-#: Bytes of one cached result besides its own and its parameters': measured, of objects and table.
-ENTRY_OVERHEAD = 512
-#: Bytes of parameters whose result is cached. Those of a real request have some hundred.
-MAX_CACHED_PARAMS = 4096
-#: Bytes of a result up to which it is answered in a batch of thousands of requests.
-MAX_BATCHED_RESULT = 4096
-#: Callbacks of a result, and bytes of code in it, up to which it is encoded on the loop. Each of
-#: these takes about a millisecond.
-QUICK_CALLBACKS = 500
-QUICK_CODE_BYTES = 1 << 18
 #: Bytes of a record in `status`, and items of each of its lists: as much as a person reads.
 MAX_SUMMARY_BYTES = 32 << 10
 MAX_SUMMARY_ITEMS = 100
@@ -39,12 +27,13 @@ Spend = Callable[[int], None]
 """Called between two steps of long work with the bytes of result that were made, which may be 0. It
 raises to end the work."""
 
-_LINE = b'{"jsonrpc":"2.0","id":%d,"result":%b}\n'
-
-_LookupRequest = REQUEST_TYPES["lookup"]
-
 _C = TypeVar("_C", bound=messages.Callback)
 _T = TypeVar("_T")
+
+Found = Sequence[Callback]
+"""The callbacks that fire for one event."""
+Counted = Sequence[tuple[Found, int]]
+"""Callbacks that fire, and how often."""
 
 
 def encode(value: object) -> bytes:
@@ -56,131 +45,55 @@ def no_limit(size: int) -> None:
     """A `Spend` that never raises."""
 
 
-class NotQuick(Exception):
-    """Too slow or too large to answer in a batch, or on the loop that serves."""
+def _nothing(counted: Counted) -> None:
+    """Counts nothing."""
 
 
-class LookupCache:
-    """Results of `lookup` on one index, encoded. It never holds more than `max_bytes`.
+def lookup(
+    index: Index,
+    params: LookupParams,
+    spend: Spend = no_limit,
+    done: Callable[[Counted], None] = _nothing,
+) -> bytes:
+    """The result of `lookup`. Raises BadText, and what `spend` raises.
 
-    A result is found by its parameters, or, since most events of a farm are asked for only once
-    (the frame is in them), by the callbacks that fire. Each index has a new cache, so that no
-    result outlives its index.
+    `done` is called with the callbacks that fire when the result is made, with the number of owners
+    for whom they do.
     """
-
-    __slots__ = ("_index", "_max_bytes", "_results", "_size")
-
-    def __init__(self, index: Index, max_bytes: int = MAX_CACHE_BYTES) -> None:
-        self._index = index
-        self._max_bytes = max_bytes
-        #: By parameters; and by whether code is wanted and the identity of each callback.
-        self._results: dict[LookupParams | tuple[int, ...], bytes] = {}
-        self._size = 0
-
-    def result(self, params: LookupParams, late: Callable[[], bool] = lambda: False) -> bytes:
-        """The result of `lookup`. Raises BadText; and NotQuick if it takes long, or `late()` is
-        true before it is computed."""
-        known = self._results.get(params)
-        return self._compute(params, late) if known is None else known
-
-    def responses(self, requests: Sequence[Request], late: Callable[[], bool]) -> list[bytes]:
-        """The response to each request. Raises NotQuick or BadText if any of them is not a lookup
-        with a small result that is known, or computed before `late()` is true."""
-        known = self._results
-        responses = []
-        for request in requests:
-            if type(request) is not _LookupRequest:
-                raise NotQuick
-            encoded = known.get(request.params) or self._compute(request.params, late)
-            if len(encoded) > MAX_BATCHED_RESULT:
-                raise NotQuick
-            identity = request.id
-            # Not `jsonrpc.result` for usual ids: the call would cost every lookup.
-            if type(identity) is int:
-                responses.append(_LINE % (identity, encoded))
-            else:
-                responses.append(jsonrpc.result(identity, encoded))
-        return responses
-
-    def _compute(self, params: LookupParams, late: Callable[[], bool]) -> bytes:
-        def check() -> None:
-            if late():
-                raise NotQuick
-
-        check()
-        if params.owners is not None or question.is_heavy(params):
-            raise NotQuick
-        one = question.of(params, check)
-        found = self._index.lookup(one.event, one.occurred, check, one.pending)
-        if not _is_quick(found, params.code):
-            raise NotQuick
-        if found.partial:
-            encoded = _lookup(self._index, found, params.code, no_limit)
-        else:
-            fires = (params.code, *map(id, found.callbacks))
-            known = self._results.get(fires)
-            encoded = known or _lookup(self._index, found, params.code, no_limit)
-            if known is None:
-                self._store(fires, 8 * len(fires), encoded)
-        self._store(params, _size(params), encoded)
-        return encoded
-
-    def _store(self, key: LookupParams | tuple[int, ...], size: int, encoded: bytes) -> None:
-        """Store a result under a key of `size` bytes."""
-        if size > MAX_CACHED_PARAMS:
-            return
-        size += len(encoded) + ENTRY_OVERHEAD
-        if self._size + size > self._max_bytes:
-            # Computing a result again is cheap; an order of use would cost every lookup.
-            self._results.clear()
-            self._size = 0
-        self._results[key] = encoded
-        self._size += size
-
-
-def _size(params: LookupParams) -> int:
-    """The bytes of parameters, about."""
-    if type(params.event) is str and params.owner is None and not params.occurred:
-        return len(params.event)
-    return len(_encode(params))
-
-
-def _is_quick(found: Match, code: bool) -> bool:
-    """Whether a result is encoded within about a millisecond."""
-    if len(found.callbacks) + len(found.partial) > QUICK_CALLBACKS:
-        return False
-    if not code:
-        return True
-    size = sum(len(c.implementation.code) for c in found.callbacks)
-    size += sum(len(c.implementation.code) for c, _ in found.partial)
-    return size <= QUICK_CODE_BYTES
-
-
-def lookup(index: Index, params: LookupParams, spend: Spend = no_limit) -> bytes:
-    """The result of `lookup`. Raises BadText, and what `spend` raises."""
 
     def check() -> None:
         spend(0)
 
     if params.owners is not None:
-        return _for_owners(index, params, spend, check)
+        return _for_owners(index, params, spend, check, done)
     one = question.of(params, check)
     found = index.lookup(one.event, one.occurred, check, one.pending)
-    return _lookup(index, found, params.code, spend)
+    encoded = encoded_match(index, found, params.code, spend)
+    done([(found.callbacks, 1)])
+    return encoded
 
 
 def _for_owners(
-    index: Index, params: LookupParams, spend: Spend, check: Callable[[], None]
+    index: Index,
+    params: LookupParams,
+    spend: Spend,
+    check: Callable[[], None],
+    done: Callable[[Counted], None],
 ) -> bytes:
     found = owners.matches(index, params, check)
     unique = owners.callbacks(index, found)
     listed = (_callback(messages.Callback, c, params.code) for c in unique)
-    return _result(
+    encoded = _result(
         index, spend, callbacks=map(encode, listed), owners=owners.encoded(found, unique)
     )
+    # Owners to whom the event looks the same share one match.
+    numbers = Counter(map(id, found))
+    done([(match.callbacks, numbers.pop(id(match))) for match in found if id(match) in numbers])
+    return encoded
 
 
-def _lookup(index: Index, found: Match, code: bool, spend: Spend) -> bytes:
+def encoded_match(index: Index, found: Match, code: bool, spend: Spend) -> bytes:
+    """The result of a lookup that found this. Raises what `spend` raises."""
     callbacks = (_callback(messages.Callback, c, code) for c in found.callbacks)
     partial = (
         _callback(messages.PartialCallback, c, code, missing=str(missing))
@@ -227,6 +140,15 @@ def callbacks(index: Index, code: bool, spend: Spend = no_limit) -> bytes:
     """The result of `list`. Raises what `spend` raises."""
     listed = (_callback(messages.Callback, c, code) for c in index.callbacks())
     return _result(index, spend, callbacks=map(encode, listed))
+
+
+def text(pieces: Iterable[bytes], spend: Spend) -> bytes:
+    """A result that is a text, from its pieces in UTF-8. Raises what `spend` raises."""
+    encoded = [b'{"text":"']
+    for piece in pieces:
+        encoded.append(encode(piece.decode())[1:-1])
+        spend(len(encoded[-1]))
+    return b"".join((*encoded, b'"}'))
 
 
 def _result(index: Index, spend: Spend, **lists: Iterable[bytes]) -> bytes:

@@ -28,6 +28,9 @@ MAX_COALESCED_READ = 4096
 #: Bytes from which only the shortest reads are still added: some hundred lookups, which take about
 #: half a millisecond.
 MAX_COALESCED = 1 << 15
+#: One of so many turns is measured: measuring each would cost every lookup. A prime, so that it is
+#: not always the same of several clients that take turns.
+MEASURED_TURNS = 17
 #: Bytes of a read that is always added: a few lookups. A thousand of them take some 10 ms.
 SHORT_READ = 512
 
@@ -65,6 +68,10 @@ class Answering(Protocol):
         """The response to each request; None if any of them cannot be answered at once."""
         ...
 
+    def measured(self, seconds: float, number: int) -> None:
+        """So many lookups took so many seconds each."""
+        ...
+
 
 class Batcher:
     """What idle clients sent in one turn of the event loop.
@@ -80,6 +87,9 @@ class Batcher:
         self._clients: list[Client] = []
         self._parts: list[bytes] = []
         self._size = 0
+        #: Turns until one is measured, and when the reads of that one began.
+        self._unmeasured = 0
+        self._began = 0.0
 
     def add(self, client: Client, data: bytes) -> None:
         """Answer this read at the end of the turn, or leave it to the client's own queue."""
@@ -90,6 +100,8 @@ class Batcher:
         parts = self._parts
         if not parts:
             self._loop.call_soon(self.flush)
+            if not self._unmeasured:
+                self._began = time.monotonic()
         self._clients.append(client)
         parts.append(data)
         self._size += size
@@ -98,7 +110,8 @@ class Batcher:
         """Answer what was added."""
         clients, parts = self._clients, self._parts
         self._clients, self._parts, self._size = [], [], 0
-        if self.answer(clients, parts):
+        began, self._began = self._began, 0.0
+        if self.answer(clients, parts, began):
             return
         # One of them is something else. The others do not wait for it.
         several = len(parts) > 1
@@ -108,8 +121,13 @@ class Batcher:
             if not (quick and self.answer([client], [data])):
                 client.feed(data)
 
-    def answer(self, clients: list[Client], parts: list[bytes]) -> bool:
-        """Answer these reads at once; False if that cannot be done."""
+    def answer(self, clients: list[Client], parts: list[bytes], began: float = 0.0) -> bool:
+        """Answer these reads at once; False if that cannot be done.
+
+        `began` is the monotonic time in seconds of the first of them, 0 for now.
+        """
+        if not self._unmeasured and not began:
+            began = time.monotonic()
         try:
             requests = jsonrpc.read_together(parts)
         except Exception:  # such as MemoryError: contained where each is answered alone
@@ -128,6 +146,11 @@ class Batcher:
                 sent = 0  # `write` meets the error again, and handles it
             if sent != len(line):
                 client.write(line[sent:])
+        if self._unmeasured:
+            self._unmeasured -= 1
+        else:
+            self._unmeasured = MEASURED_TURNS - 1
+            self._service.measured(time.monotonic() - began, MEASURED_TURNS * len(requests or ()))
         return True
 
 

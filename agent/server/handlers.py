@@ -10,6 +10,7 @@ Every result is of the index that is current when the request is read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,12 +23,14 @@ from agent.core.index import Index
 from agent.core.quoting import encodable
 from agent.reload.reloader import Reloader
 from agent.rpc import jsonrpc, openrpc, results
+from agent.rpc.lookup_cache import NotQuick
 from agent.rpc.messages import (
     CodeParams,
     EmptyResult,
     ExplainParams,
     HistoryParams,
     ListParams,
+    LookupCounts,
     LookupParams,
     NoParams,
     StatusResult,
@@ -36,10 +39,16 @@ from agent.rpc.results import Spend
 from agent.server.access import AccessPolicy
 from agent.server.batcher import TIME_SLICE
 from agent.server.listener import Pipe
+from agent.server.lookups import Lookups
+from agent.server.matches import Matches
+from agent.server.metrics import Metrics
 from agent.server.shared import Client
 
 #: Seconds for which the result of `list` is cached, so that clients that ask at once share it.
 LIST_CACHE_SECONDS = 5.0
+
+#: Seconds in which the counters must have been read. It takes some milliseconds.
+SETTLE_SECONDS = 10.0
 
 Outcome = bytes | Callable[[Spend], bytes] | Awaitable[bytes]
 Handler = Callable[[Any, Client], Outcome]
@@ -58,7 +67,15 @@ class Notes(Protocol):
 class Handlers:
     """The functions that answer requests, by method, and what they need."""
 
-    def __init__(self, reloader: Reloader, pipe: Pipe, access: AccessPolicy, notes: Notes) -> None:
+    def __init__(
+        self,
+        reloader: Reloader,
+        pipe: Pipe,
+        access: AccessPolicy,
+        notes: Notes,
+        matches: Matches | None = None,
+    ) -> None:
+        """`matches` holds what was counted before the start."""
         self._reloader = reloader
         self._access = access
         self._pipe = pipe
@@ -66,7 +83,8 @@ class Handlers:
         self._began = time.monotonic()
         self._subscribers: set[Client] = set()
         self._document: bytes | None = None
-        self.cache = results.LookupCache(reloader.index)
+        self.lookups = Lookups(reloader.index, matches or Matches())
+        self.metrics = Metrics(reloader, self.lookups, version)
         #: Results of `list`, without and with code.
         self._lists: dict[bool, bytes] = {}
         self._list_timer: asyncio.TimerHandle | None = None
@@ -80,15 +98,17 @@ class Handlers:
             "history": self._history,
             "subscribe": self._subscribe,
             "unsubscribe": self._unsubscribe,
+            "metrics": self._metrics,
             "rpc.discover": self._discover,
         }
         reloader.swapped.append(self._use_new_index)
         reloader.records.listeners.append(self._notify)
 
     def load(self) -> None:
-        """Load what is needed late: for refused requests, `status` and `rpc.discover`. It takes
-        some 100 ms and is meant for a thread."""
+        """Load what is needed late: for refused requests, `status`, `metrics` and `rpc.discover`.
+        It takes some 100 ms and is meant for a thread."""
         version()
+        self.metrics.load()
         openrpc.build_validators()
         self._document = _encoded_document()
 
@@ -97,7 +117,7 @@ class Handlers:
         self._subscribers.discard(connection)
 
     def _use_new_index(self) -> None:
-        self.cache = results.LookupCache(self._reloader.index)
+        self.lookups.use(self._reloader.index)
         self._lists = {}
 
     def _notify(self, record: bytes) -> None:
@@ -108,14 +128,17 @@ class Handlers:
     # One function for each method -----------------------------------------------------------------
 
     def _lookup(self, params: LookupParams, connection: Client) -> Outcome:
-        if params.owners is not None:
-            # Hashing thousands of owners to find a cached result would take milliseconds.
-            return partial(results.lookup, self._reloader.index, params)
-        until = time.monotonic() + TIME_SLICE
-        try:
-            return self.cache.result(params, lambda: time.monotonic() > until)
-        except results.NotQuick:
-            return partial(results.lookup, self._reloader.index, params)
+        began = time.monotonic()
+        # Hashing thousands of owners to find a cached result would take milliseconds.
+        if params.owners is None:
+            with contextlib.suppress(NotQuick):
+                result = self.lookups.cache.result(
+                    params, lambda: time.monotonic() > began + TIME_SLICE
+                )
+                self.lookups.answered(began)
+                return result
+        done = partial(self.lookups.offloaded, began)
+        return partial(results.lookup, self._reloader.index, params, done=done)
 
     def _explain(self, params: ExplainParams, connection: Client) -> Outcome:
         return partial(results.explain, self._reloader.index, params)
@@ -155,6 +178,9 @@ class Handlers:
                 settings=settings,
                 last_reload=last,
                 clients=len(self._pipe.clients - {connection}),
+                lookups=LookupCounts(
+                    total=self.lookups.total, per_second=round(self.lookups.per_second, 1)
+                ),
                 notes=[*map(encodable, reloader.notes), *self._notes.last],
             )
         )
@@ -175,6 +201,17 @@ class Handlers:
     def _unsubscribe(self, params: NoParams, connection: Client) -> Outcome:
         self._subscribers.discard(connection)
         return results.encode(EmptyResult())
+
+    def _metrics(self, params: NoParams, connection: Client) -> Outcome:
+        loop = asyncio.get_running_loop()
+        settled = asyncio.run_coroutine_threadsafe(self.lookups.settle(), loop)
+        clients = len(self._pipe.clients)
+
+        def compute(spend: Spend) -> bytes:
+            settled.result(SETTLE_SECONDS)
+            return results.text(self.metrics.text(clients), spend)
+
+        return compute
 
     def _discover(self, params: NoParams, connection: Client) -> Outcome:
         return self._document or (lambda spend: _encoded_document())

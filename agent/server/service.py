@@ -48,9 +48,14 @@ class Service:
         """The response to each request; None if any of them cannot be answered at once."""
         until = time.monotonic() + TIME_SLICE
         try:
-            return self._handlers.cache.responses(requests, lambda: time.monotonic() > until)
+            cache = self._handlers.lookups.cache
+            return cache.responses(requests, lambda: time.monotonic() > until)
         except Exception:  # `answer` meets it again, and says which request it is
             return None
+
+    def measured(self, seconds: float, number: int) -> None:
+        """So many lookups took so many seconds each."""
+        self._handlers.lookups.durations.observe(seconds, number)
 
     def answer(self, request: Request, connection: Client) -> Line | Awaitable[Line]:
         """The response to a request; an awaitable of it if it takes long."""

@@ -50,6 +50,10 @@ def _path_or_standard_output(value: str, host: Host) -> str:
     return value if value == STANDARD_OUTPUT else host.absolute(value)
 
 
+def _path_if_given(value: str, host: Host) -> str:
+    return host.absolute(value) if value else ""
+
+
 def _text(value: str, host: Host) -> str:
     return value
 
@@ -190,6 +194,17 @@ class Settings:
             choices=("all", "owner"),
             help="Who may ask for a reload; by default all who may connect.",
             default=lambda environ, host: "all",
+        )
+    )
+    #: A file of metrics for the node exporter, empty for none.
+    metrics_file: str = field(
+        metadata=_row(
+            flag="--metrics-file",
+            variable="CALLBACK_AGENT_METRICS_FILE",
+            metavar="FILE",
+            help="Write the metrics to this file, for node_exporter's textfile collector.",
+            default=lambda environ, host: "",
+            convert=_path_if_given,
         )
     )
     #: By setting: the flag, the variable, `path:line` of qb.conf, or `default`.

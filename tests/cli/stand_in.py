@@ -131,6 +131,7 @@ def health(**fields: Any) -> dict[str, Any]:
         },
         "last_reload": summary(record()),
         "clients": 1,
+        "lookups": {"total": 7, "per_second": 0.5},
         "notes": [],
         **fields,
     }

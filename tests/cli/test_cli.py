@@ -181,6 +181,7 @@ def test_status_says_the_state_first_and_last(agent: StandIn, run: Run) -> None:
         "state: ok",
         "callbacks: 1 served",
         "last change: 2 min 5 s ago, generation 2, sha256:index",
+        "lookups: 0.5 per second, 7 in all",
         "agent: version 0.1.0, pid 1234, up 1 h 2 min, 1 client",
         "last reload: 2014-01-20 17:58:36 reloaded, 2 ms",
         "directory: /farm/callback  1 callback  by events",
@@ -190,10 +191,10 @@ def test_status_says_the_state_first_and_last(agent: StandIn, run: Run) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     with_settings = run("status", "--settings", "--pipe", agent.path, TZ="UTC").stdout
     assert with_settings.splitlines() == [
-        *lines[:6],
+        *lines[:7],
         "setting: pipe       /run/x/pipe  (--pipe)",
         "setting: languages  mail,qube  (/etc/qb.conf:12)",
-        *lines[6:],
+        *lines[7:],
     ]
     held = {"path": "/farm", "callbacks": 2, "held": "fault", "watch": "scan", "digest": "d"}
     agent.well("status", health(state="degraded", directories=[held]))

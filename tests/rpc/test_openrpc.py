@@ -358,6 +358,7 @@ STATUS = {
     "settings": {"pipe": {"value": "/p", "source": "default"}},
     "last_reload": summary(RECORD),
     "clients": 1,
+    "lookups": {"total": 7, "per_second": 0.5},
     "notes": ["n"],
 }
 GOOD: list[tuple[type[Struct], Any]] = [

@@ -13,10 +13,10 @@ import pytest
 
 from agent.core.index import Index, ServedDirectory
 from agent.core.unit import Implementation
-from agent.rpc import jsonrpc, results
+from agent.rpc import jsonrpc, lookup_cache, results
+from agent.rpc.lookup_cache import LookupCache, NotQuick
 from agent.rpc.messages import REQUEST_TYPES, LookupParams, Request
 from agent.rpc.question import QUICK_CHARACTERS, BadText
-from agent.rpc.results import LookupCache, NotQuick
 from support.indexes import served, unit
 
 
@@ -101,6 +101,10 @@ def test_the_cache_is_bounded_by_bytes() -> None:
         most = max(most, len(found))
         size = sum(map(sys.getsizeof, found))
         size += sum(sys.getsizeof(p.event) for p in found if isinstance(p, LookupParams))
+        answers = [one for one in found if isinstance(one, tuple) and isinstance(one[0], bytes)]
+        size += sum(sys.getsizeof(encoded) for encoded, _ in answers)
+        tallies = {id(tally): tally for _, tally in answers}.values()
+        size += sum(sys.getsizeof(tally) + sys.getsizeof(tally.found) for tally in tallies)
         assert size <= 20_000
     assert most > 20, "results are cached"
 
@@ -127,7 +131,7 @@ def test_a_large_result_is_not_answered_in_a_batch() -> None:
     for code in (False, True):
         with pytest.raises(NotQuick):
             cache.responses(requests(event, code=code), never)
-    assert len(cache.result(LookupParams(event))) > results.MAX_BATCHED_RESULT
+    assert len(cache.result(LookupParams(event))) > lookup_cache.MAX_BATCHED_RESULT
 
 
 def test_code_is_what_is_served_and_nothing_else() -> None:

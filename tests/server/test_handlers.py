@@ -11,8 +11,8 @@ import pytest
 
 from agent.core import index
 from agent.rpc import jsonrpc, results
+from agent.rpc.lookup_cache import MAX_BATCHED_RESULT, LookupCache, NotQuick
 from agent.rpc.messages import INTERNAL_ERROR, METHODS, LookupParams
-from agent.rpc.results import LookupCache
 from agent.server import offload
 from agent.timing import PipeLimits, Timing
 from support.agents import Agent, running, wait_for, write
@@ -133,7 +133,7 @@ def test_whatever_one_request_raises_is_its_own_error(tmp_path: Path, where: str
     agent = patched(
         tmp_path,
         "import agent.rpc.results as a\n"
-        "def fails(*_):\n"
+        "def fails(*_, **__):\n"
         "    raise MemoryError\n"
         f"a.{where} = fails\n"
         "a.question.is_heavy = lambda _: True",
@@ -225,7 +225,7 @@ def test_an_answer_that_is_too_long_for_a_batch_is_worked_out_once(
     line = b'{"jsonrpc":"2.0","id":1,"method":"lookup","params":{"event":"%b"}}\n' % event.encode()
     requests = jsonrpc.read_together([line])
     assert requests is not None
-    with pytest.raises(results.NotQuick):
+    with pytest.raises(NotQuick):
         cache.responses(requests, lambda: False)
-    assert len(cache.result(LookupParams(event))) > results.MAX_BATCHED_RESULT
+    assert len(cache.result(LookupParams(event))) > MAX_BATCHED_RESULT
     assert len(calls) == 1

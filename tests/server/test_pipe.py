@@ -134,6 +134,7 @@ def test_every_methods_result_holds_to_its_schema(site: Site) -> None:
         ("history", {"limit": 1}),
         ("subscribe", {}),
         ("unsubscribe", {}),
+        ("metrics", {}),
         ("rpc.discover", {}),
     ]
     assert {method for method, _ in calls} == set(METHODS)

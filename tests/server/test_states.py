@@ -75,6 +75,9 @@ class Service:
     def forget(self, connection: Client) -> None:
         pass
 
+    def measured(self, seconds: float, number: int) -> None:
+        pass
+
     def report(self, message: str) -> None:
         self.reports.append(message)
 

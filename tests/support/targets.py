@@ -25,6 +25,7 @@ from agent.core.unit import Implementation, Registration, Unit
 from agent.reload import syntax_check
 from agent.rpc import jsonrpc, results
 from agent.rpc.lines import Lines
+from agent.rpc.lookup_cache import LookupCache, NotQuick
 from agent.rpc.messages import INVALID_PARAMS, Request
 from agent.rpc.question import BadText
 from agent.settings.host import Host
@@ -141,8 +142,8 @@ def pipe(data: bytes) -> None:
             raise AssertionError("a blank line was answered")
     requests = jsonrpc.read_together([data]) if data else None
     if requests:
-        with contextlib.suppress(results.NotQuick, BadText):
-            assert results.LookupCache(INDEX).responses(requests, bool) == answers[:-1]
+        with contextlib.suppress(NotQuick, BadText):
+            assert LookupCache(INDEX).responses(requests, bool) == answers[:-1]
 
 
 def _are_findings(findings: list[Diagnostic] | tuple[Diagnostic, ...], data: bytes) -> None:

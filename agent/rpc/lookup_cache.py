@@ -1,0 +1,226 @@
+"""Answers lookups on one index from a cache of encoded results, and counts them. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from agent.core.index import Index, Match
+from agent.rpc import question
+from agent.rpc.jsonrpc import result as result_line
+from agent.rpc.messages import REQUEST_TYPES, LookupParams, Request
+from agent.rpc.results import Counted, Found, encoded_match, no_limit
+
+_encode = msgspec.json.Encoder().encode
+
+#: Bytes of the results that are cached, with their parameters: some 20,000 usual ones. A farm asks
+#: for some hundred different events in a second.
+MAX_CACHE_BYTES = 16 << 20
+#: Bytes of one cached result besides its own and its parameters': measured, of objects and table.
+ENTRY_OVERHEAD = 512
+#: Bytes of one tally, besides those of its callbacks.
+TALLY_BYTES = 160
+#: Bytes of parameters whose result is cached. Those of a real request have some hundred.
+MAX_CACHED_PARAMS = 4096
+#: Bytes of a result up to which it is answered in a batch of thousands of requests.
+MAX_BATCHED_RESULT = 4096
+#: Callbacks of a result, and bytes of code in it, up to which it is encoded on the loop. Each of
+#: these takes about a millisecond.
+QUICK_CALLBACKS = 500
+QUICK_CODE_BYTES = 1 << 18
+
+_LINE = b'{"jsonrpc":"2.0","id":%d,"result":%b}\n'
+
+_LookupRequest = REQUEST_TYPES["lookup"]
+
+
+class NotQuick(Exception):
+    """Too slow or too large to answer in a batch, or on the loop that serves."""
+
+
+class Tally:
+    """How many lookups found these callbacks, since the cache was last drained."""
+
+    __slots__ = ("count", "found")
+
+    def __init__(self, found: Found) -> None:
+        self.found = found
+        self.count = 0
+
+
+_Answer = tuple[bytes, Tally]
+_Key = LookupParams | tuple[int, ...]
+
+
+class LookupCache:
+    """Results of `lookup` on one index, encoded. It never holds more than `max_bytes`.
+
+    A result is found by its parameters, or, since most events of a farm are asked for only once
+    (the frame is in them), by the callbacks that fire. Each index has a new cache, so that no
+    result outlives its index.
+
+    It counts the lookups that it answers: one tally for each result that is encoded. `drain` says
+    what was counted.
+    """
+
+    __slots__ = ("_index", "_large", "_max_bytes", "_results", "_retired", "_size", "_tallies")
+
+    def __init__(self, index: Index, max_bytes: int = MAX_CACHE_BYTES) -> None:
+        self._index = index
+        self._max_bytes = max_bytes
+        #: By parameters; and by whether code is wanted and the identity of each callback.
+        self._results: dict[_Key, _Answer] = {}
+        #: The same for results that are too large for a batch.
+        self._large: dict[_Key, _Answer] = {}
+        self._size = 0
+        #: The tallies of all results since the cache was last emptied, and those from before.
+        self._tallies: list[Tally] = []
+        self._retired: list[Tally] = []
+
+    @property
+    def counted(self) -> int:
+        """How many lookups were answered since the last `drain`."""
+        return sum(t.count for t in self._tallies) + sum(t.count for t in self._retired)
+
+    def drain(self) -> Counted:
+        """Which callbacks fired in how many of the lookups that were answered since the last call.
+
+        Must not be called while lookups are being answered.
+        """
+        tallies, self._retired = [*self._retired, *self._tallies], []
+        counted = [(tally.found, tally.count) for tally in tallies if tally.count]
+        for tally in tallies:
+            tally.count = 0
+        return counted
+
+    def result(self, params: LookupParams, late: Callable[[], bool] = lambda: False) -> bytes:
+        """The result of `lookup`. Raises BadText; and NotQuick if it takes long, or `late()` is
+        true before it is computed."""
+        encoded, tally = self._known(params) or self._compute(params, late)
+        tally.count += 1
+        return encoded
+
+    def responses(self, requests: Sequence[Request], late: Callable[[], bool]) -> list[bytes]:
+        """The response to each request. Raises NotQuick or BadText if any of them is not a lookup
+        with a small result that is known, or computed before `late()` is true."""
+        known = self._results
+        responses = []
+        try:
+            # Only lookups are known. Each step here costs every lookup.
+            for request in requests:
+                answer = known.get(request.params)
+                if answer is None:
+                    break
+                encoded, tally = answer
+                tally.count += 1
+                identity = request.id
+                # Not `result_line` for usual ids: the call would cost every lookup.
+                if type(identity) is int:
+                    responses.append(_LINE % (identity, encoded))
+                else:
+                    responses.append(result_line(identity, encoded))
+            else:
+                return responses
+        except TypeError:  # parameters of another method, with a list
+            pass
+        return self._new_responses(requests, len(responses), late)
+
+    def _new_responses(
+        self, requests: Sequence[Request], counted: int, late: Callable[[], bool]
+    ) -> list[bytes]:
+        """As `responses`. So many of the requests are known, and were counted already."""
+        # If one of them is refused, all are answered, and counted, alone.
+        for request in requests[:counted]:
+            self._results[request.params][1].count -= 1
+        answers = [self._small(request, late) for request in requests]
+        for _, tally in answers:
+            tally.count += 1
+        return [
+            result_line(request.id, encoded)
+            for request, (encoded, _) in zip(requests, answers, strict=True)
+        ]
+
+    def _known(self, key: _Key) -> _Answer | None:
+        return self._results.get(key) or self._large.get(key)
+
+    def _small(self, request: Request, late: Callable[[], bool]) -> _Answer:
+        """As `_compute`. Raises NotQuick also if it is not a lookup with a small result."""
+        if type(request) is not _LookupRequest:
+            raise NotQuick
+        answer = self._known(request.params) or self._compute(request.params, late)
+        if len(answer[0]) > MAX_BATCHED_RESULT:
+            raise NotQuick
+        return answer
+
+    def _compute(self, params: LookupParams, late: Callable[[], bool]) -> _Answer:
+        def check() -> None:
+            if late():
+                raise NotQuick
+
+        check()
+        if params.owners is not None or question.is_heavy(params):
+            raise NotQuick
+        one = question.of(params, check)
+        found = self._index.lookup(one.event, one.occurred, check, one.pending)
+        if not _is_quick(found, params.code):
+            raise NotQuick
+        if found.partial:
+            answer = self._encoded(found, params.code)
+        else:
+            fires = (params.code, *map(id, found.callbacks))
+            known = self._known(fires)
+            answer = known or self._encoded(found, params.code)
+            if known is None:
+                self._store(fires, 8 * len(fires), answer)
+        self._store(params, _size(params), answer)
+        return answer
+
+    def _encoded(self, found: Match, code: bool) -> _Answer:
+        """A new result, and its tally, which counts even if the result is not stored."""
+        encoded = encoded_match(self._index, found, code, no_limit)
+        tally = Tally(found.callbacks)
+        self._tallies.append(tally)
+        self._make_room(TALLY_BYTES + 8 * len(found.callbacks), tally)
+        return encoded, tally
+
+    def _store(self, key: _Key, size: int, answer: _Answer) -> None:
+        """Store a result under a key of `size` bytes."""
+        if size > MAX_CACHED_PARAMS:
+            return
+        length = len(answer[0])
+        self._make_room(size + length + ENTRY_OVERHEAD, answer[1])
+        results = self._results if length <= MAX_BATCHED_RESULT else self._large
+        results[key] = answer
+
+    def _make_room(self, size: int, tally: Tally) -> None:
+        """Count bytes that are about to be held for a result with this tally; empty the cache if
+        they are too many."""
+        if self._size + size > self._max_bytes:
+            # Computing a result again is cheap; an order of use would cost every lookup.
+            self._results.clear()
+            self._large.clear()
+            self._size = 0
+            # Some of them may be counted yet, for lookups that are being answered.
+            self._retired += [one for one in self._tallies if one is not tally]
+            self._tallies = [tally]
+        self._size += size
+
+
+def _size(params: LookupParams) -> int:
+    """The bytes of parameters, about."""
+    more = params.owner or params.occurred or params.pending
+    if type(params.event) is str and more is None:
+        return len(params.event)
+    return len(_encode(params))
+
+
+def _is_quick(found: Match, code: bool) -> bool:
+    """Whether a result is encoded within about a millisecond."""
+    if len(found.callbacks) + len(found.partial) > QUICK_CALLBACKS:
+        return False
+    if not code:
+        return True
+    size = sum(len(c.implementation.code) for c in found.callbacks)
+    size += sum(len(c.implementation.code) for c, _ in found.partial)
+    return size <= QUICK_CODE_BYTES

@@ -1,0 +1,114 @@
+"""The cache of results counts each lookup that it answers, once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.core.index import Index
+from agent.rpc import jsonrpc
+from agent.rpc.lookup_cache import LookupCache, NotQuick
+from agent.rpc.messages import REQUEST_TYPES, LookupParams, Request
+from agent.rpc.question import QUICK_CHARACTERS, BadText
+from agent.rpc.results import Counted
+from support.indexes import served
+
+INDEX = Index.of(
+    1, [served(["done-job-*", "done-job-x && done-job-y", "*-work-self-*", "done-job-x"])]
+)
+FIRES = {
+    "done-job-x": ["1.py", "4.py"],
+    "done-job-y": ["1.py"],
+    "done-job-3": ["1.py"],
+    "done-work-self-1": ["3.py"],
+    "submit-work-self-2": ["3.py"],
+    "submit-job-self": [],
+}
+REFUSED = ["no event", "done-job-" + "y" * QUICK_CHARACTERS]
+#: Longer than what is stored of parameters, so each is computed again.
+LONG = {"occurred": ("done-job-" + "z" * 900,) * 6}
+
+events = st.sampled_from([*FIRES, *REFUSED])
+params = st.builds(
+    lambda event, code, more: LookupParams(event, code=code, **more),
+    events, st.booleans(), st.sampled_from([{}, {}, LONG]),
+)  # fmt: skip
+steps = st.one_of(
+    st.lists(params, min_size=1, max_size=6), params, st.just("drain"), st.just("status")
+)
+
+
+def request(method: str, **more: object) -> Request:
+    return REQUEST_TYPES[method](jsonrpc="2.0", id=1, **more)
+
+
+def by_file(counted: Counted) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for callbacks, number in counted:
+        for callback in callbacks:
+            found[callback.registration.file] += number
+    return found
+
+
+def expected(answered: Iterable[LookupParams]) -> Counter[str]:
+    return Counter(file for one in answered for file in FIRES[str(one.event)])
+
+
+@given(st.lists(steps, max_size=30), st.sampled_from([2_000, 10_000, 1 << 20]))
+def test_each_lookup_that_is_answered_counts_once(
+    given: list[list[LookupParams] | LookupParams | str], most: int
+) -> None:
+    """Alone and together, known and new, too large to be stored, while results are evicted."""
+    cache = LookupCache(INDEX, most)
+    answered: list[LookupParams] = []
+    total, drained = 0, Counter[str]()
+    for step in given:
+        if step == "drain":
+            counted = cache.drain()
+            total += sum(number for _, number in counted)
+            drained += by_file(counted)
+        elif isinstance(step, LookupParams):
+            try:
+                cache.result(step)
+            except (NotQuick, BadText):
+                continue
+            answered.append(step)
+        else:
+            several = [step] if step == "status" else step
+            requests = [
+                request("lookup", params=one) if isinstance(one, LookupParams) else request(one)
+                for one in several
+            ]
+            try:
+                responses = cache.responses(requests, bool)
+            except (NotQuick, BadText):
+                continue
+            assert len(responses) == len(several)
+            answered += [one for one in several if isinstance(one, LookupParams)]
+        assert total + cache.counted == len(answered)
+    counted = cache.drain()
+    assert total + sum(number for _, number in counted) == len(answered)
+    assert drained + by_file(counted) == expected(answered)
+    assert cache.counted == 0
+    assert cache.drain() == []
+
+
+def test_of_requests_that_are_refused_together_none_counts() -> None:
+    cache = LookupCache(INDEX)
+    lines = b"".join(
+        b'{"jsonrpc":"2.0","id":1,"method":"lookup","params":{"event":"%b"}}\n' % event.encode()
+        for event in ("done-job-x", "done-job-y", "no event")
+    )
+    requests = jsonrpc.read_together([lines])
+    assert requests is not None
+    for _ in range(2):
+        try:
+            cache.responses(requests, bool)
+        except BadText:
+            continue
+        raise AssertionError("the last event is refused")
+    assert cache.counted == 0
+    assert cache.drain() == []
