@@ -28,8 +28,11 @@ LAYERS = {
     "server": {"core", "timing", "rpc", "settings", "reload"},
     "check": {"core", "timing", "disk", "settings", "reload"},
     "daemon": {"core", "timing", "rpc", "disk", "settings", "reload", "server"},
-    "cli": {"core", "timing", "settings", "reload", "check", "daemon", "client", "manual"},
+    "cli": {
+        *("core", "timing", "settings", "reload", "check", "daemon", "client", "runner", "manual"),
+    },
     "client": set(),
+    "runner": {"core", "client"},
     "aio": {"client"},
     "manual": set(),
     "__main__": {"cli", "daemon"},

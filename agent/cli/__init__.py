@@ -28,6 +28,7 @@ _COMMANDS = {
     "check": ("serve", "check"),
     "completion": ("completion", "completion"),
     "explain": ("lookup", "explain"),
+    "fire": ("fire", "fire"),
     "help": ("help", "help_"),
     "list": ("state", "list_"),
     "log": ("log", "log"),

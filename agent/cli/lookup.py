@@ -18,7 +18,7 @@ from agent.client import Client
 from agent.core.quoting import printable
 
 
-def _event_options(command: Command) -> Command:
+def event_options(command: Command) -> Command:
     """The event, its job, the owner, and what occurred before."""
     number = whole_number
     options = [
@@ -48,7 +48,7 @@ def _event_options(command: Command) -> Command:
 
 
 @click.command()
-@_event_options
+@event_options
 def lookup(event: str, code: bool, as_json: bool, pipe: str | None, **about: Any) -> int:
     """Show which callbacks fire on EVENT, such as failed-job-self.
 
@@ -57,13 +57,13 @@ def lookup(event: str, code: bool, as_json: bool, pipe: str | None, **about: Any
 
     Exit status: 0 at least one enabled callback fires, 1 none.
     """
-    params = _params(event, about)
+    params = params_of(event, about)
     limit = screen.width()
 
     def notes(answer: JsonObject) -> Iterator[str]:
         if not answer["callbacks"] and not answer["partial"]:
             yield f"no callback fires on {printable(event)}"
-            yield from _doubts(event, limit)
+            yield from doubts(event, limit)
         yield from rendering.footnotes(answer, limit)
 
     return show(
@@ -77,13 +77,13 @@ def lookup(event: str, code: bool, as_json: bool, pipe: str | None, **about: Any
 
 
 @click.command()
-@_event_options
+@event_options
 def explain(event: str, code: bool, as_json: bool, pipe: str | None, **about: Any) -> int:
     """Show why callbacks fire on EVENT, and why others do not.
 
     Shows every callback of EVENT's name and type, as lookup does, with the reason.
     """
-    params = _params(event, about)
+    params = params_of(event, about)
     limit = screen.width()
     served: list[Any] = []
 
@@ -99,7 +99,7 @@ def explain(event: str, code: bool, as_json: bool, pipe: str | None, **about: An
             yield f"no callback has the name and type of {printable(event)}"
         if all(callback["verdict"] == "no" for callback in answer["callbacks"]):
             names = {name for listed in served for name in _names(listed)}
-            yield from _doubts(event, limit, names)
+            yield from doubts(event, limit, names)
         yield from rendering.footnotes(answer, limit)
 
     return show(
@@ -121,7 +121,7 @@ def _names(listed: JsonObject) -> Iterator[str]:
             yield from (term.name for term in terms(tree) if "*" not in term.name)
 
 
-def _doubts(event: str, limit: int | None, names: Collection[str] = ()) -> Iterator[str]:
+def doubts(event: str, limit: int | None, names: Collection[str] = ()) -> Iterator[str]:
     """What was probably meant by an event that nothing matches; `names` are the site's own."""
     from agent.cli.doubts import doubt
 
@@ -129,7 +129,7 @@ def _doubts(event: str, limit: int | None, names: Collection[str] = ()) -> Itera
         yield from screen.wrap(hint, limit, "hint: ", screen.INDENT)
 
 
-def _params(event: str, about: Mapping[str, Any]) -> dict[str, Any]:
+def params_of(event: str, about: Mapping[str, Any]) -> dict[str, Any]:
     """The event, the owner and what occurred, as parameters of a request. Raises UsageError."""
     job = _job(about, "", "--label")
     owner = _job(about, "owner_", "--owner-label")

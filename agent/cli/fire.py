@@ -1,0 +1,254 @@
+"""The command `fire`: what would run on an event, and runs it where no farm is touched."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent import runner
+from agent.cli import rendering, screen
+from agent.cli.asking import ask, not_understood
+from agent.cli.completing import files
+from agent.cli.exits import USAGE, Failed
+from agent.cli.lookup import doubts, event_options, params_of
+from agent.cli.output import print_json, print_lines, say
+from agent.cli.rendering import JsonObject
+from agent.core.quoting import printable
+from agent.runner import Target
+
+#: The id of the callbacks' job where nothing says it: a callback needs one.
+DEFAULT_JOB = 1
+
+
+class DryFarm:
+    """A farm that does nothing, says what it was asked to do, and knows the jobs it was given."""
+
+    def __init__(self, jobs: Sequence[Mapping[str, Any]], quiet: bool) -> None:
+        self._jobs = jobs
+        self._quiet = quiet
+        #: What it was asked to do, in order.
+        self.asked: list[str] = []
+
+    def jobinfo(self, ids: Sequence[int]) -> list[Mapping[str, Any]]:
+        """The jobs with these ids; all that it was given if there are no ids."""
+        return [job for job in self._jobs if not ids or job.get("id") in ids]
+
+    def modify(self, target: Target, fields: Mapping[str, Any]) -> None:
+        """Say it."""
+        self._say(f"modify {target}: {json.dumps(fields, ensure_ascii=False)}")
+
+    def mail(self, target: Target, report: str) -> None:
+        """Say it."""
+        self._say(f"mail {report} of {target}")
+
+    def block(self, target: Target) -> None:
+        """Say it; all that follow do the same."""
+        self._say(f"block {target}")
+
+    def unblock(self, target: Target) -> None:
+        self._say(f"unblock {target}")
+
+    def kill(self, target: Target) -> None:
+        self._say(f"kill {target}")
+
+    def fail(self, target: Target) -> None:
+        self._say(f"fail {target}")
+
+    def complete(self, target: Target) -> None:
+        self._say(f"complete {target}")
+
+    def retry(self, target: Target) -> None:
+        self._say(f"retry {target}")
+
+    def requeue(self, target: Target) -> None:
+        self._say(f"requeue {target}")
+
+    def suspend(self, target: Target) -> None:
+        self._say(f"suspend {target}")
+
+    def resume(self, target: Target) -> None:
+        self._say(f"resume {target}")
+
+    def preempt(self, target: Target) -> None:
+        self._say(f"preempt {target}")
+
+    def interrupt(self, target: Target) -> None:
+        self._say(f"interrupt {target}")
+
+    def migrate(self, target: Target) -> None:
+        self._say(f"migrate {target}")
+
+    def _say(self, text: str) -> None:
+        self.asked.append(text)
+        if not self._quiet:
+            print_lines([f"{screen.INDENT}asks the farm: {printable(text)}"])
+
+
+@click.command()
+@event_options
+@click.option("--run", "carry_out", is_flag=True, help="Run them, without touching a farm.")
+@click.option(
+    "--jobs",
+    metavar="FILE",
+    shell_complete=files,
+    help="With --run: the jobs that qb.jobinfo knows, a JSON list of objects.",
+)
+@click.option(
+    "--interpreter",
+    "interpreters",
+    multiple=True,
+    metavar="WHAT=COMMAND",
+    help="What runs python, perl or the callback with a path; may be repeated.",
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=runner.DEFAULT_TIME_LIMIT,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --run: how long each callback may run.",
+)
+def fire(
+    event: str,
+    code: bool,
+    as_json: bool,
+    pipe: str | None,
+    carry_out: bool,
+    jobs: str | None,
+    interpreters: Sequence[str],
+    time_limit: float,
+    **about: Any,
+) -> int:
+    """Show what would run on EVENT, or run it without a farm.
+
+    With --run the callbacks run on this machine, as the calling user. What they ask the farm to do
+    is printed and not done.
+
+    Exit status: 0 all succeeded or there is nothing to run, 1 one failed.
+    """
+    params = params_of(event, about)
+    commands = dict(_interpreter(given) for given in interpreters)
+    known = _jobs(jobs)
+    job = about["owner_job"] or about["job"] or (_id(known[0]) if len(known) == 1 else DEFAULT_JOB)
+    if jobs is None:
+        fields = {"label": "label", "parent": "pid", "pgrp": "pgrp"}
+        prefix = "owner_" if about["owner_job"] else ""
+        named = {name: about[prefix + option] for option, name in fields.items()}
+        known = [{"id": job} | {name: value for name, value in named.items() if value is not None}]
+    answer = ask(lambda agent: agent.lookup(**params, code=True), pipe)
+    try:
+        shown = {**answer, "callbacks": [_shown(c, code) for c in answer["callbacks"]]}
+        if not as_json:
+            limit = screen.width()
+            print_lines(_rows(shown, commands, limit))
+            for line in _notes(event, answer, limit):
+                say(line)
+        if not carry_out:
+            if as_json:
+                print_json(shown)
+            return 0
+        farm = DryFarm(known, as_json)
+        asked = params["event"]
+        results = []
+        for callback in answer["callbacks"]:
+            if not as_json:
+                print_lines([f"{printable(callback['path'])}: {printable(callback['trigger'])}"])
+            (result,) = runner.run(
+                {"callbacks": [callback]},
+                farm,
+                job=job,
+                event=asked,
+                interpreters=commands,
+                time_limit=time_limit,
+            )
+            results.append(result)
+            if not as_json:
+                print_lines(_result(result))
+    except (LookupError, TypeError, AttributeError):
+        raise not_understood() from None
+    if as_json:
+        print_json({**shown, "results": [_fields(r) for r in results], "asked": farm.asked})
+    return 0 if all(r.outcome in ("succeeded", "not-enabled") for r in results) else 1
+
+
+def _shown(callback: JsonObject, code: bool) -> JsonObject:
+    """A callback as it is printed: with its code only if that was asked for."""
+    hidden = () if code else ("code", "code_base64")
+    return {name: value for name, value in callback.items() if name not in hidden}
+
+
+def _rows(answer: JsonObject, commands: runner.Interpreters, limit: int | None) -> Iterator[str]:
+    """The callbacks that would run, and with what."""
+    rows = []
+    for callback in answer["callbacks"]:
+        command = shlex.join(runner.interpreter(callback, commands))
+        how = f"with {command}" if command else "by the farm itself"
+        rows.append({**callback, "reason": how if callback["enabled"] else "does not run"})
+    yield from rendering.callbacks({**answer, "callbacks": rows, "partial": []}, limit, "RUNS")
+
+
+def _notes(event: str, answer: JsonObject, limit: int | None) -> Iterator[str]:
+    if not answer["callbacks"]:
+        yield f"nothing runs on {printable(event)}"
+        if not answer["partial"]:
+            yield from doubts(event, limit)
+    yield from rendering.footnotes({**answer, "partial": []}, limit)
+
+
+def _result(result: runner.Result) -> Iterator[str]:
+    """What became of a callback, with the last part of what it printed."""
+    if (left := result.output_bytes - runner.TAIL_BYTES) > 0:
+        yield f"{screen.INDENT}| ({left} bytes before this are not shown)"
+    for line in result.output.removesuffix("\n").split("\n") if result.output else ():
+        yield f"{screen.INDENT}| " + "\t".join(map(printable, line.split("\t")))
+    yield f"{screen.INDENT}{printable(str(result))}"
+
+
+def _fields(result: runner.Result) -> JsonObject:
+    """A result as a JSON object, without what is not given."""
+    from dataclasses import asdict
+
+    return {name: value for name, value in asdict(result).items() if value not in (None, "")}
+
+
+def _interpreter(given: str) -> tuple[str, list[str]]:
+    """`python=/usr/bin/python2 -B` as what it is for, and the command. Raises UsageError."""
+    what, _, command = given.rpartition("=")
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = []
+    if not words or not (what in ("python", "perl") or what.startswith("/")):
+        raise click.UsageError(
+            f"--interpreter is {printable(given)}; expected python=COMMAND, perl=COMMAND or"
+            " /PATH/OF/CALLBACK=COMMAND"
+        )
+    return what, words
+
+
+def _jobs(file: str | None) -> list[JsonObject]:
+    """The jobs in a file; none without a file. Raises Failed."""
+    if file is None:
+        return []
+    try:
+        found = json.loads(Path(file).read_bytes())
+    except OSError as error:
+        raise Failed(USAGE, f"--jobs: {file}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise Failed(USAGE, f"--jobs: {file} is not JSON: {error}") from None
+    if not isinstance(found, list) or not all(_id(job) for job in found):
+        raise Failed(
+            USAGE, f'--jobs: {file}: expected a list of jobs, such as [{{"id": 1234}}], ids above 0'
+        )
+    return found
+
+
+def _id(job: Any) -> int:
+    """The id of a job in the file; 0 if it has none."""
+    number = job.get("id") if isinstance(job, dict) else None
+    return number if isinstance(number, int) and not isinstance(number, bool) else 0

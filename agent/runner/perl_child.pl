@@ -1,0 +1,102 @@
+# The program that a Perl callback runs in: passed to its interpreter as text, by -e.
+#
+# It receives the code, forks, and stays behind as the parent of the callback, so that a callback
+# that ends its parent does not end the runner. The protocol is in process.py.
+
+package qb;
+
+# First, so that a callback is compiled without `strict` and sees none of the names below.
+sub _evaluate { eval shift }
+
+use strict;
+use warnings;
+use Fcntl ();
+use JSON::PP ();
+use POSIX ();
+
+our $jobid;
+
+my ($farm_number, $status_number) = splice @ARGV;
+open(my $farm, "+<&=", $farm_number) or die "the farm's descriptor: $!\n";
+open(my $status, ">&=", $status_number) or die "the status descriptor: $!\n";
+fcntl($_, Fcntl::F_SETFD(), Fcntl::FD_CLOEXEC()) for $farm, $status;
+$SIG{$_} = "DEFAULT" for qw(HUP INT QUIT TERM CHLD PIPE ALRM USR1 USR2);
+POSIX::sigprocmask(POSIX::SIG_SETMASK(), POSIX::SigSet->new);
+$| = 1;
+
+# Bytes from the runner until they are enough.
+sub _receive {
+    my ($data, $enough) = @_;
+    until ($enough->($data)) {
+        my $got = sysread($farm, $data, 1 << 16, length $data);
+        next if !defined $got && $!{EINTR};
+        die "the runner has ended\n" unless $got;
+    }
+    return $data;
+}
+
+sub _send {
+    my ($to, $data) = @_;
+    while (length $data) {
+        my $done = syswrite($to, $data);
+        next if !defined $done && $!{EINTR};
+        die "the runner has ended\n" unless $done;
+        substr($data, 0, $done) = "";
+    }
+}
+
+my $json = JSON::PP->new->utf8->allow_nonref;
+my ($head, $code) = split /\n/, _receive("", sub { $_[0] =~ /\n/ }), 2;
+my $about = $json->decode($head);
+$code = _receive($code, sub { length($_[0]) >= $about->{size} });
+_send($status, "begun\n");
+
+my $child = fork;
+die "no process can be started: $!\n" unless defined $child;
+if ($child) {
+    close $farm;
+    1 while waitpid($child, 0) != $child && $!{EINTR};
+    _send($status, "ended $?\n");
+    POSIX::_exit(0);
+}
+close $status;
+$jobid = $about->{job};
+my $owner = $$;
+
+sub jobid { return $jobid }
+
+sub _ask {
+    my ($function, @args) = @_;
+    die "a process that a callback started cannot use qb\n" if $$ != $owner;
+    _send($farm, $json->encode({function => $function, args => \@args, named => {}}) . "\n");
+    my $answer = $json->decode(_receive("", sub { substr($_[0], -1) eq "\n" }));
+    if (exists $answer->{error}) {
+        require Carp;
+        Carp::croak($answer->{error});
+    }
+    my $result = $answer->{result};
+    return ref $result eq "ARRAY" ? @$result : $result;
+}
+
+for my $function (@{$about->{functions}}) {
+    no strict "refs";
+    *{"qb::$function"} = sub { _ask($function, @_) };
+}
+$INC{"qb.pm"} = "(callback-agent)";
+
+my $path = $about->{path};
+utf8::encode($path);
+$0 = $path;
+# What stands after __END__ or __DATA__ can be read from DATA, as in a file.
+if ($code =~ /^__(?:END|DATA)__[ \t]*\r?\n/m) {
+    my $rest = substr $code, $+[0];
+    no warnings "once";
+    open(main::DATA, "<", \$rest);
+}
+(my $shown = $path) =~ tr/"\n/__/;
+_evaluate("package main;\n#line 1 \"$shown\"\n$code");
+if ($@) {
+    print STDERR $@;
+    exit 255;
+}
+exit 0;

@@ -1,0 +1,201 @@
+"""One callback in a process of its own: started, fed, limited, and ended with all it started.
+
+Three descriptors lead to it. Its output and errors are one pipe. The *farm* is a socket: the runner
+sends a line of JSON with the path, the job, the names of the functions of `qb` and the size of the
+code, and then the code; after that the callback sends requests, one JSON value a line, each of
+which is answered with one line. The *status* is a pipe: the interpreter writes `begun` when it has
+received the code, forks, and writes `ended N` with the wait status of the callback.
+
+So the parent of a callback is a process that nobody else needs. Both are in a session of their own,
+whose process group is killed at the end. The end is when that parent ends: not when the output
+does, which a process that escaped may hold open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import selectors
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from agent.runner.output import Output
+
+#: Bytes that are read at a time.
+_READ_BYTES = 1 << 16
+#: The longest request of a callback, in bytes: more is not a request.
+_MAX_REQUEST = 1 << 20
+#: Reads of output after the end. A pipe holds 1 MiB at most; what a process that escaped prints
+#: afterwards is nobody's.
+_LAST_READS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a process ended."""
+
+    #: The interpreter has received the code.
+    begun: bool
+    timed_out: bool
+    #: The exit status of the callback; negative: the signal that ended it. None: not known.
+    status: int | None
+    #: The same of the callback's parent, the first process.
+    parent: int
+
+
+def run_process(
+    command: Sequence[str],
+    hello: bytes,
+    answer: Callable[[bytes], bytes],
+    output: Output,
+    time_limit: float,
+    environment: Mapping[str, str],
+) -> Ended:
+    """Run a command, which gets two more arguments: the descriptors of the farm and the status.
+
+    `hello` is sent first; `answer` makes the answer to a request, without line feeds; what is
+    printed goes to `output`. `time_limit` is in seconds. Raises OSError if it cannot be started.
+    """
+    with contextlib.ExitStack() as close:
+        ours, theirs = socket.socketpair()
+        close.callback(ours.close)
+        with contextlib.ExitStack() as close_theirs:
+            close_theirs.callback(theirs.close)
+            status, status_end = os.pipe()
+            close.callback(os.close, status)
+            close_theirs.callback(os.close, status_end)
+            process = subprocess.Popen(
+                [*command, str(theirs.fileno()), str(status_end)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                bufsize=0,
+                pass_fds=(theirs.fileno(), status_end),
+                cwd="/",
+                env=environment,
+                umask=0o022,
+                start_new_session=True,
+            )
+        assert process.stdout is not None
+        close.callback(process.stdout.close)
+        one = _Process(ours, status, process.stdout.fileno(), hello, answer, output)
+        try:
+            timed_out = not one.serve(time.monotonic() + time_limit)
+        finally:
+            # Before its exit status is collected: until then its number belongs to it.
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+            parent = process.wait()
+        one.read_rest()
+        return Ended(one.begun, timed_out, one.ended, parent)
+
+
+class _Process:
+    """The runner's ends of the three descriptors."""
+
+    def __init__(
+        self,
+        farm: socket.socket,
+        status: int,
+        printed: int,
+        hello: bytes,
+        answer: Callable[[bytes], bytes],
+        output: Output,
+    ) -> None:
+        self._farm, self._status, self._printed = farm, status, printed
+        for descriptor in (farm.fileno(), status, printed):
+            os.set_blocking(descriptor, False)
+        self._to_send = hello
+        self._received = b""
+        self._reported = b""
+        self._answer = answer
+        self._output = output
+        self._selector = selectors.DefaultSelector()
+
+    @property
+    def begun(self) -> bool:
+        return self._reported.startswith(b"begun\n")
+
+    @property
+    def ended(self) -> int | None:
+        """The callback's exit status, negative for a signal; None if it was not reported."""
+        found = re.fullmatch(rb"begun\nended ([0-9]{1,9})\n", self._reported)
+        return os.waitstatus_to_exitcode(int(found[1])) if found else None
+
+    def serve(self, deadline: float) -> bool:
+        """Read and answer until the process ends; False if the deadline comes first."""
+        both = selectors.EVENT_READ | selectors.EVENT_WRITE
+        with self._selector as selector:
+            selector.register(self._printed, selectors.EVENT_READ, self._read_output)
+            selector.register(self._status, selectors.EVENT_READ, self._read_status)
+            selector.register(self._farm, both, self._talk)
+            while (left := deadline - time.monotonic()) > 0:
+                for key, events in selector.select(left):
+                    if not key.data(events):
+                        if key.fd == self._status:
+                            return True
+                        selector.unregister(key.fileobj)
+        return False
+
+    def read_rest(self) -> None:
+        """Read what was printed last."""
+        for _ in range(_LAST_READS):
+            if not _readable(self._printed) or not self._read_output(0):
+                return
+
+    def _read_output(self, _: int) -> bool:
+        data = _read(self._printed)
+        self._output.add(data)
+        return bool(data)
+
+    def _read_status(self, _: int) -> bool:
+        data = _read(self._status)
+        self._reported += data
+        return bool(data)
+
+    def _talk(self, events: int) -> bool:
+        """Receive requests and send answers; False if the callback has closed its end."""
+        try:
+            if events & selectors.EVENT_READ:
+                data = self._farm.recv(_READ_BYTES)
+                self._received += data
+                if not data or len(self._received) > _MAX_REQUEST:
+                    return False
+                *requests, self._received = self._received.split(b"\n")
+                for request in requests:
+                    self._to_send += self._answer(request) + b"\n"
+            if self._to_send:
+                self._to_send = self._to_send[self._farm.send(self._to_send) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            return False
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._to_send else 0)
+        self._selector.modify(self._farm, wanted, self._talk)
+        return True
+
+
+def greeting(path: str, code: bytes, job: int, functions: Sequence[str]) -> bytes:
+    """What the interpreter is sent first."""
+    about = {"path": path, "job": job, "functions": list(functions), "size": len(code)}
+    return json.dumps(about).encode() + b"\n" + code
+
+
+def _read(descriptor: int) -> bytes:
+    """What there is to read; nothing at the end, or if it cannot be read."""
+    try:
+        return os.read(descriptor, _READ_BYTES)
+    except OSError:
+        return b""
+
+
+def _readable(descriptor: int) -> bool:
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        return bool(selector.select(0))

@@ -1,0 +1,122 @@
+"""`fire`: what would run on an event, and its run without a farm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cli.stand_in import Run, StandIn, answered, callback, is_one_line, off
+
+PRINTS = "print(qb.jobid(), [j['name'] for j in qb.jobinfo('-id', 1234)])\nqb.retrywork('1234:7')\n"
+
+
+def served(agent: StandIn, *callbacks: dict[str, Any]) -> None:
+    agent.well("lookup", answered(*callbacks, partial=[]))
+
+
+def test_it_shows_what_would_run_and_with_what(agent: StandIn, run: Run) -> None:
+    served(
+        agent,
+        callback("a.py", code=PRINTS),
+        callback("b.qcb", code="mail-status\n"),
+        off(code="x"),
+    )
+    done = run(
+        *("fire", "failed-job-self", "--pipe", agent.path),
+        *("--interpreter", "/farm/callback/a.py=/usr/bin/python2 -B"),
+    )
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["a.py", "b.qcb", "logFailuresToDB.py"]
+    assert "with /usr/bin/python2 -B" in lines[0]
+    assert "by the farm itself" in lines[1]
+    assert "does not run" in lines[2]
+    assert "language off" in lines[2]
+    assert agent.params() == {"event": "failed-job-self", "code": True}
+    shown = run("fire", "failed-job-self", "--pipe", agent.path, "--code").stdout
+    assert "    qb.retrywork('1234:7')" in shown
+
+
+def test_run_runs_it_and_says_what_the_farm_is_asked(
+    agent: StandIn, run: Run, tmp_path: Path
+) -> None:
+    jobs = tmp_path / "jobs.json"
+    jobs.write_text('[{"id": 1234, "name": "shot \\u2192 7"}]')
+    served(
+        agent,
+        callback("a.py", code=PRINTS),
+        callback("b.qcb", code="fail-work-self"),
+        off(code="1/0"),
+    )
+    command = ["fire", "failed-work-self-7", "--run", "--jobs", str(jobs), "--pipe", agent.path]
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()[3:]
+    assert [line for line in lines if "succeeded after" not in line] == [
+        "/farm/callback/a.py: done-job-self",
+        "    asks the farm: retry job 1234 work 7",
+        "    | 1234 ['shot \u2192 7']",
+        "/farm/callback/b.qcb: done-job-self",
+        "    asks the farm: fail job 1234 work 7",
+        "/farm/callback/logFailuresToDB.py: failed-job-self-*",
+        "    not-enabled: supervisor_language_flags forbids it",
+    ]
+    answer = json.loads(run(*command, "--json").stdout)
+    assert [one["outcome"] for one in answer["results"]] == [
+        *("succeeded", "succeeded", "not-enabled")
+    ]
+    assert answer["asked"] == ["retry job 1234 work 7", "fail job 1234 work 7"]
+    assert "code" not in answer["callbacks"][0]
+
+
+def test_one_that_fails_gives_status_1(agent: StandIn, run: Run) -> None:
+    code = "import sys, time\nprint('\\x1b[31m' + 'x' * 5000)\nsys.stdout.flush()\ntime.sleep(60)"
+    served(agent, callback("a.py", code=code), callback("b.qcb", code="nonsense"))
+    done = run("fire", "failed-job-self", "--run", "--time-limit", "0.4", "--pipe", agent.path)
+    assert done.returncode == 1
+    assert "timed-out after 0." in done.stdout
+    assert "bytes before this are not shown" in done.stdout
+    assert "not-run: 'nonsense' is not one of Qube's code strings" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_the_job_is_that_of_the_options(agent: StandIn, run: Run) -> None:
+    served(agent, callback("a.py", code="print(qb.jobid(), qb.jobinfo())"))
+    wanted = {
+        (): "1 [{'id': 1}]",
+        ("--job", "7", "--label", "l"): "7 [{'id': 7, 'label': 'l'}]",
+        ("--owner-job", "9", "--owner-pgrp", "8"): "9 [{'id': 9, 'pgrp': 8}]",
+    }
+    for options, said in wanted.items():
+        done = run("fire", "failed-job-self", "--run", "--pipe", agent.path, *options)
+        assert f"    | {said}\n" in done.stdout
+
+
+def test_nothing_to_run_is_not_a_failure(agent: StandIn, run: Run) -> None:
+    served(agent)
+    done = run("fire", "faild-job-self", "--run", "--pipe", agent.path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("nothing runs on faild-job-self\nhint: did you mean")
+
+
+def test_what_is_wrong_with_the_command_line_is_said(
+    agent: StandIn, run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "jobs.json"
+    served(agent)
+    for text in ("{", "{}", '[{"name": 1}]', '[{"id": "7"}]', '[{"id": true}]', "[" * 100_000):
+        file.write_text(text)
+        done = run("fire", "failed-job-self", "--jobs", str(file), "--pipe", agent.path)
+        assert done.returncode == 2
+        assert is_one_line(done.stderr)
+        assert f"--jobs: {file}" in done.stderr
+    for given in ("python2", "ruby=/bin/ruby", "python=", "a.py=python", "python='"):
+        done = run("fire", "failed-job-self", "--interpreter", given, "--pipe", agent.path)
+        assert done.returncode == 2
+        assert "expected python=COMMAND" in done.stderr
+    assert run("fire", "failed-job-self", "--pipe", str(tmp_path / "none")).returncode == 3
+    agent.answers["lookup"] = {"code": -32602, "message": "no", "data": {"pointer": "/params"}}
+    assert run("fire", "failed-job", "--pipe", agent.path).returncode == 2
+    agent.answers["lookup"] = {"strange": True}
+    assert run("fire", "failed-job-self", "--pipe", agent.path).returncode == 3
