@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from msgspec import UNSET
-
 from agent.core.diagnostic import MORE_FINDINGS, Diagnostic
 from agent.core.line_diff import Shift
 from agent.rpc import messages, results
@@ -17,7 +15,7 @@ _LINE_NUMBER = re.compile(r"\bline \d+")
 
 
 class Compared:
-    """Findings and held directories, compared with those of the record before.
+    """Findings, compared with those of the record before.
 
     `shifts` says by path where the lines of a file that was edited since then are now.
     """
@@ -25,11 +23,9 @@ class Compared:
     def __init__(
         self,
         findings: Iterable[Diagnostic],
-        held: Mapping[str, str],
         shifts: Mapping[str, tuple[Shift, ...]] = MappingProxyType({}),
     ) -> None:
         self._findings = findings
-        self._held = held
         self._shifts = shifts
 
     def diagnostics(self, now: Iterable[Diagnostic]) -> list[messages.Diagnostic]:
@@ -60,15 +56,6 @@ class Compared:
         for shift in self._shifts.get(finding.path, ()):
             line = shift.moved(line) or 0 if line else line
         return line
-
-    def held(self, now: Mapping[str, str]) -> list[messages.HeldDirectory]:
-        """The held directories of a record, given why which directory is held."""
-        return [
-            messages.HeldDirectory(
-                directory=path, reason=reason, new=UNSET if path in self._held else True
-            )
-            for path, reason in now.items()
-        ]
 
 
 def _without_place(finding: Diagnostic) -> tuple[str, ...]:

@@ -125,11 +125,10 @@ class Recorder:
             index,
             began,
             self.sequence + 1,
-            Compared(
-                self._recorded, self._recorded_held, {p: c.shifts for p, c in self._causes.items()}
-            ),
+            Compared(self._recorded, {p: c.shifts for p, c in self._causes.items()}),
             [*found.values()],
             changed,
+            [p for p in self.held if p not in self._recorded_held],
             [p for p in self._recorded_held if p not in self.held and p in listed],
         )
 
@@ -160,10 +159,11 @@ class Recorder:
         compared: Compared | None = None,
         found: Iterable[Cause] = (),
         changed: Iterable[Change] = (),
+        newly_held: Iterable[str] = (),
         restored: Iterable[str] = (),
     ) -> Record:
         """A record of the state now. Without `compared`, nothing in it is new."""
-        compared = compared or Compared((*self.findings, *self._once), self.held)
+        compared = compared or Compared((*self.findings, *self._once))
         found = list(found)
         diffs = (
             messages.ConfDiff(path=encodable(c.path), diff=diff)
@@ -181,7 +181,11 @@ class Recorder:
             duration_ms=round((time.monotonic() - began) * 1000, 3),
             causes=[_cause(c) for c in found],
             changes=[_change(c) for c in changed],
-            held=compared.held(self.held),
+            held=[
+                messages.HeldDirectory(directory=path, reason=reason)
+                for path, reason in self.held.items()
+            ],
+            newly_held=list(newly_held),
             restored=list(restored),
             diagnostics=compared.diagnostics((*self.findings, *self._once)),
             conf_diff=list(islice(diffs, MAX_DIFFS)),

@@ -50,7 +50,8 @@ def text_of_answer(answer: Mapping[str, Any]) -> str:
     It may be the record of a call of `reload` that changed nothing. Then all errors are in it.
     Raises ValueError if it is not a record.
     """
-    missing = {"instance": "?", "sequence": 0, "changes": [], "restored": [], "conf_diff": []}
+    lists = ("changes", "newly_held", "restored", "conf_diff")
+    missing = {"instance": "?", "sequence": 0, **{name: [] for name in lists}}
     known = {k: v for k, v in answer.items() if k in Record.__struct_fields__}
     record = msgspec.convert(missing | known, Record)
     new = [d for d in record.diagnostics if d.new]
@@ -91,7 +92,7 @@ class _Said:
 
 def _subject(record: Record, new: list[Diagnostic], said: _Said) -> Iterator[str]:
     """What happened, to which file or directory, and by whom."""
-    newly_held = [h.directory for h in record.held if h.new]
+    newly_held = record.newly_held
     errors = [d for d in new if d.severity == "error"]
     finding = next((d for d in errors if _is_in_any(d.path, newly_held)), None)
     if finding is None and not newly_held:
@@ -134,7 +135,8 @@ def _subject(record: Record, new: list[Diagnostic], said: _Said) -> Iterator[str
 
 def _standing(record: Record, new: list[Diagnostic]) -> Iterator[str]:
     """What makes this an error, if the record before had it already."""
-    held = [h.directory for h in record.held if not h.new]
+    new_ones = set(record.newly_held)
+    held = [h.directory for h in record.held if h.directory not in new_ones]
     if held:
         yield f"still held: {_named(held)}"
     elif not record.held:
@@ -224,8 +226,9 @@ def _details(record: Record, new: list[Diagnostic], said: _Said) -> Iterator[str
     for directory in record.restored:
         if directory not in said.directories:
             yield f"restored: {printable(directory)}"
+    newly_held = set(record.newly_held) - said.directories
     for held in record.held:
-        if held.new and held.directory not in said.directories:
+        if held.directory in newly_held:
             yield f"held: {printable(held.directory)} ({held.reason})"
     for found in sorted(new, key=lambda d: _RANK[d.severity]):
         if found is not said.finding:

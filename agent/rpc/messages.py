@@ -570,10 +570,6 @@ class HeldDirectory(_Result, frozen=True, kw_only=True):
 
     directory: str
     reason: str
-    new: (
-        Annotated[bool, _described("true if it is not held in the record before, else absent")]
-        | UnsetType
-    ) = UNSET
 
 
 class ConfDiff(_Result, frozen=True, kw_only=True):
@@ -613,6 +609,9 @@ class Record(_RecordHead, frozen=True, kw_only=True):
 
     changes: list[Change]
     held: Annotated[list[HeldDirectory], _described("what is held after it")]
+    newly_held: Annotated[
+        list[str], _described("the directories in `held` that the record before does not have")
+    ]
     restored: Annotated[
         list[str], _described("the listed directories that the record before has as held")
     ]
@@ -789,6 +788,7 @@ _EXAMPLE_RECORD = Record(
             what=["digest"],
         )
     ],
+    newly_held=[],
     restored=[],
     conf_diff=[],
 )

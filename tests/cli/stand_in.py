@@ -103,6 +103,7 @@ def record(**fields: Any) -> dict[str, Any]:
         "causes": [],
         "changes": [],
         "held": [],
+        "newly_held": [],
         "restored": [],
         "diagnostics": [],
         "conf_diff": [],

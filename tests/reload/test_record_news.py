@@ -104,10 +104,10 @@ def test_the_diff_of_an_edit_is_there_also_if_it_is_refused(site: Site) -> None:
         return [line for line in found["diff"].splitlines()[2:] if line[0] in "+-"]
 
     # Each is compared with what is served, not with the one before.
-    for wrong in ("one", "two"):
+    for wrong, new in (("one", [str(site.directory)]), ("two", [])):
         record = site.edit(f"{ONE}{wrong}\n")
         assert diff(record) == [f"+{wrong}"]
-    assert [h.get("new") for h in record["held"]] == [None]
+        assert record["newly_held"] == new
     restored = site.edit(ONE + "# a comment\n")
     assert (restored["event"], restored["restored"]) == ("restored", [str(site.directory)])
     assert diff(restored) == ["+# a comment"]
@@ -147,7 +147,7 @@ FINDINGS = st.builds(
 
 @given(st.lists(FINDINGS, max_size=6), st.lists(FINDINGS, max_size=6))
 def test_new_findings_of_any_two_records(before: list[Diagnostic], now: list[Diagnostic]) -> None:
-    marks = [bool(d.new) for d in Compared(before, {}).diagnostics(now)]
+    marks = [bool(d.new) for d in Compared(before).diagnostics(now)]
 
     def kind(one: Diagnostic) -> tuple[str, ...]:
         alike = "" if one.code == "more-findings" else one.message.rstrip("12")
@@ -156,11 +156,11 @@ def test_new_findings_of_any_two_records(before: list[Diagnostic], now: list[Dia
     # Of each kind, as many are new as there are more than before.
     new = Counter(kind(finding) for finding, is_new in zip(now, marks, strict=True) if is_new)
     assert new == Counter(map(kind, now)) - Counter(map(kind, before))
-    assert not any(d.new for d in Compared(now, {}).diagnostics(reversed(now)))
+    assert not any(d.new for d in Compared(now).diagnostics(reversed(now)))
 
 
 @pytest.mark.parametrize("line", [1, 2])
 def test_a_finding_that_moved_is_not_new(line: int) -> None:
     one = Diagnostic(Severity.WARNING, "x", "/a", line, 1, f"as in line {line}")
     other = Diagnostic(Severity.WARNING, "x", "/a", 3, 1, "as in line 9")
-    assert [bool(d.new) for d in Compared([one], {}).diagnostics([other, other])] == [False, True]
+    assert [bool(d.new) for d in Compared([one]).diagnostics([other, other])] == [False, True]

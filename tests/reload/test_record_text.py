@@ -68,7 +68,8 @@ def test_a_refused_edit_in_one_line() -> None:
     first, *others = lines(
         event="held",
         causes=[CAUSE],
-        held=[{**HELD, "new": True}],
+        held=[HELD],
+        newly_held=[HELD["directory"]],
         diagnostics=[FINDING, {**ERROR, "new": True, "hint": "write: a.py = x-job-self"}],
         conf_diff=[{"path": CONF, "diff": line_diff.unified(b"a\nb\nc\n", b"a\nB\nc\n")}],
     )
@@ -123,7 +124,11 @@ def test_callbacks_of_which_only_the_line_moved_are_one_line() -> None:
             "ERROR: stopped: still held: /farm/callback; generation",
         ),
         (
-            {"event": "held", "held": [{**HELD, "reason": "being-written", "new": True}]},
+            {
+                "event": "held",
+                "held": [{**HELD, "reason": "being-written"}],
+                "newly_held": ["/farm/callback"],
+            },
             "ERROR: held: /farm/callback (being-written); generation",
         ),
         (
@@ -151,8 +156,10 @@ def test_the_first_line_names_what_it_is_about(fields: dict[str, Any], phrase: s
 
 
 def test_two_directories_that_are_held_at_once_are_both_named() -> None:
-    held = [{**HELD, "new": True}, {"directory": "/b", "reason": "fault", "new": True}]
-    first, *others = lines(event="held", held=held, diagnostics=[{**ERROR, "new": True}])
+    held = [HELD, {"directory": "/b", "reason": "fault"}]
+    new = [h["directory"] for h in held]
+    found = [{**ERROR, "new": True}]
+    first, *others = lines(event="held", held=held, newly_held=new, diagnostics=found)
     assert "[unknown-type] and 1 other directory; generation" in first
     assert others == ["    held: /b (fault)"]
 
@@ -171,7 +178,7 @@ def test_a_call_that_changes_nothing_does_not_say_reloaded() -> None:
 
 
 def test_the_record_of_an_older_agent_is_shown() -> None:
-    new = {"instance", "sequence", "restored", "conf_diff"}
+    new = {"instance", "sequence", "newly_held", "restored", "conf_diff"}
     answer = {k: v for k, v in msgspec.to_builtins(record()).items() if k not in new}
     assert "generation 7" in text_of_answer(answer | {"unknown": 1})
 
@@ -233,10 +240,10 @@ RECORDS = st.builds(
             messages.HeldDirectory,
             directory=NAMES,
             reason=st.just("error"),
-            new=st.sampled_from([msgspec.UNSET, True]),
         ),
         max_size=2,
     ),
+    newly_held=st.lists(NAMES, max_size=2),
     restored=st.lists(NAMES, max_size=2),
     diagnostics=st.lists(FINDINGS, max_size=4),
     conf_diff=st.lists(
@@ -253,6 +260,8 @@ RECORDS = st.builds(
 @given(RECORDS)
 def test_any_record_is_one_first_line_and_indented_lines(one: Record) -> None:
     """No name, message or text of a file can write a line of its own."""
+    directories = [held.directory for held in one.held]
+    one = msgspec.structs.replace(one, newly_held=directories[: len(one.newly_held)])
     shown = text(one, "farm[7]")
     assert shown.endswith("\n")
     first, *others = shown[:-1].split("\n")

@@ -26,6 +26,7 @@ from agent.timing import CheckLimits, Timing
 from support import editors
 from support.agents import DEADLINE, Agent, running, summary, wait_for
 from support.onlooker import CONF, EVENT, Onlooker
+from support.records import findings
 
 VALID_CONF = "a.py = failed-job-self\nb.pl = failed-job-self\n"
 VALID = {"a.py": "print('a')\n", "b.pl": "# b\n", CONF: VALID_CONF}
@@ -194,7 +195,7 @@ def assert_rounds(agent: Agent, site: Site, kind: Break) -> None:
     records = len(agent.history())
     generation = whole["generation"]
     assert whole["state"] == "ok"
-    untroubled = whole["last_reload"]["diagnostics"]
+    untroubled = findings(whole["last_reload"])
     allowed = {BOTH, kind.served}
     with Onlooker(agent) as look:
         for _ in range(2):
@@ -208,7 +209,7 @@ def assert_rounds(agent: Agent, site: Site, kind: Break) -> None:
             assert record["event"] == kind.events[0]
             wanted = [{"directory": path, "reason": kind.held}] if kind.held else []
             assert record["held"] == wanted
-            (finding,) = (f for f in record["diagnostics"] if f not in untroubled)
+            (finding,) = (f for f in findings(record) if f not in untroubled)
             assert finding["code"] == kind.code
             status = agent.status()
             assert [d["held"] for d in status["directories"]] == [kind.held]
@@ -226,7 +227,7 @@ def assert_rounds(agent: Agent, site: Site, kind: Break) -> None:
             record = agent.history()[-1]
             assert record["event"] == kind.events[1]
             assert record["held"] == []
-            assert record["diagnostics"] == untroubled
+            assert findings(record) == untroubled
             status = agent.status()
             assert status["digest"] == whole["digest"]
             assert [d["held"] for d in status["directories"]] == [None]

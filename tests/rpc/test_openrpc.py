@@ -329,6 +329,7 @@ RECORD = {
         }
     ],
     "held": [{"directory": "/cb", "reason": "fault"}],
+    "newly_held": [],
     "restored": [],
     "conf_diff": [],
     "diagnostics": [

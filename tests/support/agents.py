@@ -204,7 +204,7 @@ def running(folder: Path, *directories: Path, **environ: str) -> Iterator[Agent]
 def summary(record: dict[str, Any]) -> dict[str, Any]:
     """A short record as `status` has it."""
     omitted = {"changes": len(record["changes"]), "causes": 0, "held": 0, "diagnostics": 0}
-    left_out = {"changes", "restored", "conf_diff"}
+    left_out = {"changes", "newly_held", "restored", "conf_diff"}
     return {k: v for k, v in record.items() if k not in left_out} | {"omitted": omitted}
 
 

@@ -25,6 +25,11 @@ def found(record: dict[str, Any]) -> list[tuple[str, str]]:
     return [(d["severity"], d["code"]) for d in record["diagnostics"]]
 
 
+def findings(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The diagnostics, new or not."""
+    return [{k: v for k, v in d.items() if k != "new"} for d in record["diagnostics"]]
+
+
 def record(**fields: Any) -> Record:
     """A record that says nothing but what is given, in its JSON form."""
     whole = {
@@ -39,6 +44,7 @@ def record(**fields: Any) -> Record:
         "causes": [],
         "changes": [],
         "held": [],
+        "newly_held": [],
         "restored": [],
         "diagnostics": [],
         "conf_diff": [],
