@@ -38,6 +38,8 @@ IS_CODE = re.compile(r"[a-z]+(-[a-z0-9]+)*")
 NOT_CODES = languages.CODES | {
     *("callback-agent", "latin-1", "utf-8", "utf-16-be", "by-name", "date-time"),
     *("x-params", "x-notifications", "name-type-context-extra"),
+    # How a callback ended that the runner ran.
+    *("not-enabled", "not-run", "timed-out"),
     *("failed-job-self", "failed-work-self-7", "failed-work-parent-7"),
 }
 

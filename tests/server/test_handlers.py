@@ -144,7 +144,7 @@ def test_whatever_one_request_raises_is_its_own_error(tmp_path: Path, where: str
         first, second = exchange(agent, call(method, **params), call("unsubscribe"))
         assert first["error"]["code"] == INTERNAL_ERROR
         assert second["result"] == {}
-        assert "MemoryError" in wait_for(agent.errors.read_text)
+        wait_for(lambda: "MemoryError" in agent.errors.read_text(), "the report")
     finally:
         agent.stop()
 
