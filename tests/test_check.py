@@ -14,6 +14,7 @@ import pytest
 
 from agent.check import check_directories
 from agent.timing import DEFAULTS
+from support import records
 from support.agents import Agent, wait_for, write
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -44,9 +45,7 @@ def test_check_reports_what_serve_reports_at_its_first_reading(tmp_path: Path) -
 
 
 def reported(agent: Agent) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = agent.history()[-1]["diagnostics"]
-    # Only records say what is new.
-    return [{k: v for k, v in one.items() if k != "new"} for one in found]
+    return records.findings(agent.history()[-1])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says who writes")
@@ -65,6 +64,20 @@ def test_a_file_that_is_closed_in_time_is_read(tmp_path: Path) -> None:
     directory = write(tmp_path / "one", "a.pl = done-job-self\n", a_pl="1\n")
     with writer(directory / "a.pl", DEFAULTS.writing / 10):
         assert check_directories([str(directory)], LANGUAGES) == []
+
+
+def test_what_an_editor_leaves_behind_is_not_read(tmp_path: Path) -> None:
+    directory = write(tmp_path / "one", "a.py = done-job-self\n", a_py="1\n")
+    for name in (
+        "a.py~",
+        ".a.py.swp",
+        "#a.py#",
+        "a.py.orig",
+        "callbacks.conf~",
+        "callbacks.conf.bak",
+    ):
+        (directory / name).write_text("b.py = broken(\n")
+    assert check_directories([str(directory)], LANGUAGES) == []
 
 
 @contextlib.contextmanager

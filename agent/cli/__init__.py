@@ -53,7 +53,7 @@ class _Commands(click.Group):
             from difflib import get_close_matches
 
             near = meant(get_close_matches(name, _COMMANDS))
-            ctx.fail(f"there is no command {name}{near or '; expected ' + ', '.join(_COMMANDS)}")
+            ctx.fail(f"unknown command {name}{near or '; expected ' + ', '.join(_COMMANDS)}")
         return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

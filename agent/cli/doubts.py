@@ -58,7 +58,7 @@ def doubt(text: str, names: Collection[str] = ()) -> str | None:
 
 
 def _known(word: str, known: Collection[str]) -> str | None:
-    """The known word that this one is, but for its case or one letter; None if there is none."""
+    """The known word that differs from this one in case or in one letter at most, or None."""
     if word in known:
         return word
     return word.lower() if word.lower() in known else nearest(word.lower(), known)

@@ -8,12 +8,13 @@ from agent.cli.rendering import Paint
 from agent.core.counting import count
 from agent.core.diagnostic import Diagnostic, Severity, format_line
 
-_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+#: By severity, its colour.
+COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 
 
 def finding_line(finding: Diagnostic, paint: Paint) -> str:
     """The finding's one line, its severity in colour."""
-    colour = _COLOURS[finding.severity]
+    colour = COLOURS[finding.severity]
     return format_line(finding.as_json(), lambda severity: paint(severity, colour))
 
 

@@ -161,8 +161,8 @@ def _last_reload(record: JsonObject, columns: int | None) -> str:
 def _directories(
     directories: list[JsonObject], columns: int | None, room: int | None
 ) -> Iterator[str]:
-    """A line for each directory, the held ones first where there is no room for all; those that
-    have none are counted."""
+    """A line for each directory. If `room` lines are not enough for all, the held ones come first,
+    and the last line counts the rest."""
     shown, left = directories, list[JsonObject]()
     if room is not None and len(directories) > room:
         ordered = sorted(directories, key=lambda d: d["held"] is None)

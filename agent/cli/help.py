@@ -45,5 +45,5 @@ def help_(topic: str | None) -> int:
 
 
 def _coloured(page: str) -> str:
-    """A page as a terminal shows it; unchanged where there is none."""
+    """The page with its titles and topics in colour, if the output is a terminal."""
     return _STANDS_OUT.sub(lambda found: paint(found[0], "cyan"), page)

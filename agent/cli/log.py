@@ -109,7 +109,7 @@ def log(
         if not follow:
             raise
     except FileNotFoundError:
-        raise Failed(1, f"there is no log at {printable(file)} yet") from None
+        raise Failed(1, f"{printable(file)} does not exist yet: no record was logged") from None
     except OSError as error:
         raise Failed(1, f"{printable(file)}: {error.strerror}") from None
     return 0

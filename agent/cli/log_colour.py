@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from agent.cli.findings import COLOURS
+from agent.core.diagnostic import Severity
 from agent.core.quoting import printable
 
 #: The level and the event of a first line.
@@ -19,7 +21,6 @@ _DETAILS = {
 #: The severity of a finding.
 _FINDING = re.compile(r":\d+:\d+: (error|warning|note):")
 _LEVELS = {"INFO": "green", "WARNING": "yellow", "ERROR": "red"}
-_SEVERITIES = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
 def coloured(data: bytes, paint: Callable[[str, str], str]) -> bytes:
@@ -40,5 +41,5 @@ def _line(line: str, paint: Callable[[str, str], str]) -> str:
             return paint(line, colour)
     if match := _FINDING.search(line):
         start, end = match.span(1)
-        return line[:start] + paint(match[1], _SEVERITIES[match[1]]) + line[end:]
+        return line[:start] + paint(match[1], COLOURS[Severity(match[1])]) + line[end:]
     return line

@@ -29,7 +29,7 @@ class Size(NamedTuple):
 
 #: The size that is assumed of a terminal that does not report one.
 DEFAULT_SIZE = Size(80, 24)
-#: What stands for the part of a text that is left out. ASCII: every terminal has it.
+#: Replaces the part of a text that is left out. ASCII, so that every terminal can show it.
 GAP = "..."
 #: Spaces between two columns of a table.
 BETWEEN = "  "

@@ -21,7 +21,7 @@ def explain(error: click.UsageError, command: str) -> str:
     if context:
         command = context.command_path
     if isinstance(error, click.NoSuchOption):
-        found = f"there is no option {error.option_name}{meant(error.possibilities)}"
+        found = f"unknown option {error.option_name}{meant(error.possibilities)}"
         if context and isinstance(context.command, click.Group):
             found += f"; options follow the command: {command} COMMAND [OPTIONS]"
     elif isinstance(error, click.MissingParameter):

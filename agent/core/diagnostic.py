@@ -289,7 +289,7 @@ def capped(
     kept: list[tuple[int, Diagnostic]] = []
     for path, found in by_path.items():
         if len(found) > limit:
-            found.sort(key=lambda item: _RANK[item[1].severity])
+            found.sort(key=lambda item: RANK[item[1].severity])
             rest.setdefault(path, []).extend(finding for _, finding in found[limit:])
             del found[limit:]
         kept += found
@@ -300,7 +300,7 @@ def capped(
 def _more(path: str, left: list[Diagnostic]) -> Diagnostic:
     """The diagnostic that counts those that are left out."""
     count = sum(finding.count for finding in left)
-    severity = min((finding.severity for finding in left), key=_RANK.__getitem__)
+    severity = min((finding.severity for finding in left), key=RANK.__getitem__)
     return more_findings(path, count, severity)
 
 
@@ -311,4 +311,5 @@ def more_findings(path: str, count: int, severity: Severity = WARNING) -> Diagno
     return Diagnostic(severity, MORE_FINDINGS, path, None, None, message, hint, count)
 
 
-_RANK = {severity: rank for rank, severity in enumerate(Severity)}
+#: By severity, its place from the worst on.
+RANK = {severity: rank for rank, severity in enumerate(Severity)}

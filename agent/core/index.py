@@ -20,20 +20,13 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Literal, NamedTuple
 
-from agent.core import languages, match
+from agent.core import languages, match, reasons
 from agent.core.diagnostic import Diagnostic, Problem
-from agent.core.event import NO_GROUP, NO_PARENT, TYPES, Event, glob_steps, matches_name
-from agent.core.spelling import nearest
+from agent.core.event import Event, glob_steps
 from agent.core.steps import Steps
 from agent.core.term import Term
 from agent.core.trigger import Trigger, missing, terms
 from agent.core.unit import CONF, MAX_CALLBACKS, Implementation, Registration, Unit
-
-#: The longest reason, and the longest text of an event in it, in characters. Without a limit, the
-#: event of a request of 1 MiB would be repeated for each callback.
-MAX_REASON = 500
-#: The most terms of one trigger that a reason explains.
-MAX_REASON_TERMS = 20
 
 #: Callbacks that are encoded at once for a digest. Encoding holds the GIL, so lookups wait. The
 #: digest depends on this number: all agents must use the same.
@@ -282,38 +275,28 @@ class Index:
             alike = []
             for term in terms(callback.registration.trigger):
                 steps.take(glob_steps(term.name, event.name))
-                if _same_name_and_type(term, event):
+                if reasons.same_name_and_type(term, event):
                     alike.append(term)
             if not alike:
                 continue
             if id(callback) in firing:
-                reason = f"the event satisfies {_satisfied(alike, event, steps)}"
+                reason = f"the event satisfies {reasons.satisfied(alike, event, steps)}"
                 explained.append((callback, "fires", reason))
             elif id(callback) in partial:
-                met = _satisfied(alike, event, steps)
+                met = reasons.satisfied(alike, event, steps)
                 rest = partial[id(callback)]
-                reason = _short(f"the event satisfies {met}; still missing: {rest}")
+                reason = reasons.short(f"the event satisfies {met}; still missing: {rest}")
                 explained.append((callback, "partial", reason))
             elif (left := pending.get(_identity(callback))) and (
-                met := _satisfied(alike, event, steps)
+                met := reasons.satisfied(alike, event, steps)
             ):
-                reason = _short(f"{met} was satisfied before; still missing: {left}")
+                reason = reasons.short(f"{met} was satisfied before; still missing: {left}")
                 explained.append((callback, "no", reason))
             else:
                 steps.take(10)
-                reason = _short("; ".join(_mismatch(t, event) for t in alike[:MAX_REASON_TERMS]))
+                reason = reasons.mismatches(alike, event)
                 explained.append((callback, "no", reason))
         return explained
-
-
-def _satisfied(alike: Iterable[Term], event: Event, steps: Steps) -> str:
-    """The terms that the event satisfies, for a reason."""
-    met = []
-    for term in alike:
-        steps.take(term.steps(event))
-        if term.matches(event):
-            met.append(str(term))
-    return _short(" and ".join(met))
 
 
 def changes(old: Iterable[ServedDirectory], new: Iterable[ServedDirectory]) -> list[Change]:
@@ -346,43 +329,6 @@ def _difference(was: Callback, now: Callback) -> tuple[Field, ...]:
     if was.enabled != now.enabled:
         what.append("enabled")
     return tuple(what)
-
-
-def _same_name_and_type(term: Term, event: Event) -> bool:
-    return term.type == event.type and matches_name(term.name, event.name)
-
-
-def _mismatch(term: Term, event: Event) -> str:
-    """Why an event of a term's name and type does not satisfy the term."""
-    if term.label is not None:
-        return _label_mismatch(term, term.label, event)
-    if term.context != "*" and term.context not in event.contexts:
-        seen = " = ".join(sorted(event.contexts)) or _short(event.text or "none that counts")
-        reason = f"{term} matches only the context {term.context}, the event has {seen}"
-        if event.no_parent and term.context == "parent":
-            reason += f"; the owner's pid counts as not given, because it is not above {NO_PARENT}"
-        return reason
-    if term.extra is None and TYPES[term.type].extra is not None:
-        return f"{term} has no extra, which every event of type {term.type} has"
-    extra = "no extra" if term.extra is None else f"the extra {term.extra}"
-    seen = event.extra if event.extra is not None else event.unsplit or "none"
-    return f"{term} matches only {extra}, the event has {_short(seen)}"
-
-
-def _label_mismatch(term: Term, label: str, event: Event) -> str:
-    seen = _short(event.text) if event.text is not None else "no label that counts"
-    reason = f'{term} matches only jobs labelled "{label}", the event has {seen}'
-    context, hyphen, extra = label.partition("-")
-    if near := nearest(context, ("self", "parent")):
-        reason += f"; did you mean {term.name}-{term.type}-{near}{hyphen}{extra}?"
-    elif event.no_group:
-        reason += f"; a pgrp of {NO_GROUP} counts as not given"
-    return reason
-
-
-def _short(text: str) -> str:
-    """The text, cut after MAX_REASON characters."""
-    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
 
 
 #: Callbacks are numbered place * _STRIDE + position, so a directory must have fewer than _STRIDE.

@@ -251,8 +251,8 @@ def _serving(agent: _Agent) -> str:
     now = reloader.settings
     callbacks, directories = reloader.index.count, len(now.directories)
     parts = (
-        f"serving {callbacks} {'callback' if callbacks == 1 else 'callbacks'}"
-        f" of {directories} {'directory' if directories == 1 else 'directories'}",
+        f"serving {count(callbacks, 'callback')} of"
+        f" {count(directories, 'directory', 'directories')}",
         f"state {reloader.state}",
         f"pipe {now.pipe}",
         f"log {'standard output' if now.log == STANDARD_OUTPUT else now.log}",

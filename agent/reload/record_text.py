@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from agent.core.counting import count
-from agent.core.diagnostic import format_line
+from agent.core.diagnostic import RANK, Severity, format_line
 from agent.core.quoting import printable
 from agent.core.unit import CONF
 from agent.rpc.messages import Cause, Change, Diagnostic, Record
@@ -26,7 +26,6 @@ MAX_NAMED = 3
 _HUNK = re.compile(r"@@ -(\d+)(?:,\d+)? \+(\d+)(?:,\d+)? @@")
 #: What a modified callback has.
 _WHAT = {"digest": "other code", "line": "another line", "enabled": "its language was switched"}
-_RANK = {"error": 0, "warning": 1, "note": 2}
 
 
 def level(record: Record) -> str:
@@ -230,7 +229,7 @@ def _details(record: Record, new: list[Diagnostic], said: _Said) -> Iterator[str
     for held in record.held:
         if held.directory in newly_held:
             yield f"held: {printable(held.directory)} ({held.reason})"
-    for found in sorted(new, key=lambda d: _RANK[d.severity]):
+    for found in sorted(new, key=lambda d: RANK[Severity(d.severity)]):
         if found is not said.finding:
             yield format_line(msgspec.to_builtins(found))
     shown = set(map(id, new))

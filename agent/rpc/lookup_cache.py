@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from agent.core.index import Index, Match
-from agent.rpc import question
-from agent.rpc.jsonrpc import result as result_line
+from agent.rpc import jsonrpc, question
 from agent.rpc.messages import REQUEST_TYPES, LookupParams, Request
 from agent.rpc.results import Counted, Found, encoded_match, no_limit
 
@@ -115,11 +114,11 @@ class LookupCache:
                 encoded, tally = answer
                 tally.count += 1
                 identity = request.id
-                # Not `result_line` for usual ids: the call would cost every lookup.
+                # Not `jsonrpc.result` for usual ids: the call would cost every lookup.
                 if type(identity) is int:
                     responses.append(_LINE % (identity, encoded))
                 else:
-                    responses.append(result_line(identity, encoded))
+                    responses.append(jsonrpc.result(identity, encoded))
             else:
                 return responses
         except TypeError:  # parameters of another method, with a list
@@ -137,7 +136,7 @@ class LookupCache:
         for _, tally in answers:
             tally.count += 1
         return [
-            result_line(request.id, encoded)
+            jsonrpc.result(request.id, encoded)
             for request, (encoded, _) in zip(requests, answers, strict=True)
         ]
 

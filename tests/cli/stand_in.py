@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from support import records
 from support.agents import summary
 from support.valid import check_result
 
@@ -91,24 +92,8 @@ def answered(*callbacks: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def record(**fields: Any) -> dict[str, Any]:
-    return {
-        "time": "2014-01-20T17:58:36.000Z",
-        "instance": "0123456789abcdef",
-        "sequence": 2,
-        "event": "reloaded",
-        "generation": 2,
-        "digest": "d",
-        "callbacks": 1,
-        "duration_ms": 1.5,
-        "causes": [],
-        "changes": [],
-        "held": [],
-        "newly_held": [],
-        "restored": [],
-        "diagnostics": [],
-        "conf_diff": [],
-        **fields,
-    }
+    usual = {"time": "2014-01-20T17:58:36.000Z", "sequence": 2, "generation": 2, "digest": "d"}
+    return records.as_json(**{**usual, "callbacks": 1, "duration_ms": 1.5, **fields})
 
 
 def health(**fields: Any) -> dict[str, Any]:

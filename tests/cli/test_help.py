@@ -61,14 +61,15 @@ def test_only_pages_are_found(name: str) -> None:
     assert manual.find(name) is None
 
 
-def test_on_a_terminal_it_uses_the_pager(tmp_path: Path) -> None:
-    shown = tmp_path / "shown"
+def on_a_terminal(*words: str, **environ: str) -> None:
+    """Run a command whose input and output are a terminal."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("LESS", "NO_COLOR")}
     ours, theirs = pty.openpty()
     try:
         subprocess.run(
-            [sys.executable, "-m", "agent", "help", "no-equals"],
+            [sys.executable, "-m", "agent", *words],
             cwd=ROOT,
-            env={**os.environ, "PAGER": f"tee {shown}", "TERM": "xterm"},
+            env={**kept, "TERM": "xterm", **environ},
             stdin=theirs,
             stdout=theirs,
             check=True,
@@ -77,6 +78,11 @@ def test_on_a_terminal_it_uses_the_pager(tmp_path: Path) -> None:
     finally:
         os.close(ours)
         os.close(theirs)
+
+
+def test_on_a_terminal_it_uses_the_pager(tmp_path: Path) -> None:
+    shown = tmp_path / "shown"
+    on_a_terminal("help", "no-equals", PAGER=f"tee {shown}")
     assert shown.read_text().startswith("no-equals")
 
 
@@ -87,21 +93,7 @@ def test_on_a_terminal_topics_are_in_colour_unless_it_is_not_wanted(tmp_path: Pa
     less.chmod(0o755)
 
     def seen(**environ: str) -> str:
-        ours, theirs = pty.openpty()
-        try:
-            kept = {k: v for k, v in os.environ.items() if k not in ("LESS", "NO_COLOR")}
-            subprocess.run(
-                [sys.executable, "-m", "agent", "help"],
-                cwd=ROOT,
-                env={**kept, "PAGER": str(less), "TERM": "xterm", **environ},
-                stdin=theirs,
-                stdout=theirs,
-                check=True,
-                timeout=SOON,
-            )
-        finally:
-            os.close(ours)
-            os.close(theirs)
+        on_a_terminal("help", PAGER=str(less), **environ)
         return (tmp_path / "shown").read_text()
 
     coloured = re.findall(r"\x1b\[\d+m\x1b\[1m(.+?)\x1b\[0m", seen())

@@ -53,9 +53,9 @@ def test_help_says_the_exit_statuses_in_a_paragraph_of_their_own(name: str) -> N
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["lokup"], "there is no command lokup; did you mean lookup?; see callback-agent --help"),
-        (["--pipe", "x", "list"], "there is no option --pipe; options follow the command: "),
-        (["list", "--jsn"], "there is no option --jsn; did you mean --json?; see callback-agent l"),
+        (["lokup"], "unknown command lokup; did you mean lookup?; see callback-agent --help"),
+        (["--pipe", "x", "list"], "unknown option --pipe; options follow the command: "),
+        (["list", "--jsn"], "unknown option --jsn; did you mean --json?; see callback-agent l"),
         (["list", "extra"], "got unexpected extra argument (extra); see callback-agent list --h"),
         (["lookup"], "EVENT is missing; see callback-agent lookup --help"),
         (["lookup", "x", "--job", "seven"], "--job: 'seven' is not a whole number from 0 up; see"),
@@ -63,7 +63,7 @@ def test_help_says_the_exit_statuses_in_a_paragraph_of_their_own(name: str) -> N
         (["lookup", "x-job-parent", "--job", "4"], "EVENT is x-job-parent; with --job"),
         (["check", "--qb-conf"], "option '--qb-conf' requires an argument; see callback-agent ch"),
         (["serve", "--log-format", "xml"], "--log-format: 'xml' is not one of 'text', 'json'; se"),
-        (["a\x1b[2J"], r"there is no command a\x1b[2J; expected check, "),
+        (["a\x1b[2J"], r"unknown command a\x1b[2J; expected check, "),
     ],
     ids=str,
 )  # fmt: skip

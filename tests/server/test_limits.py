@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core import index, match, trigger
+from agent.core import match, reasons, trigger
 from agent.core.event import Event, EventError
 from agent.core.index import Index, ServedDirectory
 from agent.core.languages import DEFAULT_FLAGS
@@ -552,7 +552,7 @@ def test_the_reasons_of_explain_are_short(tmp_path: Path) -> None:
     with running(tmp_path, directory) as agent:
         answer = agent.call("explain", {"event": "done-work-self-" + "a" * 900_000})
         assert len(answer["callbacks"]) == 50
-        assert max(len(c["reason"]) for c in answer["callbacks"]) <= index.MAX_REASON + 3
+        assert max(len(c["reason"]) for c in answer["callbacks"]) <= reasons.MAX_REASON + 3
 
 
 def test_a_lookup_that_takes_long_keeps_nobody_waiting(tmp_path: Path) -> None:

@@ -30,9 +30,9 @@ def findings(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [{k: v for k, v in d.items() if k != "new"} for d in record["diagnostics"]]
 
 
-def record(**fields: Any) -> Record:
+def as_json(**fields: Any) -> dict[str, Any]:
     """A record that says nothing but what is given, in its JSON form."""
-    whole = {
+    return {
         "time": "2026-11-27T03:12:09.123Z",
         "instance": "0123456789abcdef",
         "sequence": 5,
@@ -50,4 +50,8 @@ def record(**fields: Any) -> Record:
         "conf_diff": [],
         **fields,
     }
-    return msgspec.convert(whole, Record)
+
+
+def record(**fields: Any) -> Record:
+    """The same as an object. `fields` are in their JSON form."""
+    return msgspec.convert(as_json(**fields), Record)
