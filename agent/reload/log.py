@@ -61,6 +61,10 @@ class History:
         records = list(self._records)
         return records if limit is None else records[max(0, len(records) - limit) :]
 
+    def newest_exactly(self, number: int) -> list[bytes] | None:
+        """The newest `number` records, newest last; None if there are not so many."""
+        return self.newest(number) if 0 <= number <= len(self._records) else None
+
 
 class Log:
     """Appends records to a file, or to standard output. A failure is logged once."""

@@ -59,6 +59,13 @@ class Publisher:
         """A record without changes, which is not published."""
         return results.encode(self.recorder.unchanged(index))
 
+    def after(self, sequence: int) -> list[bytes] | None:
+        """The records of this run after the one with this number, encoded, oldest first.
+
+        None if they are not all known: there is no such record, or it is too long ago.
+        """
+        return self.history.newest_exactly(self.recorder.sequence - sequence)
+
     def newest(self, index: Index) -> bytes:
         """The newest record, as `status` has it.
 

@@ -54,6 +54,11 @@ MAX_INTEGER: Final = 2**63 - 1
 #: The most owners of one lookup.
 MAX_OWNERS: Final = 10_000
 
+#: Seconds between two heartbeats: the fewest, so that one costs no more than a lookup now and then,
+#: and the most.
+MIN_HEARTBEAT: Final = 0.1
+MAX_HEARTBEAT: Final = 3600.0
+
 #: The types of event that need an extra.
 NEEDS_EXTRA: Final = frozenset(name for name, row in TYPES.items() if row.extra is not None)
 _WITH_EXTRA = [name for name in TYPES if name in NEEDS_EXTRA]
@@ -361,6 +366,46 @@ class HistoryParams(_Params, frozen=True):
         NaturalIfGiven,
         _described(
             f"an integer from 0 to {MAX_INTEGER}: how many of the newest records are wanted at most"
+        ),
+    ] = None
+
+
+class Since(_Params, frozen=True):
+    """The newest record that a subscriber has: the run of the agent that made it, and its number
+    there, or 0 for none."""
+
+    EXPECTED: ClassVar = "a record, as an object with instance and sequence"
+
+    instance: Annotated[str, _described("the instance of a record, as text")]
+    sequence: Annotated[
+        _Natural, _described(f"the sequence of a record, an integer from 0 to {MAX_INTEGER}")
+    ]
+
+
+if TYPE_CHECKING:
+    SinceIfGiven = Since | None
+    HeartbeatIfGiven = float | None
+else:
+    SinceIfGiven = Since
+    HeartbeatIfGiven = Annotated[float, Meta(ge=MIN_HEARTBEAT, le=MAX_HEARTBEAT)]
+
+
+class SubscribeParams(_Params, frozen=True):
+    """Parameters of `subscribe`.
+
+    since: the newest record that the subscriber has; the result then has those after it.
+    heartbeat: seconds between two heartbeats; None is no heartbeats.
+    """
+
+    EXPECTED: ClassVar = "parameters by name: since and heartbeat, where wanted"
+
+    since: Annotated[
+        SinceIfGiven, _described("the newest record that the subscriber has, as an object")
+    ] = None
+    heartbeat: Annotated[
+        HeartbeatIfGiven,
+        _described(
+            f"a number from {MIN_HEARTBEAT:g} to {MAX_HEARTBEAT:g}: seconds between two heartbeats"
         ),
     ] = None
 
@@ -699,7 +744,28 @@ class HistoryResult(_Result, frozen=True, kw_only=True):
 
 
 class SubscribeResult(_Result, frozen=True, kw_only=True):
-    """The index from which the records go on."""
+    """What is served, and the record after which the notifications go on."""
+
+    generation: _Generation
+    digest: _IndexDigest
+    instance: _Instance
+    sequence: Annotated[
+        int, Meta(description="the number of the newest record, 0 before the first", ge=0)
+    ]
+    missed: (
+        Annotated[
+            list[Record] | None,
+            _described(
+                "the records after `since`, oldest first; null where they are no longer known:"
+                " read everything again. Left out without `since`"
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class Heartbeat(_Result, frozen=True, kw_only=True):
+    """The index that is served now."""
 
     generation: _Generation
     digest: _IndexDigest
@@ -882,13 +948,22 @@ METHODS: Final[Mapping[str, Method]] = {
         (HistoryParams(1), HistoryResult(records=[_EXAMPLE_RECORD])),
     ),
     "subscribe": Method(
-        "From now on, send every record on this connection, as the notification `reload`.",
-        NoParams,
+        "From now on, send every record on this connection, as the notification `reload`; with"
+        " `since`, return those that were missed; with `heartbeat`, say that the agent is alive.",
+        SubscribeParams,
         SubscribeResult,
-        (NoParams(), SubscribeResult(**_INDEX)),
+        (
+            SubscribeParams(Since("9f86d081884c7d65", 4), 5.0),
+            SubscribeResult(
+                **_INDEX, instance="9f86d081884c7d65", sequence=5, missed=[_EXAMPLE_RECORD]
+            ),
+        ),
     ),
     "unsubscribe": Method(
-        "Send no more records.", NoParams, EmptyResult, (NoParams(), EmptyResult())
+        "Send no more records and heartbeats.",
+        NoParams,
+        EmptyResult,
+        (NoParams(), EmptyResult()),
     ),
     "metrics": Method(
         "What is measured, for Prometheus and what reads its format.",
@@ -915,6 +990,7 @@ METHODS: Final[Mapping[str, Method]] = {
 #: What the agent sends without a request, and its parameters.
 NOTIFICATIONS: Final[Mapping[str, tuple[str, type[Struct]]]] = {
     "reload": ("Sent to subscribers for every record.", Record),
+    "heartbeat": ("Sent to a subscriber at the interval that it asked for.", Heartbeat),
 }
 
 # Requests: one type for each method, told apart by the member `method` ---------------------------

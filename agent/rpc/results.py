@@ -9,7 +9,7 @@ from itertools import repeat
 from typing import TypeVar
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from agent.core.diagnostic import Diagnostic
 from agent.core.index import Callback, Index, Match
@@ -274,10 +274,40 @@ def _ranks(record: messages.Record) -> Iterator[int]:
         seen.add(directory)
 
 
-def subscribed(index: Index) -> bytes:
-    """The result of `subscribe`."""
+def history(records: Iterable[bytes]) -> bytes:
+    """The result of `history`, from encoded records."""
+    # `join` releases the GIL where there is much to copy.
+    return b"".join((b'{"records":[', b",".join(records), b"]}"))
+
+
+def subscribed(
+    index: Index,
+    instance: str,
+    sequence: int,
+    missed: Iterable[bytes] | UnsetType | None,
+) -> bytes:
+    """The result of `subscribe`.
+
+    `missed` are encoded records, None if they are not known, UNSET if they are not wanted.
+    """
+    head = encode(
+        messages.SubscribeResult(
+            generation=index.generation,
+            digest=index.digest,
+            instance=instance,
+            sequence=sequence,
+            missed=None if missed is None else UNSET,
+        )
+    )
+    if missed is None or missed is UNSET:
+        return head
+    return b"".join((head[:-1], b',"missed":[', b",".join(missed), b"]}"))
+
+
+def heartbeat(index: Index) -> bytes:
+    """The parameters of the notification `heartbeat`."""
     return encode(_head(index))
 
 
-def _head(index: Index) -> messages.SubscribeResult:
-    return messages.SubscribeResult(generation=index.generation, digest=index.digest)
+def _head(index: Index) -> messages.Heartbeat:
+    return messages.Heartbeat(generation=index.generation, digest=index.digest)

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from typing import cast
 
 from agent.rpc import jsonrpc
@@ -184,6 +185,10 @@ class Connection(asyncio.Protocol):
             return
         self.flush()
         self.write(line)
+
+    def after_response(self, act: Callable[[], None]) -> None:
+        """Call this when the response that is in the making is given."""
+        self._requests.afterwards.append(act)
 
     def finish(self, response: bytes) -> None:
         """Close with this response, after those to earlier requests."""

@@ -22,7 +22,7 @@ import msgspec
 from agent.core.index import Index
 from agent.core.quoting import encodable
 from agent.reload.reloader import Reloader
-from agent.rpc import jsonrpc, openrpc, results
+from agent.rpc import openrpc, results
 from agent.rpc.lookup_cache import NotQuick
 from agent.rpc.messages import (
     CodeParams,
@@ -34,6 +34,7 @@ from agent.rpc.messages import (
     LookupParams,
     NoParams,
     StatusResult,
+    SubscribeParams,
 )
 from agent.rpc.results import Spend
 from agent.server.access import AccessPolicy
@@ -43,6 +44,7 @@ from agent.server.lookups import Lookups
 from agent.server.matches import Matches
 from agent.server.metrics import Metrics
 from agent.server.shared import Client
+from agent.server.subscriptions import Subscriptions, in_worker_if_long
 
 #: Seconds for which the result of `list` is cached, so that clients that ask at once share it.
 LIST_CACHE_SECONDS = 5.0
@@ -81,7 +83,7 @@ class Handlers:
         self._pipe = pipe
         self._notes = notes
         self._began = time.monotonic()
-        self._subscribers: set[Client] = set()
+        self.subscriptions = Subscriptions(reloader.records, lambda: reloader.index)
         self._document: bytes | None = None
         self.lookups = Lookups(reloader.index, matches or Matches())
         self.metrics = Metrics(reloader, self.lookups, version)
@@ -102,7 +104,6 @@ class Handlers:
             "rpc.discover": self._discover,
         }
         reloader.swapped.append(self._use_new_index)
-        reloader.records.listeners.append(self._notify)
 
     def load(self) -> None:
         """Load what is needed late: for refused requests, `status`, `metrics` and `rpc.discover`.
@@ -114,16 +115,11 @@ class Handlers:
 
     def forget(self, connection: Client) -> None:
         """A connection is closed."""
-        self._subscribers.discard(connection)
+        self.subscriptions.forget(connection)
 
     def _use_new_index(self) -> None:
         self.lookups.use(self._reloader.index)
         self._lists = {}
-
-    def _notify(self, record: bytes) -> None:
-        line = jsonrpc.notification("reload", record)
-        for connection in list(self._subscribers):
-            connection.notify(line)
 
     # One function for each method -----------------------------------------------------------------
 
@@ -192,14 +188,13 @@ class Handlers:
 
     def _history(self, params: HistoryParams, connection: Client) -> Outcome:
         records = self._reloader.records.history.newest(params.limit)
-        return b'{"records":[' + b",".join(records) + b"]}"
+        return in_worker_if_long(partial(results.history, records), records)
 
-    def _subscribe(self, params: NoParams, connection: Client) -> Outcome:
-        self._subscribers.add(connection)
-        return results.subscribed(self._reloader.index)
+    def _subscribe(self, params: SubscribeParams, connection: Client) -> Outcome:
+        return self.subscriptions.subscribe(params, connection)
 
     def _unsubscribe(self, params: NoParams, connection: Client) -> Outcome:
-        self._subscribers.discard(connection)
+        self.subscriptions.unsubscribe(connection)
         return results.encode(EmptyResult())
 
     def _metrics(self, params: NoParams, connection: Client) -> Outcome:

@@ -84,6 +84,8 @@ class Requests:
         self._connection = connection
         self.inbox = Inbox()
         self._batch: BatchResponse | None = None
+        #: What to do when the response in the making is given.
+        self.afterwards: list[Callable[[], None]] = []
         #: Bytes of memory that the request may take that is being carried out.
         self._decoded = 0
         #: The request or line that is worked on elsewhere, and what to do with the outcome.
@@ -120,6 +122,7 @@ class Requests:
         even if its client is gone."""
         self.inbox.clear()
         self._batch = None
+        self.afterwards.clear()
         self._decoded = 0
         self._task = None
         self._shared.unwatch(self._connection)
@@ -160,7 +163,14 @@ class Requests:
         if isinstance(message, jsonrpc.Batch):
             self._batch = BatchResponse(message.items)
         else:
-            self._answer(message, self._connection.give)
+            self._answer(message, self._give)
+
+    def _give(self, response: Line) -> None:
+        self._connection.give(response)
+        if self.afterwards:
+            acts, self.afterwards = self.afterwards, []
+            for act in acts:
+                act()
 
     def _answer(self, message: Request | jsonrpc.Refusal, give: Callable[[Line], None]) -> None:
         if isinstance(message, jsonrpc.Refusal):
@@ -175,7 +185,7 @@ class Requests:
     def _advance_batch(self, batch: BatchResponse) -> None:
         if not batch.items:
             self._batch = None
-            self._connection.give(batch.line())
+            self._give(batch.line())
             return
         item = batch.items.popleft()
         most = self._shared.limits.max_batch_bytes

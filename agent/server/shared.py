@@ -10,7 +10,7 @@ import asyncio
 import select
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from agent.rpc import jsonrpc
@@ -51,6 +51,11 @@ class Client(batcher.Client, Protocol):
 
     def notify(self, line: bytes) -> None:
         """Send a notification between two responses."""
+        ...
+
+    def after_response(self, act: Callable[[], None]) -> None:
+        """Call this when the response that is in the making is sent, or put behind those that wait
+        to be sent. If there will be none, because the connection is closed, it is not called."""
         ...
 
     def shed(self) -> None:

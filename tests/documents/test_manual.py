@@ -186,6 +186,8 @@ LIMITS = {
     "one call of the Python client": "client.DEFAULT_TIMEOUT",
     "answer for the Python client": "client.MAX_ANSWER_BYTES",
     "records in `history`": "reload.log.MAX_HISTORY",
+    "shortest interval of heartbeats": "rpc.messages.MIN_HEARTBEAT",
+    "longest interval of heartbeats": "rpc.messages.MAX_HEARTBEAT",
     "free file descriptors needed at the start": "daemon.descriptors.MIN_DESCRIPTORS",
     "waiting records of a log that cannot be written": "reload.log.MAX_WAITING",
     "their size": "reload.log.MAX_WAITING_BYTES",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.reload.log import Log
+from agent.reload.log import MAX_HISTORY, MAX_HISTORY_BYTES, History, Log
 from agent.rpc import results
 from support.agents import Agent, wait_for, write
 from support.records import record
@@ -24,6 +24,27 @@ def put(one: Log, generation: int = 2) -> bytes:
     made = record(generation=generation)
     one.write(made, results.encode(made))
     return results.encode(made) + b"\n"
+
+
+# The history -------------------------------------------------------------------------------------
+
+
+def test_the_history_says_whether_it_has_all_that_is_wanted() -> None:
+    history = History()
+    assert history.newest_exactly(0) == []
+    assert history.newest_exactly(1) is None
+    for number in range(MAX_HISTORY + 1):
+        history.add(b"%d" % number)
+    assert history.newest_exactly(2) == [b"%d" % (MAX_HISTORY - 1), b"%d" % MAX_HISTORY]
+    kept = history.newest_exactly(MAX_HISTORY)
+    assert kept is not None
+    assert (len(kept), kept[0]) == (MAX_HISTORY, b"1")
+    assert history.newest_exactly(MAX_HISTORY + 1) is None
+    assert history.newest_exactly(-1) is None
+    # The last one is always kept.
+    history.add(b"x" * (MAX_HISTORY_BYTES + 1))
+    assert history.newest_exactly(1) is not None
+    assert history.newest_exactly(2) is None
 
 
 # The file ----------------------------------------------------------------------------------------

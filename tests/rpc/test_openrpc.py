@@ -140,9 +140,11 @@ JUNK: list[Any] = [
 ]
 KEYS = [
     *("owners", "pending", "path", "trigger", "missing"),
+    *("since", "heartbeat", "instance", "sequence"),
     *("event", "owner", "occurred", "code", "limit", "id", "label", "pid", "pgrp", "name", "type"),
     *("extra", "job", "params", "method", "jsonrpc", "ocurred", ""),
 ]
+SECONDS = [0.1, 1, 2.5, 3600, 3600.0]
 TEXTS = ["done-job-self", "failed-work-self-7", "a-work-my-label", "done-work-self", "x-Job-1", "a"]
 
 
@@ -181,7 +183,7 @@ class Requests:
 
     def good(self) -> dict[str, Any]:
         """A request which is good, but for what the rules between members have to say."""
-        method = self.random.choice([*METHODS, "lookup", "lookup", "lookup", "explain"])
+        method = self.random.choice([*METHODS, *["lookup"] * 3, "explain", "subscribe"])
         call: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
         call |= self.some(id=self.random.choice((0, "x", None, 1.5, 10**25)))
         if method in ("lookup", "explain"):
@@ -194,8 +196,15 @@ class Requests:
             if self.random.random() < 0.3:
                 rest |= self.some(owners=self.owners())
             return {**call, "params": {"event": self.event(), **rest}}
-        params = {"list": self.some(code=False), "history": self.some(limit=5)}.get(method, {})
+        params = {
+            "list": self.some(code=False),
+            "history": self.some(limit=5),
+            "subscribe": self.some(since=self.since(), heartbeat=self.random.choice(SECONDS)),
+        }.get(method, {})
         return call | self.some(params=params)
+
+    def since(self) -> dict[str, Any]:
+        return {"instance": self.random.choice(("", "9f")), "sequence": self.random.choice((0, 7))}
 
     def damaged(self) -> dict[str, Any]:
         call: dict[str, Any] = json.loads(json.dumps(self.good()))
@@ -290,6 +299,19 @@ VALUES = st.recursive(
             st.sampled_from(["owner", "owners", "occurred", "pending", "code"]), VALUES
         ),
     )
+    | st.builds(
+        lambda params: {"jsonrpc": "2.0", "id": 1, "method": "subscribe", "params": params},
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "heartbeat": VALUES | st.floats(-1, 4000) | st.integers(-1, 4000),
+                "since": VALUES | st.fixed_dictionaries(
+                    {"instance": VALUES | st.text(), "sequence": VALUES | st.integers()},
+                    optional={"time": VALUES},
+                ),
+            },
+        ),
+    )
 )  # fmt: skip
 def test_agent_and_schemas_agree_on_any_value(call: Any) -> None:
     if not isinstance(call, list):
@@ -344,6 +366,7 @@ RECORD = {
     ],
 }
 INDEX = {"generation": 1, "digest": SHA}
+SUBSCRIBED = {**INDEX, "instance": "0123456789abcdef", "sequence": 0}
 STATUS = {
     "version": "1",
     "pid": 1,
@@ -382,7 +405,10 @@ GOOD: list[tuple[type[Struct], Any]] = [
     (ExplainResult, {**INDEX, "callbacks": [{**CALLBACK, "verdict": "no", "reason": "r"}]}),
     (ListResult, {**INDEX, "callbacks": [CALLBACK]}),
     (StatusResult, STATUS),
-    (SubscribeResult, INDEX),
+    (SubscribeResult, SUBSCRIBED),
+    (SubscribeResult, {**SUBSCRIBED, "missed": None}),
+    (SubscribeResult, {**SUBSCRIBED, "missed": [RECORD, RECORD]}),
+    (messages.Heartbeat, INDEX),
     (messages.EmptyResult, {}),
 ]
 
@@ -403,7 +429,7 @@ def test_results_and_records_are_accepted(kind: type[Struct], value: Any) -> Non
 @pytest.mark.parametrize(("kind", "value"), GOOD)
 def test_each_member_is_required_and_no_other_is_known(kind: type[Struct], value: Any) -> None:
     valid = validator(kind.__name__).is_valid
-    for member in value.keys() - {"code", "code_base64", "held"}:
+    for member in value.keys() - {"code", "code_base64", "held", "missed"}:
         # No member of any result may hold a list in a list.
         for wrong in ({k: v for k, v in value.items() if k != member}, {**value, member: [[]]}):
             assert not valid(wrong), member
@@ -425,6 +451,7 @@ def test_each_member_is_required_and_no_other_is_known(kind: type[Struct], value
         (Record, {**RECORD, "event": "changed"}),
         (Record, {**RECORD, "diagnostics": [{"severity": "error"}]}),
         (StatusResult, {**STATUS, "settings": {"pipe": "/p"}}),
+        (SubscribeResult, {**SUBSCRIBED, "missed": [{**RECORD, "sequence": "1"}]}),
     ],
 )
 def test_wrong_results_and_records_are_refused(kind: type[Struct], value: Any) -> None:

@@ -127,9 +127,9 @@ def test_no_answer_or_record_can_drive_a_terminal(tmp_path: Path, character: str
         assert agent.call("list", {"code": True})["callbacks"][0]["code"] == f"# {character}\n"
 
 
-@pytest.mark.parametrize("where", ["lookup", "explain", "callbacks"])
+@pytest.mark.parametrize("where", ["lookup", "explain", "callbacks", "subscribed"])
 def test_whatever_one_request_raises_is_its_own_error(tmp_path: Path, where: str) -> None:
-    method = {"callbacks": "list"}.get(where, where)
+    method = {"callbacks": "list", "subscribed": "subscribe"}.get(where, where)
     agent = patched(
         tmp_path,
         "import agent.rpc.results as a\n"
@@ -140,10 +140,15 @@ def test_whatever_one_request_raises_is_its_own_error(tmp_path: Path, where: str
     )
     agent.start()
     try:
-        params = {} if method == "list" else {"event": "done-job-self", "occurred": ["a-job-1"]}
-        first, second = exchange(agent, call(method, **params), call("unsubscribe"))
+        event = {"event": "done-job-self", "occurred": ["a-job-1"]}
+        params = event if method in ("lookup", "explain") else {}
+        (agent.directories[0] / "a.pl").write_text("# new\n")
+        # A subscription that failed sends no records.
+        lines = [call(method, **params), call("reload"), call("unsubscribe")]
+        first, second, third = exchange(agent, *lines)
         assert first["error"]["code"] == INTERNAL_ERROR
-        assert second["result"] == {}
+        assert second["result"]["generation"] == 2
+        assert third["result"] == {}
         wait_for(lambda: "MemoryError" in agent.errors.read_text(), "the report")
     finally:
         agent.stop()
