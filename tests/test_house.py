@@ -29,10 +29,12 @@ LAYERS = {
     "check": {"core", "timing", "disk", "settings", "reload"},
     "daemon": {"core", "timing", "rpc", "disk", "settings", "reload", "server"},
     "cli": {
-        *("core", "timing", "settings", "reload", "check", "daemon", "client", "runner", "manual"),
+        *("core", "timing", "settings", "reload", "check", "daemon"),
+        *("client", "runner", "slurm", "manual"),
     },
     "client": set(),
     "runner": {"core", "client"},
+    "slurm": {"core", "client", "runner"},
     "aio": {"client"},
     "manual": set(),
     "__main__": {"cli", "daemon"},

@@ -1,0 +1,153 @@
+"""The spool: where hooks leave events, and from where the daemon takes them in order.
+
+A hook writes `BOOT.UPTIME.PID.tmp`, and renames it to `BOOT.UPTIME.PID.event` when it is on the
+disk. BOOT names the run of the kernel and UPTIME is the seconds since its start, so the order does
+not depend on a clock that somebody sets. Of another run of the kernel, or of another machine, the
+time of the file counts.
+
+The spool belongs to the user of slurmctld, whose hooks write into it; those of slurmd are root's.
+What others left there is never read: it would run callbacks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.core.quoting import shown
+
+#: The most bytes of one event. Slurm's own variables have some kilobytes.
+MAX_BYTES = 1 << 20
+#: Seconds after which a file that a hook has begun is that of a dead one.
+DEAD_SECONDS = 600.0
+#: Where files go that are not events.
+BAD = "bad"
+#: The most files there; the oldest are removed.
+MAX_BAD = 1000
+
+_NAME = re.compile(r"([0-9a-f-]{36})\.([0-9]{1,12}\.[0-9]{1,9})\.([0-9]{1,10})\.(event|tmp)")
+
+
+class BadFile(Exception):
+    """A file in the spool is not an event: what was found and expected."""
+
+
+class SpoolError(Exception):
+    """The spool cannot be used: what was found, and what to do."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Waiting:
+    """A file in the spool."""
+
+    #: When it was written, in seconds since 1970 by the clock as it is set now.
+    time: float
+    #: The time of the file: it orders what has the same uptime.
+    mtime: int
+    name: str
+
+
+class Spool:
+    """A spool. Raises SpoolError if it is not there, or if others may write to it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            why = f"{path}: {error.strerror}; `callback-agent slurm setup` says how to make it"
+            raise SpoolError(f"the spool cannot be used: {why}") from None
+        if not stat.S_ISDIR(status.st_mode):
+            raise SpoolError(f"the spool {path} is not a directory")
+        if status.st_mode & 0o022:
+            mode = f"{stat.S_IMODE(status.st_mode):04o}"
+            raise SpoolError(
+                f"others may write to the spool {path} (mode {mode}), and so run callbacks;"
+                f" make it the directory of the user of slurmctld: chmod 700 {path}"
+            )
+        self._trusted = {0, os.geteuid(), status.st_uid}
+
+    def waiting(self) -> list[Waiting]:
+        """All files but those that hooks still write, in the order of their events.
+
+        Raises OSError.
+        """
+        since_boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        found = []
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                if entry.name.endswith(".tmp") or entry.name == BAD:
+                    continue
+                name = _NAME.fullmatch(entry.name)
+                with contextlib.suppress(FileNotFoundError):
+                    mtime = entry.stat(follow_symlinks=False).st_mtime_ns
+                    ours = name is not None and name[1] == self._boot
+                    at = since_boot + float(name[2]) if name and ours else mtime / 1e9
+                    found.append(Waiting(at, mtime, entry.name))
+        return sorted(found)
+
+    def read(self, name: str) -> bytes:
+        """The environment that a hook left. Raises BadFile, FileNotFoundError, and OSError."""
+        if not (found := _NAME.fullmatch(name)) or found[4] != "event":
+            raise BadFile("its name is not that of an event; expected BOOT.UPTIME.PID.event")
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+        path = f"{self.path}/{name}"
+        if stat.S_ISLNK(os.lstat(path).st_mode):
+            raise BadFile("it is a link; expected a regular file")
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise BadFile("it is not a regular file")
+            if status.st_uid not in self._trusted:
+                expected = ", ".join(map(str, sorted(self._trusted)))
+                raise BadFile(f"it belongs to user {status.st_uid}; expected one of {expected}")
+            if status.st_nlink > 1:
+                raise BadFile("it has another name elsewhere")
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise BadFile(f"it has more than {MAX_BYTES} bytes")
+        return data
+
+    def remove(self, name: str) -> None:
+        """Remove an event that has been handled. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self.path}/{name}")
+
+    def set_aside(self, name: str) -> str:
+        """Move a file that is not an event to where a person can look at it; its new path.
+
+        Raises OSError.
+        """
+        folder = f"{self.path}/{BAD}"
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+        os.rename(f"{self.path}/{name}", f"{folder}/{name}")
+        for old in sorted(os.scandir(folder), key=lambda e: e.stat(follow_symlinks=False).st_mtime)[
+            :-MAX_BAD
+        ]:
+            with contextlib.suppress(OSError):
+                os.unlink(old.path)
+        return f"{folder}/{shown(name)}"
+
+    def remove_dead(self) -> int:
+        """Remove what hooks began DEAD_SECONDS ago and did not finish; how many. Raises OSError."""
+        removed = 0
+        uptime, now = time.clock_gettime(time.CLOCK_BOOTTIME), time.time()
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                name = _NAME.fullmatch(entry.name)
+                if name is None or name[4] != "tmp":
+                    continue
+                with contextlib.suppress(OSError):
+                    ours = name[1] == self._boot
+                    age = uptime - float(name[2]) if ours else now - entry.stat().st_mtime
+                    if age > DEAD_SECONDS:
+                        os.unlink(entry.path)
+                        removed += 1
+        return removed
