@@ -17,7 +17,7 @@ from agent import cli, manual
 from support.documents import ROOT
 
 #: Endings of the files that the package consists of.
-PACKAGE_ENDINGS = {".py", ".pl", ".md", ".json", ".typed"}
+PACKAGE_ENDINGS = {".py", ".pl", ".sh", ".md", ".json", ".typed"}
 SHARED = {"callback-agent.service", "callback-agent.logrotate", "callback-agent.rules.yml"}
 #: The files at the top of a source distribution; hatchling adds the first two.
 SDIST_TOP = {"PKG-INFO", ".gitignore", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"}
