@@ -129,10 +129,8 @@ class Slurm:
             why = f"{error.strerror}; install Slurm's client programs or set PATH"
             raise SlurmError(f"{said}: {program} cannot be run: {why}") from None
         if done.returncode != 0:
-            # Some of what is wrong is on standard output.
-            why = " ".join((done.stderr + done.stdout).decode(errors="replace").split())
-            unknown = "nvalid job id" in why
-            kind = NotThere if _NO_ANSWER.search(why) and not unknown else SlurmError
+            why = " ".join(done.stderr.decode(errors="replace").split())
+            kind = NotThere if _NO_ANSWER.search(why) else SlurmError
             raise kind(f"{said}: {why or f'exit status {done.returncode}'}")
         return done.stdout.decode(errors="replace")
 
@@ -147,7 +145,7 @@ class Slurm:
 
 #: What Slurm's programs say when they reach no slurmctld.
 _NO_ANSWER = re.compile(
-    r"Unable to contact slurm controller|Unexpected message received|Socket timed out"
+    r"Unable to contact slurm controller|Socket timed out"
     r"|Connection refused|Zero Bytes|communication (connection )?failure|in standby mode",
     re.IGNORECASE,
 )

@@ -94,7 +94,7 @@ class SlurmFarm:
                     f" {', '.join(sorted(_FIELDS))}"
                 )
             changed.append(f"{known}={value}")
-        self._any("update", f"JobId={_spec(target)}", *changed)
+        self._any(target, "update", f"JobId={_spec(target)}", *changed)
 
     def mail(self, target: Target, report: str) -> None:
         """Send the mail `status`: Slurm's MailProg, to the job's MailUser or else to its user."""
@@ -142,11 +142,11 @@ class SlurmFarm:
 
     def block(self, target: Target) -> None:
         """`scontrol hold`: what waits does not start; what runs goes on."""
-        self._any("hold", _spec(target))
+        self._any(target, "hold", _spec(target))
 
     def unblock(self, target: Target) -> None:
         """`scontrol release`."""
-        self._any("release", _spec(target))
+        self._any(target, "release", _spec(target))
 
     def kill(self, target: Target) -> None:
         """`scancel`."""
@@ -174,15 +174,15 @@ class SlurmFarm:
     def requeue(self, target: Target) -> None:
         """`scontrol requeue`."""
         self._settled(target)
-        self._any("requeue", _spec(target))
+        self._any(target, "requeue", _spec(target))
 
     def suspend(self, target: Target) -> None:
         """`scontrol suspend`: of what runs."""
-        self._any("suspend", _spec(target))
+        self._any(target, "suspend", _spec(target))
 
     def resume(self, target: Target) -> None:
         """`scontrol resume`: of what is suspended."""
-        self._any("resume", _spec(target))
+        self._any(target, "resume", _spec(target))
 
     def preempt(self, target: Target) -> NoReturn:
         """Slurm cannot."""
@@ -201,11 +201,14 @@ class SlurmFarm:
         instead = 'modify({"ExcNodeList": NODES}) and then requeue'
         raise _cannot("migrate", target, "to other hosts by itself", instead)
 
-    def _any(self, *arguments: str) -> None:
+    def _any(self, target: Target, *arguments: str) -> None:
         """Call scontrol, for all tasks of a target: it succeeds if it does for any of them.
 
         scontrol reports the others as well: `1_0-2: No error 1_3-7: Job is pending execution`.
         """
+        # scontrol does not always say that it does not know a job.
+        if not self._slurm.rows([target.job], ended=True):
+            raise SlurmError(f"{arguments[0]}: {_forgotten(target)}")
         try:
             self._slurm.call("scontrol", *arguments)
         except SlurmError as error:
@@ -288,7 +291,8 @@ def _rank(row: Row) -> int:
 
 
 def _forgotten(target: Target) -> str:
-    return f"Slurm knows no start of {target}: it forgets what ended after MinJobAge seconds"
+    forgets = "Slurm forgets what ended after MinJobAge seconds"
+    return f"Slurm does not know {target}, or it has not started; {forgets}"
 
 
 def _cannot(verb: str, target: Target, how: str, instead: str) -> SlurmError:

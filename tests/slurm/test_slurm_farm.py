@@ -184,8 +184,8 @@ CANNOT: list[tuple[Callable[[Farm], object], str]] = [
     (lambda farm: farm.mail(Target(7777), "status"), "MinJobAge"),
     (lambda farm: farm.modify(Target(7), {"JobId": 8}), "JobId cannot be changed here; expected"),
     (lambda farm: farm.modify(Target(7), {"NodeName": "x", "State": "down"}), "NodeName"),
-    (lambda farm: farm.suspend(Target(7777)), "suspend 7777: .*nvalid job id"),
-    (lambda farm: farm.block(Target(7777)), "hold 7777: .*nvalid job id"),
+    (lambda farm: farm.suspend(Target(7777)), "suspend: Slurm does not know job 7777"),
+    (lambda farm: farm.block(Target(7777)), "hold: .*MinJobAge"),
 ]
 
 
