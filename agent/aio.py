@@ -11,6 +11,8 @@ The methods, results and errors are those of `agent.client`, awaited:
 Several tasks may use one `Client` at the same time. It belongs to one event loop.
 """
 
+# This file is long because it has every method of agent.client, with its types.
+
 # Calls take a `timeout`, as those of agent.client do.
 # ruff: noqa: ASYNC109
 
@@ -44,6 +46,7 @@ from agent.client import (
     Pending,
     Record,
     Refused,
+    Since,
     StatusResult,
     TimedOut,
 )
@@ -190,18 +193,22 @@ class Client:
         result: HistoryResult = self._object(await self.call("history", params, timeout))
         return result
 
-    async def subscribe(self) -> Subscription:
-        """The records from now on, on a separate connection. See `Subscription`."""
+    async def subscribe(
+        self, since: Since | None = None, heartbeat: float | None = None
+    ) -> Subscription:
+        """The records from now on, on a separate connection; see
+        `agent.client.Client.subscribe`."""
         deadline = self._deadline(None)
-        with self._limit(deadline):
-            connection = await _Connection.open(self.path)
-            try:
-                [answer] = await connection.ask([client._request(0, "subscribe", None)])
-                return Subscription(self.path, connection, self._object(answer))
-            except BaseException:
-                await connection.aclose()
-                raise
-        raise client._too_late(self.path, deadline)
+        records = client._Records(self.path, self.timeout, since, heartbeat, self.restart)
+        subscription = Subscription(records)
+        try:
+            while not records.answered:
+                if not await subscription._receive(deadline.at):
+                    raise client._too_late(self.path, deadline)
+        except BaseException:
+            await subscription.aclose()
+            raise
+        return subscription
 
     async def call(self, method: str, params: Any = None, timeout: float | None = None) -> Any:
         """The result of any method of the agent, as JSON gives it. Raises `AgentError`s."""
@@ -273,18 +280,12 @@ class Client:
 
 
 class Subscription:
-    """An asynchronous iterator of the records that the agent makes from its creation on.
+    """An asynchronous iterator of records; see `agent.client.Subscription`."""
 
-    `generation` and `digest` are those of the index at that moment. NoAgent is raised when the
-    agent closes the connection: subscribe again, and compare the digest.
-    """
-
-    def __init__(self, path: str, connection: _Connection, answer: dict[str, Any]) -> None:
-        self._path = path
-        self._connection = connection
+    def __init__(self, records: client._Records) -> None:
+        self._records = records
+        self._connection: _Connection | None = None
         self._closed = False
-        self.generation = answer.get("generation")
-        self.digest = answer.get("digest")
 
     async def __aenter__(self) -> Self:
         return self
@@ -292,10 +293,30 @@ class Subscription:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
+    @property
+    def generation(self) -> int:
+        """That of the index that is served, as far as the agent has said."""
+        return self._records.generation
+
+    @property
+    def digest(self) -> str:
+        """That of the index that is served, as far as the agent has said."""
+        return self._records.digest
+
+    @property
+    def position(self) -> Since | None:
+        """The newest record that was returned: what a later subscription takes as `since`."""
+        return self._records.position
+
+    @property
+    def heard(self) -> float:
+        """When something last came from the agent, in seconds of `time.monotonic`."""
+        return self._records.heard
+
     async def aclose(self) -> None:
         """End the subscription. Iterating ends too."""
         self._closed = True
-        await self._connection.aclose()
+        await self._disconnect()
 
     def __aiter__(self) -> Self:
         return self
@@ -306,24 +327,52 @@ class Subscription:
         return await self.next()
 
     async def next(self, timeout: float | None = None) -> Record:
-        """The next record; waits for `timeout` seconds, or without limit.
+        """The next record; waits for `timeout` seconds, or without limit. 0 takes what has arrived.
 
-        Raises TimedOut, after which it can be called again and no record is lost, NoAgent if the
-        agent has closed the connection, AgentError if what it sends is not JSON-RPC.
+        Raises TimedOut or RecordsLost, after which it can be called again and no record is lost,
+        NoAgent if the agent is gone, AgentError if what it sends is not JSON-RPC.
         """
-        if self._closed:
-            raise NoAgent("this subscription is closed")
+        deadline = client._soon(timeout)
+        while not self._closed:
+            record = self._records.take()
+            if record is not None:
+                return record
+            try:
+                in_time = await self._receive(deadline)
+            except client.AgentError:
+                await self.aclose()
+                raise
+            if not in_time:
+                raise TimedOut(f"no record within {timeout or 0:g} s")
+        raise NoAgent("this subscription is closed")
+
+    async def _receive(self, deadline: float) -> bool:
+        """Receive one message, or do one step towards a new connection. False at the deadline."""
         try:
-            with anyio.move_on_after(timeout):
-                while True:
-                    message = await self._connection.message()
-                    record = message.get("params")
-                    if message.get("method") == "reload" and isinstance(record, dict):
-                        return record
-        except client.AgentError:
-            await self.aclose()
-            raise
-        raise TimedOut(f"no record within {timeout or 0:g} s")
+            until = self._records.wait_until(deadline)
+            with anyio.move_on_after(until - time.monotonic()):
+                if self._connection is None:
+                    self._connection = await _Connection.open(self._records.path)
+                    # If it cannot be sent, what is received says why.
+                    await self._connection.send(self._records.request())
+                self._records.add(await self._connection.message())
+                return True
+            self._records.check_silence(self._connection.heard if self._connection else 0.0)
+            return until != deadline
+        except client._Absent:
+            await self._disconnect()
+            pause = self._records.pause()
+            if pause is None:
+                raise
+            left = deadline - time.monotonic()
+            await anyio.sleep(max(0.0, min(pause, left)))
+            return left >= pause
+        return True
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.aclose()
 
 
 class _Connection:
@@ -333,6 +382,8 @@ class _Connection:
         self._path = path
         self._stream = stream
         self._rest = bytearray()
+        #: When bytes last came, in seconds of `time.monotonic`.
+        self.heard = time.monotonic()
 
     @classmethod
     async def open(cls, path: str) -> _Connection:
@@ -357,7 +408,7 @@ class _Connection:
         results: list[Any] = []
         refused: Refused | None = None
         for window in client._windows(lines):
-            broken = await self._send(b"".join(window))
+            broken = await self.send(b"".join(window))
             for _ in window:
                 try:
                     results.append(await self._result(len(results)))
@@ -374,7 +425,7 @@ class _Connection:
             raise refused
         return results
 
-    async def _send(self, data: bytes) -> client._HungUp | None:
+    async def send(self, data: bytes) -> client._HungUp | None:
         """Send bytes. An error is returned: the agent may have sent the reason why it closed."""
         try:
             await self._stream.send(data)
@@ -398,6 +449,7 @@ class _Connection:
                 raise client._not_an_agent(self._path, "its answer does not end")
             try:
                 self._rest += await self._stream.receive(_READ_BYTES)
+                self.heard = time.monotonic()
             except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
                 raise client._HungUp(f"{self._path}: the agent closed the connection") from None
         line = bytes(self._rest[:end])

@@ -90,11 +90,18 @@ _LONGEST_PAUSE = 0.1
 #: Seconds that a wait of 0 lasts, so that what has arrived is read.
 _POLL = 0.001
 
+#: Seconds that a subscriber waits before it believes that nothing came: it may have been suspended,
+#: or busy, and what came is still to be read.
+_LAST_LOOK = 0.1
+
 #: Digests that are asked for at once. One has 71 characters, and a line at most 1 MiB.
 _MAX_DIGESTS = 1000
 
-#: Seconds that stand for no limit: sockets take no larger numbers on every system.
+#: The longest time limit in seconds: sockets take no larger numbers on every system.
 _LONGEST_TIMEOUT = 1e6
+
+#: A deadline that is not reached.
+_NEVER = float("inf")
 
 if TYPE_CHECKING:
     from typing import TypedDict
@@ -200,6 +207,12 @@ if TYPE_CHECKING:
 
         callbacks: List[Callback]
 
+    class Since(TypedDict):
+        """A record: the run of the agent that made it, and its number there, or 0 for none."""
+
+        instance: str
+        sequence: int
+
     class Content(TypedDict, total=False):
         """A file's text, or its bytes in base64."""
 
@@ -215,7 +228,7 @@ if TYPE_CHECKING:
 else:
     Job = Pending = Owner = EventObject = Callback = PartialCallback = ExplainedCallback = dict
     LookupResult = OwnersResult = OwnerPartial = OwnerResult = ExplainResult = ListResult = dict
-    Content = CodeResult = dict
+    Content = CodeResult = Since = dict
     Event = Union[str, Mapping[str, Any]]
 
 #: Records and the result of `status` are long, and people read them more than programs: see
@@ -257,6 +270,11 @@ class Refused(AgentError):
 
 class BadArgument(AgentError):
     """An argument cannot be sent as JSON: NaN, a date, or a value that contains itself."""
+
+
+class RecordsLost(AgentError):
+    """A subscription missed records that are no longer known, mostly because the agent was
+    restarted. Read everything again; the subscription goes on."""
 
 
 class Client:
@@ -423,9 +441,18 @@ class Client:
         result: Dict[str, str] = self._object(self.call("metrics", {}, timeout))
         return result
 
-    def subscribe(self) -> "Subscription":
-        """The records from now on, on a separate connection. See `Subscription`."""
-        return Subscription(self.path, self.timeout)
+    def subscribe(
+        self, since: Optional[Since] = None, heartbeat: Optional[float] = None
+    ) -> "Subscription":
+        """The records from now on, on a separate connection. See `Subscription`.
+
+        `since` is the `position` of an earlier subscription: the records after it come first.
+        `heartbeat` is in seconds, from 0.1 to 3600: so often the agent says that it is alive. A
+        subscription that is given one of them goes on by itself when the agent is restarted.
+        """
+        return Subscription(
+            self.path, self.timeout, since=since, heartbeat=heartbeat, restart=self.restart
+        )
 
     def call(
         self,
@@ -584,31 +611,41 @@ class _Code:
 class Subscription:
     """An iterator of the records that the agent makes from the moment this is created.
 
-    `generation` and `digest` are those of the index at that moment. Iterating waits without limit,
-    `next` with one. NoAgent is raised when the agent closes the connection, since changes are no
-    longer reported: subscribe again, and compare the digest.
+    Iterating waits without limit, `next` with one. It is for one thread at a time.
+
+    Without `since` and `heartbeat`, NoAgent is raised when the agent closes the connection, since
+    changes are no longer reported: subscribe again, and compare the digest.
+
+    With one of them, the connection is made again: for `restart` seconds after it was lost, then
+    NoAgent is raised. The records that were missed come first. If the agent no longer knows them,
+    RecordsLost is raised once in their place, and the records after them follow.
+
+    With `heartbeat`, NoAgent is also raised if nothing comes for `heartbeat + timeout` seconds: the
+    agent is stopped or stuck.
     """
 
-    def __init__(self, path: str, timeout: float = DEFAULT_TIMEOUT) -> None:
+    def __init__(
+        self,
+        path: str,
+        timeout: float = DEFAULT_TIMEOUT,
+        *,
+        since: Optional[Since] = None,
+        heartbeat: Optional[float] = None,
+        restart: float = DEFAULT_RESTART,
+    ) -> None:
         deadline = _Deadline(timeout)
-        self._path = path
+        self._records = _Records(path, timeout, since, heartbeat, restart)
+        self._connection = None  # type: Optional[_Connection]
         self._closed = False
         try:
-            self._connection = _Connection(path, deadline.at)
-        except socket.timeout:
-            raise _too_late(path, deadline) from None
-        try:
-            [answer] = self._connection.ask([_request(0, "subscribe", None)], deadline.at)
-            if not isinstance(answer, dict):
-                raise _not_an_agent(path, "the result is not an object")
+            while not self._records.answered:
+                self._receive(deadline.at)
         except socket.timeout:
             self.close()
             raise _too_late(path, deadline) from None
         except BaseException:
             self.close()
             raise
-        self.generation = answer.get("generation")
-        self.digest = answer.get("digest")
 
     def __enter__(self) -> "Subscription":
         return self
@@ -616,39 +653,227 @@ class Subscription:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def generation(self) -> int:
+        """That of the index that is served, as far as the agent has said."""
+        return self._records.generation
+
+    @property
+    def digest(self) -> str:
+        """That of the index that is served, as far as the agent has said."""
+        return self._records.digest
+
+    @property
+    def position(self) -> Optional[Since]:
+        """The newest record that was returned: what a later subscription takes as `since`."""
+        return self._records.position
+
+    @property
+    def heard(self) -> float:
+        """When something last came from the agent, in seconds of `time.monotonic`."""
+        return self._records.heard
+
     def close(self) -> None:
         """End the subscription. Iterating ends too."""
         self._closed = True
-        self._connection.close()
+        self._disconnect()
 
-    def __iter__(self) -> Iterator[Dict[str, Any]]:
+    def __iter__(self) -> Iterator[Record]:
         return self
 
-    def __next__(self) -> Dict[str, Any]:
+    def __next__(self) -> Record:
         if self._closed:
             raise StopIteration
         return self.next()
 
-    def next(self, timeout: Optional[float] = None) -> Dict[str, Any]:
+    def next(self, timeout: Optional[float] = None) -> Record:
         """The next record; waits for `timeout` seconds, or without limit. 0 takes what has arrived.
 
-        Raises TimedOut, after which it can be called again and no record is lost, NoAgent if the
-        agent has closed the connection, AgentError if what it sends is not JSON-RPC.
+        Raises TimedOut or RecordsLost, after which it can be called again and no record is lost,
+        NoAgent if the agent is gone, AgentError if what it sends is not JSON-RPC.
         """
-        if self._closed:
-            raise NoAgent("this subscription is closed")
-        deadline = None if timeout is None else time.monotonic() + max(timeout, _POLL)
+        deadline = _soon(timeout)
+        while not self._closed:
+            record = self._records.take()
+            if record is not None:
+                return record
+            try:
+                self._receive(deadline)
+            except socket.timeout:
+                raise TimedOut("no record within {:g} s".format(timeout or 0)) from None
+            except AgentError:
+                self.close()
+                raise
+        raise NoAgent("this subscription is closed")
+
+    def _receive(self, deadline: float) -> None:
+        """Receive one message, or do one step towards a new connection. Raises socket.timeout at
+        the deadline."""
         try:
-            while True:
-                message = self._connection.message(deadline)
-                record = message.get("params")
-                if message.get("method") == "reload" and isinstance(record, dict):
-                    return record
-        except socket.timeout:
-            raise TimedOut("no record within {:g} s".format(timeout or 0)) from None
-        except AgentError:
-            self.close()
-            raise
+            until = self._records.wait_until(deadline)
+            try:
+                if self._connection is None:
+                    self._connection = _Connection(self._records.path, until)
+                    # If it cannot be sent, what is received says why.
+                    self._connection.send(self._records.request(), until)
+                self._records.add(self._connection.message(until))
+            except socket.timeout:
+                self._records.check_silence(self._connection.heard if self._connection else 0.0)
+                if until == deadline:
+                    raise
+        except _Absent:
+            self._disconnect()
+            pause = self._records.pause()
+            if pause is None:
+                raise
+            left = deadline - time.monotonic()
+            time.sleep(max(0.0, min(pause, left)))
+            if left < pause:
+                raise socket.timeout() from None
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+class _Records:
+    """The records of a subscription, and when to give up waiting for them. The connection that they
+    come on is not here: `agent.aio` uses this too. Times are in seconds of `time.monotonic`."""
+
+    def __init__(
+        self,
+        path: str,
+        timeout: float,
+        since: Optional[Since],
+        heartbeat: Optional[float],
+        restart: float,
+    ) -> None:
+        self.path = path
+        self.generation = 0
+        self.digest = ""
+        self.position = since
+        self.heard = 0.0
+        #: Whether the agent has answered on this connection.
+        self.answered = False
+        self._timeout = timeout
+        self._heartbeat = heartbeat
+        self._restart = restart
+        self._goes_on = since is not None or heartbeat is not None
+        #: The newest record that came, or that is lost.
+        self._newest = since
+        #: What is not returned yet: positions and records, None for those that are lost.
+        self._waiting = deque()  # type: deque[Tuple[Optional[Since], Optional[Record]]]
+        self._quiet_since = time.monotonic()
+        #: Since when the agent seems silent, but what has arrived may not be read yet.
+        self._doubted_since = None  # type: Optional[float]
+        self._gone_since = None  # type: Optional[float]
+        self._pause = _CONNECT_PAUSE
+
+    def request(self) -> bytes:
+        """The request to send on a new connection."""
+        params = {}  # type: Dict[str, Any]
+        if self._newest is not None:
+            params["since"] = self._newest
+        if self._heartbeat is not None:
+            params["heartbeat"] = self._heartbeat
+        return _request(0, "subscribe", params)
+
+    def add(self, message: Dict[str, Any]) -> None:
+        """Take a message in. Raises Refused, or AgentError if it is not an agent's."""
+        self.heard = self._quiet_since = time.monotonic()
+        self._doubted_since = None
+        if not self.answered:
+            if _answers(self.path, message, 0):
+                self._answer(message["result"])
+            return
+        method, params = message.get("method"), message.get("params")
+        if method in ("reload", "heartbeat") and isinstance(params, dict):
+            self.generation, self.digest = params.get("generation", 0), params.get("digest", "")
+            if method == "reload":
+                self._keep(params)
+
+    def take(self) -> Optional[Record]:
+        """The next record that has come, or None. Raises RecordsLost."""
+        if not self._waiting:
+            return None
+        self.position, record = self._waiting.popleft()
+        if record is None:
+            raise RecordsLost(
+                self.path + ": records were missed that the agent does not know any more; read"
+                " everything again"
+            )
+        return record
+
+    def wait_until(self, deadline: float) -> float:
+        """Until when the next message may be waited for."""
+        if not self.answered:
+            limit = self._quiet_since + self._timeout
+        elif self._heartbeat is not None:
+            limit = self._quiet_since + self._heartbeat + self._timeout
+        else:
+            return deadline
+        now = time.monotonic()
+        if limit <= now:
+            if self._doubted_since is None:
+                self._doubted_since = now
+            limit = max(self._doubted_since + _LAST_LOOK, now + _POLL)
+        return min(limit, deadline)
+
+    def check_silence(self, heard: float) -> None:
+        """Nothing whole came until then, and the last bytes when it was `heard`. Raises NoAgent if
+        that is too long."""
+        now = time.monotonic()
+        if heard > self._quiet_since:
+            self._quiet_since, self._doubted_since = heard, None
+        elif self._doubted_since is not None and now >= self._doubted_since + _LAST_LOOK:
+            seconds = now - self._quiet_since
+            raise NoAgent("{}: nothing came for {:.1f} s".format(self.path, seconds))
+
+    def pause(self) -> Optional[float]:
+        """The connection is lost, or cannot be made. Seconds until it is tried again; None if it is
+        given up."""
+        now = time.monotonic()
+        self.answered = False
+        self._quiet_since, self._doubted_since = now, None
+        if self._gone_since is None:
+            self._gone_since = now
+        pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
+        in_time = now + pause <= self._gone_since + self._restart
+        return pause if self._goes_on and in_time else None
+
+    def _answer(self, result: Any) -> None:
+        if not isinstance(result, dict):
+            raise _not_an_agent(self.path, "the result is not an object")
+        self.answered = True
+        self._gone_since, self._pause = None, _CONNECT_PAUSE
+        self.generation, self.digest = result.get("generation", 0), result.get("digest", "")
+        position = _position(result)
+        missed = result.get("missed")
+        if self._newest is None:
+            self.position = position
+        elif missed is None:
+            self._waiting.append((position, None))
+        else:
+            for record in missed:
+                self._keep(record)
+        self._newest = position
+
+    def _keep(self, record: Record) -> None:
+        self._newest = _position(record) or self._newest
+        self._waiting.append((self._newest, record))
+
+
+def _soon(timeout: Optional[float]) -> float:
+    """The deadline of one wait for a record."""
+    return _NEVER if timeout is None else max(_Deadline(timeout).at, time.monotonic() + _POLL)
+
+
+def _position(found: Dict[str, Any]) -> Optional[Since]:
+    """The place of a record, or of the result of `subscribe`."""
+    if "instance" not in found or "sequence" not in found:
+        return None
+    return {"instance": found["instance"], "sequence": found["sequence"]}
 
 
 def default_pipe(environ: Mapping[str, str], uid: int) -> str:
@@ -761,6 +986,8 @@ class _Connection:
         self.process = os.getpid()
         self._rest = bytearray()
         self._socket = self._connect(deadline)
+        #: When bytes last came, in seconds of `time.monotonic`.
+        self.heard = time.monotonic()
 
     def close(self) -> None:
         self._socket.close()
@@ -771,7 +998,7 @@ class _Connection:
         results = []  # type: List[Any]
         refused = None  # type: Optional[Refused]
         for window in _windows(lines):
-            broken = self._send(b"".join(window), deadline)
+            broken = self.send(b"".join(window), deadline)
             for _ in window:
                 try:
                     results.append(self._result(len(results), deadline))
@@ -789,11 +1016,11 @@ class _Connection:
             raise refused
         return results
 
-    def _send(self, data: bytes, deadline: float) -> Optional[OSError]:
+    def send(self, data: bytes, deadline: float) -> Optional[OSError]:
         """Send bytes. An error is returned, as the agent may have sent the reason why it closed (a
         line too long, a refused user)."""
         try:
-            self._wait_until(deadline)
+            self._set_timeout(self._socket, deadline)
             self._socket.sendall(data)
         except socket.timeout:
             raise
@@ -808,11 +1035,11 @@ class _Connection:
             if _answers(self._path, message, number):
                 return message["result"]
 
-    def message(self, deadline: Optional[float]) -> Dict[str, Any]:
+    def message(self, deadline: float) -> Dict[str, Any]:
         """The next line, which must be a JSON object."""
         return _decoded(self._path, self._line(deadline))
 
-    def _line(self, deadline: Optional[float]) -> bytes:
+    def _line(self, deadline: float) -> bytes:
         """The next whole line. If this is interrupted, what has arrived of it is kept."""
         searched = 0
         try:
@@ -823,11 +1050,12 @@ class _Connection:
                 searched = len(self._rest)
                 if searched > MAX_ANSWER_BYTES:
                     raise _not_an_agent(self._path, "its answer does not end")
-                self._wait_until(deadline)
+                self._set_timeout(self._socket, deadline)
                 chunk = self._socket.recv(_READ_BYTES)
                 if not chunk:
                     raise _HungUp(self._path + ": the agent closed the connection")
                 self._rest += chunk
+                self.heard = time.monotonic()
         except socket.timeout:
             raise
         except ConnectionError:
@@ -859,18 +1087,12 @@ class _Connection:
             one.close()
             raise
 
-    def _wait_until(self, deadline: Optional[float]) -> None:
-        if deadline is None:
-            self._socket.settimeout(None)
-        else:
-            self._set_timeout(self._socket, deadline)
-
     @staticmethod
     def _set_timeout(one: socket.socket, deadline: float) -> None:
         left = deadline - time.monotonic()
         if left <= 0:
             raise socket.timeout()
-        one.settimeout(left)
+        one.settimeout(left if left < _NEVER else None)
 
 
 def _decoded(path: str, line: bytes) -> Dict[str, Any]:

@@ -7,9 +7,7 @@ the middle of an answer, to keep silent, or to talk nonsense.
 from __future__ import annotations
 
 import ast
-import contextlib
 import doctest
-import json
 import os
 import shutil
 import socket
@@ -25,51 +23,22 @@ import pytest
 from agent import client
 from agent.client import AgentError, Client, NoAgent, Refused, Subscription, TimedOut
 from support.agents import DEADLINE
+from support.stand_in import (
+    ANSWER,
+    Behaviour,
+    StandIn,
+    answer,
+    hang_up,
+    hang_up_after_reading,
+    line,
+    once,
+    requests,
+    says,
+    silent,
+    well,
+)
 
-Behaviour = Callable[[socket.socket], None]
-Start = Callable[..., "StandIn"]
-
-ANSWER = {"generation": 1, "digest": "d", "callbacks": [], "partial": []}
-
-
-class StandIn:
-    """Accepts connections; the first behaves as the first of `behaviours` does, and so on.
-
-    A behaviour that returns closes its connection. `requests` are all lines that came.
-    """
-
-    def __init__(self, path: Path, behaviours: list[Behaviour]) -> None:
-        self.path = str(path)
-        self.accepted = 0
-        self._behaviours = behaviours
-        self._open: list[socket.socket] = []
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.bind(self.path)
-        self._socket.listen()
-        self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._thread.start()
-
-    def _accept(self) -> None:
-        for behaviour in self._behaviours:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
-            self.accepted += 1
-            self._open.append(connection)
-            threading.Thread(target=self._serve, args=(behaviour, connection), daemon=True).start()
-
-    @staticmethod
-    def _serve(behaviour: Behaviour, connection: socket.socket) -> None:
-        # The client may be gone, or the test over.
-        with connection, contextlib.suppress(OSError):
-            behaviour(connection)
-
-    def stop(self) -> None:
-        for open_socket in [self._socket, *self._open]:
-            with contextlib.suppress(OSError):
-                open_socket.shutdown(socket.SHUT_RDWR)
-            open_socket.close()
+Start = Callable[..., StandIn]
 
 
 @pytest.fixture(autouse=True)
@@ -91,58 +60,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start
     for server in servers:
         server.stop()
-
-
-def requests(connection: socket.socket) -> Iterator[dict[str, Any]]:
-    with connection.makefile("rb") as lines:
-        for line in lines:
-            yield json.loads(line)
-
-
-def line(message: Any) -> bytes:
-    return json.dumps(message).encode() + b"\n"
-
-
-def answer(request: dict[str, Any], result: Any = ANSWER) -> bytes:
-    return line({"jsonrpc": "2.0", "id": request["id"], "result": result})
-
-
-def well(connection: socket.socket) -> None:
-    """Answers every request with what was asked."""
-    for request in requests(connection):
-        connection.sendall(answer(request, request))
-
-
-def once(connection: socket.socket) -> None:
-    """Answers one request and hangs up."""
-    connection.sendall(answer(next(requests(connection))))
-
-
-def says(*chunks: bytes | Callable[[dict[str, Any]], bytes], hold: bool = False) -> Behaviour:
-    """Reads one request, sends these, and hangs up, or (hold) keeps silent."""
-
-    def behave(connection: socket.socket) -> None:
-        incoming = requests(connection)
-        request = next(incoming)
-        for chunk in chunks:
-            connection.sendall(chunk if isinstance(chunk, bytes) else chunk(request))
-        if hold:
-            next(incoming, None)
-
-    return behave
-
-
-def silent(connection: socket.socket) -> None:
-    while connection.recv(1 << 16):
-        pass
-
-
-def hang_up(connection: socket.socket) -> None:
-    pass
-
-
-def hang_up_after_reading(connection: socket.socket) -> None:
-    next(requests(connection))
 
 
 def half(request: dict[str, Any]) -> bytes:
@@ -578,7 +495,7 @@ def test_the_client_is_written_in_the_python_of_old_supervisors() -> None:
     ast.parse(SOURCE.read_text(), feature_version=(3, 6))
 
 
-@pytest.mark.parametrize("version", ["3.6", "3.7", "3.8", "3.9"])
+@pytest.mark.parametrize("version", ["3.6", "3.7", "3.8", "3.9", "3"])
 def test_a_copy_of_the_client_works_in_an_old_python(
     version: str, start: Start, tmp_path: Path
 ) -> None:
@@ -589,14 +506,18 @@ def test_a_copy_of_the_client_works_in_an_old_python(
     script = (
         "import asks, sys\n"
         "with asks.Client(sys.argv[1]) as agent: print(agent.lookup('failed-job-self')['method'])\n"
+        "since = {'instance': 'i', 'sequence': 7}\n"
+        "print(agent.subscribe(since, heartbeat=5).position)\n"
         "try: asks.Client(sys.argv[2]).status()\n"
         "except asks.NoAgent as error: print(error)\n"
     )
     done = subprocess.run(
-        [python, "-c", script, start(well).path, str(tmp_path / "none")],
+        [python, "-c", script, start(well, well).path, str(tmp_path / "none")],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert done.stdout == f"lookup\n{tmp_path}/none: there is no pipe\n", done.stderr
+    position = {"instance": "i", "sequence": 7}
+    printed = f"lookup\n{position}\n{tmp_path}/none: there is no pipe\n"
+    assert done.stdout == printed, done.stderr

@@ -243,6 +243,7 @@ TYPES: dict[str, type[msgspec.Struct]] = {
     "ListResult": messages.ListResult,
     "Content": messages.Content,
     "CodeResult": messages.CodeResult,
+    "Since": messages.Since,
 }
 
 
