@@ -41,7 +41,7 @@ def plan(
         message = f"this file has {count} callbacks; at most {max_callbacks} are read"
         hint = "split them over several directories"
         return unit.unreadable(path, Problem("too-many-callbacks", message, hint))
-    return found.plan(not data)
+    return found.plan(data)
 
 
 class _Planner:
@@ -129,15 +129,15 @@ class _Planner:
             return None, None
         return setting, self._parsed.get(setting.value)
 
-    def plan(self, empty: bool) -> Plan:
-        """The plan, after all lines."""
+    def plan(self, data: bytes) -> Plan:
+        """The plan, after all lines; `data` are the bytes of the file."""
         self._findings.sort(key=lambda f: (f.line or 0, f.column or 0))
         findings = tuple(capped(self._findings))
         return Plan(
             tuple(self.registrations),
             frozenset(self._warned),
             findings,
-            empty,
+            data,
             tuple(self._broken),
         )
 

@@ -100,10 +100,15 @@ class Plan:
     #: The canonical texts of the triggers that have a problem.
     warned: frozenset[str] = frozenset()
     findings: tuple[Diagnostic, ...] = ()
-    #: Whether the file has 0 bytes.
-    empty: bool = False
+    #: The bytes of the file; None if it is not read.
+    data: bytes | None = None
     #: The lines that have an error and name a file.
     broken: tuple[Broken, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether the file has 0 bytes."""
+        return self.data == b""
 
     def files(self) -> list[str]:
         """The files that it names, each once, those of lines with an error last."""
@@ -157,6 +162,9 @@ class Unit:
     implementations: Mapping[str, Implementation] = field(default_factory=dict)
     #: Whether a callbacks.conf that served callbacks was replaced by one of 0 bytes.
     emptied: bool = False
+    #: The bytes of the callbacks.conf that was accepted; None if they are not known. They are kept
+    #: for people: what is served follows from the other fields.
+    conf: bytes | None = field(default=None, compare=False)
 
     def served(self) -> tuple[Registration, ...]:
         """The registrations that have an implementation, in line order."""
@@ -236,7 +244,7 @@ def _evaluate(reading: Reading, accepted: Unit | None) -> Evaluation:
         registrations = tuple(r for r in registrations if r.file in usable)
         served = {r.file for r in registrations}
         usable = {file: found for file, found in usable.items() if file in served}
-    return Evaluation(Unit(registrations, usable, emptied), held, tuple(findings))
+    return Evaluation(Unit(registrations, usable, emptied, plan.data), held, tuple(findings))
 
 
 def _files(

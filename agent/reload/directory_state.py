@@ -112,7 +112,7 @@ class DirectoryState:
         # With the unit that it gives, a reading gives the same evaluation.
         self.evaluated = reading, self.evaluation.unit
         device = snapshot.device if reading.plan is not None else self.device
-        if self.evaluation.unit != self.unit or device != self.device:
+        if _differ(self.evaluation.unit, self.unit) or device != self.device:
             self.unsaved = True
         self.unit, self.device = self.evaluation.unit, device
 
@@ -147,6 +147,11 @@ class DirectoryState:
         if target is None or (target.paths, target.needs_polling) != (paths, needs_polling):
             self._target = target = Target(paths, partial(_is_unchanged, self), needs_polling)
         return target
+
+
+def _differ(unit: Unit | None, other: Unit | None) -> bool:
+    """Whether what is stored of two units differs. An edited comment changes only the text."""
+    return unit != other or (unit.conf if unit else None) != (other.conf if other else None)
 
 
 def _is_evaluated(state: DirectoryState, inputs: tuple[Reading, Unit | None]) -> bool:

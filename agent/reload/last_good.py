@@ -6,7 +6,8 @@ has a folder of its own in the state directory, so two agents never share one. T
 - `settings`, the last valid settings;
 - a file for each directory, named by a digest of its path as listed: the lines of its unit, and the
   digests of its implementations;
-- `HEX.code` for each implementation, named by the digest of its content and written once.
+- `HEX.code` for each implementation, and for the text of each callbacks.conf, named by the digest
+  of its content and written once.
 
 A unit's file is written before the unit is served, by rename, under its name and `.new`. When it
 has reached the disk, it is renamed to its name (`sync`). Until then the older file stays beside it,
@@ -46,7 +47,7 @@ class LastGood:
     """
 
     def __init__(self, state: str, pipe: str, trust: Trust) -> None:
-        self.folder = f"{state}/{hashlib.sha256(os.fsencode(pipe)).hexdigest()[:16]}"
+        self.folder = folder_of(state, pipe)
         self._trust = trust
         self._failed = False
         self._ready = False
@@ -72,7 +73,7 @@ class LastGood:
     def open(self) -> None:
         """Read the last settings."""
         path = self._path(None)
-        for candidate in (f"{path}{_NEW}", path):
+        for candidate in candidates(path):
             try:
                 self.settings = stored.decode_settings(self._read(candidate))
             except FileNotFoundError:
@@ -105,7 +106,7 @@ class LastGood:
         """The stored unit of a directory, and a warning if a file of it is damaged."""
         findings: list[Diagnostic] = []
         path = self._path(directory)
-        for candidate in (f"{path}{_NEW}", path):
+        for candidate in candidates(path):
             try:
                 unit = stored.decode_unit(self._read(candidate), directory, self._code.load)
             except FileNotFoundError:
@@ -116,9 +117,7 @@ class LastGood:
             except stored.DAMAGE as error:
                 findings.append(_damaged(directory, candidate, error))
             else:
-                self._digests[path] = frozenset(
-                    i.digest for i in unit.unit.implementations.values()
-                )
+                self._digests[path] = frozenset(_texts(unit.unit))
                 if candidate != path:
                     self._unsynced.add(path)
                 return unit, findings
@@ -129,8 +128,10 @@ class LastGood:
 
         A crash of the agent does not lose it then. A power failure may, until `sync`.
         """
-        code = {i.digest: i.code for i in unit.implementations.values()}
-        return self._write(self._path(directory), stored.encode_unit(directory, unit, device), code)
+        code = _texts(unit)
+        conf = None if unit.conf is None else _digest(unit.conf)
+        data = stored.encode_unit(directory, unit, device, conf)
+        return self._write(self._path(directory), data, code)
 
     def save_settings(self, settings: StoredSettings) -> None:
         """Store the settings, and forget the directories that they do not list: old code must not
@@ -270,7 +271,7 @@ class LastGood:
     def _path(self, directory: str | None) -> str:
         if directory is None:
             return f"{self.folder}/settings"
-        return f"{self.folder}/{hashlib.sha256(directory.encode()).hexdigest()[:32]}"
+        return unit_file(self.folder, directory)
 
     def _read(self, path: str) -> bytes:
         """The bytes of a file. Raises OSError and Damaged."""
@@ -288,6 +289,33 @@ class LastGood:
             where = printable(self.folder)
             _logger.error("accepted callbacks cannot be stored in %s: %s", where, error.strerror)
         self._failed = True
+
+
+def folder_of(state: str, pipe: str) -> str:
+    """The folder of the agent of this pipe in a state directory."""
+    return f"{state}/{hashlib.sha256(os.fsencode(pipe)).hexdigest()[:16]}"
+
+
+def unit_file(folder: str, directory: str) -> str:
+    """The path of a directory's file in an agent's folder."""
+    return f"{folder}/{hashlib.sha256(directory.encode()).hexdigest()[:32]}"
+
+
+def candidates(path: str) -> tuple[str, str]:
+    """The paths where the content of a file may be; the first that exists takes precedence."""
+    return f"{path}{_NEW}", path
+
+
+def _texts(unit: Unit) -> dict[str, bytes]:
+    """What is stored beside a unit's file, by digest: its code, and its callbacks.conf."""
+    texts = {i.digest: i.code for i in unit.implementations.values()}
+    if unit.conf is not None:
+        texts[_digest(unit.conf)] = unit.conf
+    return texts
+
+
+def _digest(text: bytes) -> str:
+    return "sha256:" + hashlib.sha256(text).hexdigest()
 
 
 def _damaged(directory: str, path: str, error: BaseException) -> Diagnostic:

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar
 
-from agent.core.unit import MAX_CODE_BYTES
+from agent.core.unit import MAX_CODE_BYTES, MAX_CONF_BYTES
 from agent.disk import acl
 from agent.disk.permissions import IGNORE, REFUSE, SafeWalk, Trust
 
@@ -110,7 +110,8 @@ def sync_folder(folder: str) -> None:
 
 
 class CodeFiles:
-    """The code of implementations in a folder: a file for each digest, written once.
+    """The code of implementations, and the text of each callbacks.conf, in a folder: a file for
+    each digest, written once.
 
     Digests are `sha256:` and hex. Not safe between threads, except for `sync`.
     """
@@ -140,7 +141,7 @@ class CodeFiles:
         if algorithm != "sha256" or not name.isalnum():
             raise Damaged(f"{digest!r} is not a digest")
         try:
-            code = read(self._path(digest), MAX_CODE_BYTES)
+            code = read(self._path(digest), max(MAX_CODE_BYTES, MAX_CONF_BYTES))
         except FileNotFoundError:
             raise Damaged(f"the file {name}{_CODE} is missing") from None
         if hashlib.sha256(code).hexdigest() != name:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -42,11 +42,13 @@ class _Code(msgspec.Struct):
     compiles: bool | None
 
 
-class _UnitFile(msgspec.Struct):
+class _UnitFile(msgspec.Struct, kw_only=True):
     form: int
     directory: str
     device: int | None
     emptied: bool
+    #: The digest of the callbacks.conf; None if its bytes are not stored.
+    conf: str | None = None
     #: file, trigger, line, column
     registrations: list[tuple[str, str, int, int]]
     implementations: dict[str, _Code]
@@ -58,7 +60,7 @@ class _UnitFile(msgspec.Struct):
         implementations = _joined(
             dict(codes[at : at + _CHUNK]) for at in range(0, len(codes), _CHUNK)
         )
-        rest = _UnitFile(self.form, self.directory, self.device, self.emptied, [], {})
+        rest = msgspec.structs.replace(self, registrations=[], implementations={})
         return _encode(rest).removesuffix(
             b'[],"implementations":{}}'
         ) + b'[%b],"implementations":{%b}}' % (registrations, implementations)
@@ -98,15 +100,17 @@ class StoredUnit:
     device: int | None
 
 
-def encode_unit(directory: str, unit: Unit, device: int | None) -> bytes:
-    """A unit's file. It names the code, and does not hold it."""
+def encode_unit(directory: str, unit: Unit, device: int | None, conf: str | None = None) -> bytes:
+    """A unit's file. It names the code and, by the digest `conf`, the text of callbacks.conf. It
+    holds neither."""
     file = _UnitFile(
-        FORMAT_VERSION,
-        directory,
-        device,
-        unit.emptied,
-        [(r.file, r.text, r.line, r.column) for r in unit.registrations],
-        {
+        form=FORMAT_VERSION,
+        directory=directory,
+        device=device,
+        emptied=unit.emptied,
+        conf=conf,
+        registrations=[(r.file, r.text, r.line, r.column) for r in unit.registrations],
+        implementations={
             file: _Code(i.digest, None if i.verdict is None else i.verdict.error is None)
             for file, i in unit.implementations.items()
         },
@@ -136,7 +140,15 @@ def decode_unit(data: bytes, directory: str, load_code: Callable[[str], bytes]) 
         name: (c.digest, c.compiles, load_code(c.digest))
         for name, c in file.implementations.items()
     }
-    return _unit(file.directory, directory, file.device, file.emptied, file.registrations, code)
+    found = _unit(file.directory, directory, file.device, file.emptied, file.registrations, code)
+    if file.conf is None:
+        return found
+    try:
+        conf = load_code(file.conf)
+    except (Damaged, OSError):
+        # What is served does not depend on it.
+        return found
+    return StoredUnit(replace(found.unit, conf=conf), found.device)
 
 
 def encode_settings(settings: StoredSettings) -> bytes:

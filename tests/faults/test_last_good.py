@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ import pytest
 from agent.core import trigger
 from agent.core.languages import Verdict
 from agent.core.unit import Implementation, Registration, Unit
-from agent.disk.permissions import IGNORE, Trust
+from agent.disk.permissions import IGNORE, REFUSE, Trust
 from agent.reload import state_files
+from agent.reload.accepted import stored_unit
 from agent.reload.last_good import LastGood
+from agent.reload.state_files import Damaged
 from agent.reload.stored import StoredSettings
 from agent.timing import Timing
 from support.agents import Agent, running, wait_for, write
@@ -383,3 +386,43 @@ def test_a_directory_that_is_taken_off_the_list_while_it_is_synced(
     keeper.kept.sync()
     assert keeper.messages == []
     assert keeper.load() is None
+
+
+def test_the_text_of_callbacks_conf_comes_back_and_what_is_served_does_not_depend_on_it(
+    keeper: Keeper,
+) -> None:
+    keeper.list(DIRECTORY)
+    for text in (b"# one\n", b"# two\n"):
+        whole = replace(unit(a_pl=b"1"), conf=text)
+        keeper.save(whole)
+        found = keeper.load()
+        assert found == whole
+        assert found.conf == text
+        keeper.kept.sync()
+        # Not that of before.
+        assert len(keeper.files()) == 2
+    (Path(keeper.kept.folder) / f"{hashlib.sha256(text).hexdigest()}.code").unlink()
+    found = keeper.load()
+    assert found == whole
+    assert (found.conf, keeper.findings) == (None, [])
+
+
+def test_another_process_reads_what_was_stored_and_changes_nothing(keeper: Keeper) -> None:
+    state, trust = str(keeper.state), Trust(IGNORE)
+    assert stored_unit(state, "/pipe", DIRECTORY, trust) is None
+    assert not keeper.state.exists()
+    keeper.save(unit(a_pl=b"1"))
+    assert stored_unit(state, "/pipe", "/other", trust) is None
+    assert stored_unit(state, "/another/pipe", DIRECTORY, trust) is None
+    before = sorted(keeper.files("*"))
+    found = stored_unit(state, "/pipe", DIRECTORY, trust)
+    assert found is not None
+    assert (found.unit, found.device) == (unit(a_pl=b"1"), 7)
+    assert sorted(keeper.files("*")) == before
+    (new,) = Path(keeper.kept.folder).glob("*.new")
+    new.write_bytes(b"damaged")
+    with pytest.raises(Damaged):
+        stored_unit(state, "/pipe", DIRECTORY, trust)
+    Path(keeper.kept.folder).chmod(0o702)
+    with pytest.raises(OSError, match="writ"):
+        stored_unit(state, "/pipe", DIRECTORY, Trust(REFUSE))

@@ -1,0 +1,68 @@
+"""What an agent has accepted of a directory, seen from another process. Nothing is changed.
+
+The state directory knows everything. What the agent answers to `list` is nearly as much: it lacks
+the lines whose files are missing, and whether a callbacks.conf was emptied.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from agent.core import trigger
+from agent.core.unit import Implementation, Registration, Unit
+from agent.disk.permissions import Trust
+from agent.reload import last_good, state_files, stored
+from agent.reload.state_files import CodeFiles, Damaged
+from agent.reload.stored import StoredUnit
+
+
+def stored_unit(state: str, pipe: str, directory: str, trust: Trust) -> StoredUnit | None:
+    """The unit of a directory that the agent of `pipe` stored last in the directory `state`; None
+    if it stored none. Blocks.
+
+    Raises OSError if it cannot be read, or if users whom the agent does not trust may write there;
+    Damaged if it is damaged.
+    """
+    folder = last_good.folder_of(state, pipe)
+    try:
+        for path in (os.path.dirname(folder), folder):
+            state_files.check_folder(path, trust)
+    except FileNotFoundError:
+        return None
+    load_code = CodeFiles(folder).load
+    damage: Exception | None = None
+    for path in last_good.candidates(last_good.unit_file(folder, directory)):
+        try:
+            data = state_files.read(path, last_good.MAX_BYTES)
+            return stored.decode_unit(data, directory, load_code)
+        except FileNotFoundError:
+            continue
+        except stored.DAMAGE as error:
+            damage = error
+    if damage is not None:
+        raise Damaged(str(damage) or type(damage).__name__)
+    return None
+
+
+def listed_unit(callbacks: Iterable[Mapping[str, Any]]) -> Unit | None:
+    """The unit of a directory, from its callbacks as `list` returns them with their code; None if
+    there are none. Its Python is not checked.
+
+    Raises LookupError, TypeError or ValueError if they do not have the form of a callback.
+    """
+    registrations = []
+    implementations: dict[str, Implementation] = {}
+    for callback in callbacks:
+        file, text = callback["file"], callback["trigger"]
+        tree, _ = trigger.parse(text)
+        if tree is None:
+            raise ValueError(f"{text} is not a trigger")
+        registrations.append(Registration(file, tree, text, callback["line"]))
+        if file not in implementations:
+            code = callback.get("code")
+            raw = base64.b64decode(callback["code_base64"]) if code is None else code.encode()
+            implementations[file] = Implementation.of(raw)
+    return Unit(tuple(registrations), implementations) if registrations else None
