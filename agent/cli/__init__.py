@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: By command: its module in this folder, and its name there.
 _COMMANDS = {
-    "check": ("serve", "check"),
+    "check": ("check", "check"),
     "completion": ("completion", "completion"),
     "explain": ("lookup", "explain"),
     "fire": ("fire", "fire"),

@@ -29,9 +29,14 @@ def paint(text: str, colour: str) -> str:
 
 def print_lines(lines: Iterable[str]) -> None:
     """Print lines, from which control characters have been removed."""
+    write(encoded_lines(lines))
+
+
+def encoded_lines(lines: Iterable[str]) -> bytes:
+    """Lines in the encoding of standard output."""
     text = "".join(line + "\n" for line in lines)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    write(text.encode(encoding, "backslashreplace"))
+    return text.encode(encoding, "backslashreplace")
 
 
 def print_page(text: str) -> None:
@@ -46,11 +51,16 @@ def print_page(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print one JSON value, in UTF-8 whatever the terminal's encoding."""
+    write(json_line(value))
+
+
+def json_line(value: Any) -> bytes:
+    """One JSON value as a line of UTF-8."""
     try:
         data = json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # A lone surrogate.
         data = json.dumps(value).encode()
-    write(data + b"\n")
+    return data + b"\n"
 
 
 def write(data: bytes) -> bool:

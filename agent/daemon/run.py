@@ -28,6 +28,7 @@ from agent.daemon.messages import MessageHandler
 from agent.daemon.metrics_file import MetricsFile
 from agent.daemon.signals import Signals
 from agent.daemon.systemd import Notify
+from agent.disk.containment import first_error
 from agent.disk.permissions import Trust
 from agent.reload.last_good import LastGood
 from agent.reload.log import Log
@@ -92,7 +93,7 @@ def run(given: Mapping[str, Given], signals: Signals, timing: Timing = DEFAULTS)
     try:
         anyio.run(_serve, agent, backend_options=LOOP)
     except BaseExceptionGroup as errors:
-        raise _first(errors) from errors
+        raise first_error(errors) from errors
     agent.log.flush(LOG_DRAIN_SECONDS)
     messages.drain()
     return EXIT_STOPPED
@@ -265,11 +266,3 @@ def _status_line(reloader: Reloader) -> str:
     index = reloader.index
     served = count(index.count, "callback")
     return f"STATUS={reloader.state}: generation {index.generation}, {served} served"
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first exception of a group that task groups made."""
-    first: BaseException = errors
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first

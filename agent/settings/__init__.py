@@ -60,7 +60,7 @@ def _text(value: str, host: Host) -> str:
 
 # -- the table ------------------------------------------------------------------------------------
 
-SERVE, CHECK = "serve", "check"
+SERVE, CHECK, DIFF = "serve", "check", "diff"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,8 @@ class Settings:
             flag="--pipe",
             variable="CALLBACK_AGENT_PIPE",
             metavar="FILE",
-            help="Where to listen.",
+            help="The agent's pipe.",
+            commands=(SERVE, CHECK, DIFF),
             default=default_pipe,
             convert=_path,
         )
@@ -149,6 +150,7 @@ class Settings:
             variable="CALLBACK_AGENT_STATE",
             metavar="DIR",
             help="Where accepted callbacks are kept over restarts.",
+            commands=(SERVE, CHECK, DIFF),
             default=default_state,
             convert=_path,
         )

@@ -1,0 +1,200 @@
+"""The command `check`."""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli import findings as forms
+from agent.cli.completing import directories
+from agent.cli.output import encoded_lines, json_line, paint, say, utf8, write
+from agent.core.counting import count
+from agent.cli.setting_options import given, setting_options
+from agent.cli.starting import start_errors, timing
+from agent.core.diagnostic import Diagnostic, Severity
+from agent.settings import CHECK, Given, Settings, absolute_directory, read, read_qb_conf
+from agent.settings.host import Host
+
+if TYPE_CHECKING:
+    from agent.check import Checked, Subject
+
+FULL, CONCISE, JSON, GITHUB = "full", "concise", "json", "github"
+#: The file that names its directory too.
+_CONF = "callbacks.conf"
+
+
+@click.command()
+@click.argument("paths", metavar="[PATH]...", nargs=-1, shell_complete=directories)
+@setting_options(CHECK)
+@click.option(
+    "--output-format",
+    type=click.Choice((FULL, CONCISE, JSON, GITHUB)),
+    default=FULL,
+    show_default=True,
+    help="full: with the source line and what to write; concise: one line each; json; github:"
+    " annotations of GitHub Actions.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as --output-format json.")
+@click.option("--strict", is_flag=True, help="Exit with 1 for warnings too.")
+@click.option(
+    "--first-reading",
+    is_flag=True,
+    help="Judge every directory as new, also one that an agent serves.",
+)
+@click.option("--watch", is_flag=True, help="Check again at each change, until SIGINT.")
+@click.pass_context
+def check(
+    context: click.Context,
+    /,
+    paths: tuple[str, ...],
+    output_format: str,
+    as_json: bool,
+    strict: bool,
+    first_reading: bool,
+    watch: bool,
+    **_: Any,
+) -> int:
+    """Read directories (without PATH: those that serve would read) and print every finding.
+
+    PATH is a directory or its callbacks.conf. Changes nothing and needs no agent. A directory that
+    a running agent serves, or served last, is judged as an edit of that, as serve would judge it.
+
+    Exit status: 0 no errors, 1 errors; with --strict also 1 if there are warnings.
+    """
+    from agent.daemon import process
+
+    with start_errors():
+        process.prepare(serves=False)
+        from agent.check import check_directories, watch_directories
+        from agent.daemon.descriptors import raise_fd_limit
+
+        host = Host.here()
+        named = [_directory(utf8(path, "PATH"), host) for path in paths if path]
+        rounds = _Rounds(given(context), host, tuple(dict.fromkeys(named)), first_reading)
+        report = _Report(JSON if as_json else output_format, strict, rounds)
+        process.leave_working_directory()
+        raise_fd_limit()
+        if watch:
+            report.with_time = True
+            with contextlib.suppress(KeyboardInterrupt):
+                watch_directories(
+                    rounds.subjects, rounds.settings.qb_conf, report.print, timing(context)
+                )
+            return report.status
+        checked = check_directories(rounds.subjects(), timing(context))
+    report.print(checked)
+    return report.status
+
+
+def _directory(path: str, host: Host) -> str:
+    """The directory that a PATH means. Raises SettingsError."""
+    directory = absolute_directory(path, host)
+    if posixpath.basename(directory) == _CONF:
+        return posixpath.dirname(directory)
+    return directory
+
+
+class _Rounds:
+    """What is checked in each round."""
+
+    def __init__(
+        self, given: Mapping[str, Given], host: Host, named: tuple[str, ...], first_reading: bool
+    ) -> None:
+        self._given = given
+        self._host = host
+        self._named = named
+        self._first_reading = first_reading
+        self.settings = read(given, host=host)
+        #: By directory, how it is judged.
+        self.judged: dict[str, str] = {}
+
+    def subjects(self) -> list[Subject]:
+        """The directories of the next round, with what is accepted of them now. Blocks.
+
+        Raises SettingsError.
+        """
+        from agent.cli.served import AS_NEW, Serving
+
+        self.settings = read(self._given, host=self._host)
+        directories = self._named or self.settings.directories
+        if self._first_reading:
+            self.judged = dict.fromkeys(directories, AS_NEW)
+            serving = Serving(self.settings, self._given)
+            return [serving.new_subject(path) for path in directories]
+        serving = Serving.find(self.settings, self._given)
+        found = {path: serving.subject(path) for path in directories}
+        self.judged = {path: how for path, (_, how) in found.items()}
+        return [subject for subject, _ in found.values()]
+
+
+@dataclass(slots=True)
+class _Report:
+    """Prints the findings of each round."""
+
+    form: str
+    strict: bool
+    rounds: _Rounds
+    #: Whether the last line of a round begins with the time of day.
+    with_time: bool = False
+    #: The exit status after the last round.
+    status: int = field(default=0, init=False)
+
+    def print(self, checked: Sequence[Checked]) -> bool:
+        """Print a round. Returns whether somebody reads it."""
+        from agent.check import in_order
+        from agent.cli.served import AS_NEW, judged_lines
+
+        settings = self.rounds.settings
+        found = in_order(
+            [
+                *settings.findings,
+                *(settings.with_source(f) for c in checked for f in c.findings),
+            ]
+        )
+        bad = {Severity.ERROR, Severity.WARNING} if self.strict else {Severity.ERROR}
+        self.status = 1 if any(f.severity in bad for f in found) else 0
+        read = write(
+            json_line({"diagnostics": [f.as_json() for f in found]})
+            if self.form == JSON
+            else encoded_lines(self._lines(found, checked, settings))
+        )
+        judged = self.rounds.judged
+        if self.form != JSON or set(judged.values()) != {AS_NEW}:
+            number = count(len(checked), "directory", "directories")
+            last = f"{number}: {forms.tally(found)}"
+            if self.with_time:
+                last = f"[{time.strftime('%H:%M:%S')}] {last}"
+            for line in judged_lines(judged, last):
+                say(line)
+        return read
+
+    def _lines(
+        self, found: Sequence[Diagnostic], checked: Sequence[Checked], settings: Settings
+    ) -> Iterator[str]:
+        def read(path: str) -> bytes | None:
+            for one in checked:
+                source = one.source(path)
+                if source is not None:
+                    return source
+            content = read_qb_conf(path) if path == settings.qb_conf else None
+            return content if isinstance(content, bytes) else None
+
+        sources = forms.Sources(read)
+        width = forms.SOURCE_WIDTH
+        if sys.stdout is not None and sys.stdout.isatty():
+            width = shutil.get_terminal_size().columns
+        for finding in found:
+            if self.form == GITHUB:
+                yield forms.github(finding)
+            elif self.form == CONCISE:
+                yield forms.concise(finding, paint)
+            else:
+                yield from forms.full(finding, sources.line(finding), width, paint)
