@@ -27,9 +27,10 @@ LAYERS = {
     "reload": {"core", "timing", "rpc", "disk", "settings"},
     "server": {"core", "timing", "rpc", "settings", "reload"},
     "check": {"core", "timing", "disk", "settings", "reload"},
+    "diff": {"core", "check"},
     "daemon": {"core", "timing", "rpc", "disk", "settings", "reload", "server"},
     "cli": {
-        *("core", "timing", "settings", "reload", "check", "daemon"),
+        *("core", "timing", "settings", "reload", "check", "diff", "daemon"),
         *("client", "runner", "slurm", "manual"),
     },
     "client": set(),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _COMMANDS = {
     "check": ("check", "check"),
     "completion": ("completion", "completion"),
+    "diff": ("diff", "diff"),
     "explain": ("lookup", "explain"),
     "fire": ("fire", "fire"),
     "help": ("help", "help_"),

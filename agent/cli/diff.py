@@ -1,0 +1,292 @@
+"""The command `diff`: what is on disk, or in another directory, compared with what is served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli.asking import ask
+from agent.cli.exits import NO_AGENT, USAGE, Failed
+from agent.cli.findings import concise
+from agent.cli.output import paint, print_json, print_lines, say, utf8
+from agent.cli.rendering import count
+from agent.cli.setting_options import given, setting_options
+from agent.cli.starting import start_errors
+from agent.core.quoting import printable
+from agent.settings import DIFF, absolute_directory, read
+from agent.settings.host import Host
+
+if TYPE_CHECKING:
+    from agent.check import Checked, Subject
+    from agent.cli.served import Serving
+    from agent.core.diff import Difference, FiresDifferently
+    from agent.core.event import Event
+    from agent.core.index import ServedDirectory
+    from agent.diff import Compared
+
+_MARKS = {
+    "added": ("gained", "green"),
+    "removed": ("lost", "red"),
+    "modified": ("changed", "yellow"),
+}
+
+
+@click.command()
+@click.argument("directory", metavar="[DIR]", required=False)
+@click.option(
+    "--replaces",
+    metavar="LISTED",
+    help="The directory whose place DIR would take; may be left out if one is listed.",
+)
+@click.option(
+    "--events",
+    type=click.File("rb"),
+    metavar="FILE",
+    help="Also compare which callbacks fire for these events, one a line; - is standard input.",
+)
+@setting_options(DIFF)
+@click.option("--json", "as_json", is_flag=True, help="Print {directories, events} as JSON.")
+@click.pass_context
+def diff(
+    context: click.Context,
+    /,
+    directory: str | None,
+    replaces: str | None,
+    events: Any,
+    as_json: bool,
+    **_: Any,
+) -> int:
+    """Compare what is on disk with what the agent serves.
+
+    With DIR: what would change if DIR took the place of a directory that is served. So a change can
+    be tried before it is copied in.
+
+    Exit status: 0 nothing differs, 1 something does.
+    """
+    if replaces and not directory:
+        raise click.UsageError("--replaces needs DIR, the directory that takes the place")
+    asked = _events(events) if events else []
+    from agent.daemon import process
+
+    with start_errors():
+        process.prepare(serves=False)
+        from agent.check import check_directories
+        from agent.diff import fired, served_directories
+
+        host = Host.here()
+        candidate = absolute_directory(utf8(directory, "DIR"), host) if directory else None
+        listed = absolute_directory(utf8(replaces, "--replaces"), host) if replaces else None
+        serving = _serving(context)
+        process.leave_working_directory()
+        pairs = _pairs(serving, candidate, listed)
+        checked = check_directories(new for _, new in pairs)
+        answer = ask(lambda agent: agent.list(), serving.pipe)
+    try:
+        served = served_directories(serving.directories, answer["callbacks"])
+        compared = [
+            _compare(serving, served[old.path], old, new)
+            for (old, _), new in zip(pairs, checked, strict=True)
+        ]
+        differently = list(fired(served, compared, asked)) if asked else []
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise Failed(
+            NO_AGENT, "the agent's answer has an unknown form: the agent may be of another version"
+        ) from None
+    if as_json:
+        print_json(
+            {
+                "directories": [one.as_json() for one in compared],
+                **({"events": [one.as_json() for one in differently]} if events else {}),
+            }
+        )
+    else:
+        print_lines(
+            [*(line for one in compared for line in _lines(one)), *_event_lines(differently)]
+        )
+        say(_tally(compared, differently, len(asked) if events else None))
+    return 1 if differently or any(one.differs for one in compared) else 0
+
+
+def _serving(context: click.Context) -> Serving:
+    """The agent that is asked. Raises Failed and SettingsError."""
+    from agent.cli.served import Serving
+
+    settings = read(given(context))
+    serving = Serving.find(settings, given(context))
+    if serving.status is None:
+        # Says why there is none.
+        ask(lambda agent: agent.status(), settings.pipe if "pipe" in given(context) else None)
+        raise Failed(NO_AGENT, f"no agent: {serving.trouble or 'it has just started'}")
+    return serving
+
+
+def _pairs(
+    serving: Serving, candidate: str | None, listed: str | None
+) -> list[tuple[Subject, Subject]]:
+    """Of each directory that is compared: it as it is served, and what is read in its place.
+
+    Raises UsageError and SettingsError.
+    """
+    all_listed = [*serving.directories]
+    names = ", ".join(map(printable, all_listed)) or "none"
+    if candidate is None:
+        subjects = [serving.subject(path)[0] for path in all_listed]
+        return [(subject, subject) for subject in subjects]
+    if listed is None:
+        if candidate in all_listed:
+            listed = candidate
+        elif len(all_listed) == 1:
+            (listed,) = all_listed
+        else:
+            raise click.UsageError(f"name the directory that DIR replaces with --replaces: {names}")
+    if listed not in all_listed:
+        raise click.UsageError(f"{printable(listed)} is not served; these are: {names}")
+    old = serving.subject(listed)[0]
+    if candidate == listed:
+        return [(old, old)]
+    # Where it is now, others may write: the permissions of the place that it takes count.
+    new = replace(old, path=candidate, unsafe_permissions="ignore")
+    if new.accepted is not None:
+        new = replace(new, accepted=replace(new.accepted, device=None))
+    return [(old, new)]
+
+
+def _compare(serving: Serving, served: ServedDirectory, old: Subject, new: Checked) -> Compared:
+    from agent.core.unit import CONF
+    from agent.diff import compare
+
+    accepted = old.accepted.unit if old.accepted else None
+    compared = compare(served, accepted, new, serving.languages())
+    if served.callbacks and (accepted is None or accepted.conf is None):
+        _, why = serving.stored(old)
+        why = why or "an older version of the agent accepted it"
+        compared.notes.append(f"the text of {CONF} as it is served is not known: {why}")
+    return compared
+
+
+# Events ------------------------------------------------------------------------------------------
+
+
+def _events(file: Any) -> list[tuple[str, Event]]:
+    """The events of a file, with their texts. Raises Failed."""
+    from agent.core.event import Event, EventError
+
+    found = []
+    try:
+        text = file.read().decode()
+    except UnicodeDecodeError as error:
+        raise Failed(USAGE, f"{file.name}: it is not UTF-8 ({error.reason})") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        event = line.strip()
+        if not event or event.startswith("#"):
+            continue
+        try:
+            found.append((event, Event.from_text(event)))
+        except EventError as wrong:
+            raise Failed(
+                USAGE, f"{file.name}:{number}: {wrong.message}; expected {wrong.expected}"
+            ) from None
+    return found
+
+
+# Text --------------------------------------------------------------------------------------------
+
+
+def _lines(one: Compared) -> Iterator[str]:
+    """The report of one directory."""
+    if not one.differs and not one.notes:
+        return
+    instead = "" if one.read == one.directory else f" replaced by {one.read}"
+    held = paint(f"  HELD: {printable(one.held)}", "red") if one.held else ""
+    yield f"{printable(one.directory + instead)}{held}"
+    if one.finding is not None:
+        yield "    " + concise(one.finding, paint)
+    for note in one.notes:
+        yield f"    note: {printable(note)}"
+    moved = [d for d in one.differences if d.what == ("line",)]
+    for difference in one.differences:
+        if len(moved) == 1 or difference not in moved:
+            yield _callback_line(difference)
+    if len(moved) > 1:
+        number = count(len(moved), "callback")
+        yield f"    {paint('changed', 'yellow')}  only the line of {number}"
+    for text in one.texts:
+        if text.diff is None:
+            yield f"{printable(text.path)} differs (it is not UTF-8)"
+        for line in text.diff or ():
+            yield _diff_line(line)
+
+
+def _callback_line(difference: Difference) -> str:
+    word, colour = _MARKS[difference.change]
+    callback = difference.callback
+    registration = callback.registration
+    text = f"{registration.file}  {registration.text}  (line {registration.line})"
+    why = []
+    if difference.before is not None:
+        before = difference.before
+        if "digest" in difference.what:
+            why.append("other code")
+        if "line" in difference.what:
+            why.append(f"was line {before.registration.line}")
+        if "enabled" in difference.what:
+            why.append("its language is on now" if callback.enabled else "its language is off now")
+    elif not callback.enabled:
+        why.append("its language is off")
+    about = f": {', '.join(why)}" if why else ""
+    return f"    {paint(word, colour)}{' ' * (7 - len(word))}  {printable(text + about)}"
+
+
+def _diff_line(line: str) -> str:
+    # Tabs are the only control characters that stay.
+    shown = "\t".join(map(printable, line.split("\t")))
+    if line.startswith("@@"):
+        return paint(shown, "cyan")
+    if line.startswith(("-", "+")):
+        return paint(shown, "red" if line.startswith("-") else "green")
+    return shown
+
+
+def _event_lines(fired: Sequence[FiresDifferently]) -> Iterator[str]:
+    for one in fired:
+        yield f"event {printable(one.event)}"
+        for mark, colour, rows in (("-", "red", one.old), ("+", "green", one.new)):
+            for row in rows:
+                kept = row in one.old and row in one.new
+                if kept and mark == "+" and _same_order(one):
+                    continue
+                text = f"{row.path}  {row.trigger}"
+                if row.missing is not None:
+                    text += f"  (partial, missing: {row.missing})"
+                if not row.enabled:
+                    text += "  (language off)"
+                if kept and _same_order(one):
+                    yield f"      {printable(text)}"
+                else:
+                    yield paint(f"    {mark} {printable(text)}", colour)
+
+
+def _same_order(one: FiresDifferently) -> bool:
+    """Whether the callbacks that fire before and after do so in the same order."""
+    return [r for r in one.old if r in one.new] == [r for r in one.new if r in one.old]
+
+
+def _tally(
+    compared: Sequence[Compared], fired: Sequence[FiresDifferently], events: int | None
+) -> str:
+    parts = []
+    changes = [d.change for one in compared for d in one.differences]
+    for change, (word, _) in _MARKS.items():
+        if number := changes.count(change):
+            parts.append(f"{count(number, 'callback')} {word}")
+    if number := sum(len(one.texts) for one in compared):
+        parts.append(f"{count(number, 'file differs', 'files differ')}")
+    if number := sum(bool(one.held) for one in compared):
+        parts.append(f"{count(number, 'directory', 'directories')} held")
+    if events is not None:
+        parts.append(f"{len(fired)} of {count(events, 'event')} fire differently")
+    number = count(len(compared), "directory", "directories")
+    return f"{number}: {', '.join(parts) or 'nothing differs'}"

@@ -1,0 +1,132 @@
+"""What `callback-agent diff` does: compares directories as they are read with what is served.
+
+What is read counts as if every line without an error were served, whether the directory would be
+held or not: that is what a person wants to see before they correct it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.check import Checked, in_order
+from agent.core import trigger
+from agent.core.diagnostic import Diagnostic, Severity
+from agent.core.diff import Difference, FiresDifferently, differences, fires_differently, unified
+from agent.core.event import Event
+from agent.core.index import Callback, Index, ServedDirectory
+from agent.core.unit import CONF, Implementation, Registration, Unit, evaluate
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A file whose content differs: the lines of the unified diff; None if it is not UTF-8."""
+
+    path: str
+    diff: list[str] | None
+
+
+@dataclass(slots=True)
+class Compared:
+    """One directory: as it is served, and as it would be served."""
+
+    directory: str
+    #: What was read in its place; the directory itself where its own files were.
+    read: str
+    old: ServedDirectory
+    new: ServedDirectory
+    #: Why what was read would be held, None if it would not; and the first finding that says so.
+    held: str | None = None
+    finding: Diagnostic | None = None
+    differences: list[Difference] = field(default_factory=list)
+    texts: list[Text] = field(default_factory=list)
+    #: What is not known.
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def differs(self) -> bool:
+        """Whether there is anything to report."""
+        return bool(self.held or self.differences or self.texts)
+
+    def as_json(self) -> dict[str, Any]:
+        """`{directory, read, held, changes, files, notes}`, and `finding` where it is held."""
+        fields: dict[str, Any] = {
+            "directory": self.directory,
+            "read": self.read,
+            "held": self.held,
+            "changes": [d.as_json() for d in self.differences],
+            "files": [
+                {"path": t.path, "diff": None if t.diff is None else "\n".join([*t.diff, ""])}
+                for t in self.texts
+            ],
+            "notes": self.notes,
+        }
+        return fields if self.finding is None else {**fields, "finding": self.finding.as_json()}
+
+
+def compare(
+    served: ServedDirectory, accepted: Unit | None, checked: Checked, languages: frozenset[str]
+) -> Compared:
+    """How what was read differs from what is served of a directory.
+
+    `accepted` is the unit that is served, as far as it is known: texts are compared with it.
+    `languages` are the language flags with which the agent serves.
+    """
+    directory, reading = served.directory, checked.reading
+    result = Compared(directory, checked.path, served, served, checked.held)
+    if checked.held:
+        by_severity = sorted(in_order(checked.findings), key=lambda f: f.severity != Severity.ERROR)
+        result.finding = next(iter(by_severity), None)
+    if reading.fault is not None or (reading.plan is None and reading.held is not None):
+        # It cannot be read, so what was served stays.
+        return result
+    unit = evaluate(reading, None).unit or Unit()
+    result.new = ServedDirectory.of(directory, unit, languages)
+    result.differences = differences(served, result.new)
+    before = accepted or Unit()
+    if before.conf is not None:
+        _add_text(result, CONF, before.conf, checked.conf)
+    for file, implementation in unit.implementations.items():
+        if file in before.implementations:
+            _add_text(result, file, before.implementations[file].code, implementation.code)
+    return result
+
+
+def _add_text(result: Compared, file: str, old: bytes, new: bytes) -> None:
+    path = f"{result.read}/{file}"
+    place = "on disk" if result.read == result.directory else "candidate"
+    diff = unified(old, new, f"{result.directory}/{file}\tserved", f"{path}\t{place}")
+    if diff is None or diff:
+        result.texts.append(Text(path, diff))
+
+
+def served_directories(
+    paths: Iterable[str], callbacks: Iterable[Mapping[str, Any]]
+) -> dict[str, ServedDirectory]:
+    """What is served of these directories, from the callbacks that `list` returns. They have no
+    code.
+
+    Raises LookupError, TypeError or ValueError if they do not have the form of a callback.
+    """
+    found: dict[str, list[Callback]] = {path: [] for path in paths}
+    for row in callbacks:
+        tree, _ = trigger.parse(row["trigger"])
+        if tree is None:
+            raise ValueError(f"{row['trigger']} is not a trigger")
+        registration = Registration(row["file"], tree, row["trigger"], row["line"])
+        implementation = Implementation(b"", row["digest"])
+        directory, language, enabled = row["directory"], row["language"], row["enabled"]
+        callback = Callback(directory, registration, implementation, language, enabled)
+        found.setdefault(directory, []).append(callback)
+    return {path: ServedDirectory(path, tuple(listed)) for path, listed in found.items()}
+
+
+def fired(
+    served: Mapping[str, ServedDirectory],
+    compared: Sequence[Compared],
+    events: Iterable[tuple[str, Event]],
+) -> Iterator[FiresDifferently]:
+    """The events that fire differently if what was read took the place of what is served."""
+    new = {**served, **{one.directory: one.new for one in compared}}
+    return fires_differently(Index.of(1, served.values()), Index.of(1, new.values()), events)
