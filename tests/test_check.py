@@ -1,4 +1,4 @@
-"""`check` reads with the code of `serve`: both report the same about directories that are new."""
+"""`check` reads and judges with the code of `serve`: both report the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
-from agent.check import check_directories
+from agent.check import Subject, check_directories, in_order
+from agent.core.diagnostic import Diagnostic
+from agent.core.unit import evaluate
+from agent.reload.stored import StoredUnit
 from agent.timing import DEFAULTS
 from support import records
 from support.agents import Agent, wait_for, write
@@ -29,17 +32,24 @@ def _leases() -> Iterator[None]:
     signal.signal(signal.SIGIO, before)
 
 
+def findings(*directories: Path) -> list[Diagnostic]:
+    """What is found in these directories at the first reading, in order."""
+    checked = check_directories(Subject(str(path), LANGUAGES) for path in directories)
+    return in_order(f for one in checked for f in one.findings)
+
+
 def test_check_reports_what_serve_reports_at_its_first_reading(tmp_path: Path) -> None:
     directories = sorted(p.parent for p in FIXTURES.rglob("callbacks.conf"))
     assert len(directories) > 30
-    found = [d.as_json() for d in check_directories(map(str, directories), LANGUAGES)]
+    found = findings(*directories)
     assert len(found) > 30
     agent = Agent(tmp_path, *directories)
     agent.flags += ["--unsafe-permissions", "ignore"]
     agent.start()
     try:
         # Warnings about Python are in a later record than the first one.
-        wait_for(lambda: reported(agent) == found, "the same diagnostics")
+        expected = sorted((f.as_json() for f in found), key=str)
+        wait_for(lambda: sorted(reported(agent), key=str) == expected, "the same diagnostics")
     finally:
         agent.stop()
 
@@ -53,7 +63,7 @@ def test_a_writer_in_one_directory_does_not_hide_the_others(tmp_path: Path) -> N
     one = write(tmp_path / "one", "a.pl = done-job-self\n", a_pl="1\n")
     two = write(tmp_path / "two", "b.pl = done-job-self\n")
     with writer(one / "a.pl", 600.0):
-        found = check_directories([str(one), str(two)], LANGUAGES)
+        found = findings(one, two)
     assert [(Path(f.path).name, f.code) for f in found] == [
         ("a.pl", "being-written"),
         ("callbacks.conf", "missing-file"),
@@ -63,7 +73,42 @@ def test_a_writer_in_one_directory_does_not_hide_the_others(tmp_path: Path) -> N
 def test_a_file_that_is_closed_in_time_is_read(tmp_path: Path) -> None:
     directory = write(tmp_path / "one", "a.pl = done-job-self\n", a_pl="1\n")
     with writer(directory / "a.pl", DEFAULTS.writing / 10):
-        assert check_directories([str(directory)], LANGUAGES) == []
+        assert findings(directory) == []
+
+
+def test_an_edit_is_judged_by_what_was_accepted(tmp_path: Path) -> None:
+    directory = write(tmp_path / "one", "a.py = done-job-self\nb.pl = done-job-self\n", b_pl="1\n")
+    write(directory, (directory / "callbacks.conf").read_text(), a_py="x = 1\n")
+    (first,) = check_directories([Subject(str(directory), LANGUAGES)])
+    accepted = StoredUnit(evaluate(first.reading, None).unit, None)
+    write(directory, "a.py = done-job-self\nb.pl = done-job-self\n", a_py="def broken(:\n")
+    (directory / "b.pl").unlink()
+    assert [(f.severity, f.code) for f in findings(directory)] == [
+        ("warning", "does-not-compile"),
+        ("error", "missing-file"),
+    ]
+    subject = Subject(str(directory), LANGUAGES, accepted=accepted)
+    (checked,) = check_directories([subject])
+    assert [(f.severity, f.code) for f in in_order(checked.findings)] == [
+        ("error", "does-not-compile"),
+        ("error", "removed"),
+    ]
+    assert checked.held == "error"
+    assert checked.source(f"{directory}/a.py") == b"def broken(:\n"
+    assert checked.source(f"{directory}/callbacks.conf") == checked.conf
+    assert checked.source(f"{directory}/b.pl") is None
+
+
+def test_findings_are_in_the_order_of_the_text_and_the_rest_is_counted_last(
+    tmp_path: Path,
+) -> None:
+    lines = "".join(f"a{n}.py = done-jbo-self\n" for n in range(150))
+    found = findings(write(tmp_path / "b", "x\n"), write(tmp_path / "a", lines))
+    assert [f.line for f in found if f.code != "more-findings"][:-1] == sorted(
+        f.line or 0 for f in found[:-2]
+    )
+    assert [Path(f.path).parent.name for f in found] == [*["a"] * (len(found) - 1), "b"]
+    assert found[-2].code == "more-findings"
 
 
 def test_what_an_editor_leaves_behind_is_not_read(tmp_path: Path) -> None:

@@ -127,15 +127,11 @@ def unified(old: bytes, new: bytes, old_name: str, new_name: str) -> list[str] |
         before, after = old.decode().split("\n"), new.decode().split("\n")
     except UnicodeDecodeError:
         return None
-    missing = [lines[-1] != "" for lines in (before, after)]
     for lines in (before, after):
         if lines[-1] == "":
             lines.pop()
-    # The end of the last line differs too.
-    if missing[0] != missing[1]:
-        for lines, no_end in zip((before, after), missing, strict=True):
-            if no_end:
-                lines[-1] += _NO_NEWLINE
+        else:
+            lines[-1] += _NO_NEWLINE
     found = [f"--- {old_name}", f"+++ {new_name}"]
     for group in _groups(before, after):
         spans = [(group[0][1], group[-1][2]), (group[0][3], group[-1][4])]

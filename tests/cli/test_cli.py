@@ -448,7 +448,7 @@ def test_check_prints_what_is_wrong_with_qb_conf_too(run: Run, tmp_path: Path) -
     conf = tmp_path / "qb.conf"
     path_list = f"{tmp_path}/callback,{tmp_path}/callback/."
     conf.write_text(f"supervisor_universal_callback_path = {path_list}\n")
-    done = run("check", "--qb-conf", str(conf))
+    done = run("check", "--output-format", "concise", "--qb-conf", str(conf))
     column = 39 + path_list.index(",")
     assert done.stdout == (
         f"{conf}:1:{column}: warning: {tmp_path}/callback is listed twice and is read once; remove"

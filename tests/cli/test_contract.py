@@ -256,7 +256,8 @@ def test_check_reads_as_serve_does_and_changes_nothing(site: Site) -> None:
     write(site.directory, conf, b_py="import sys\nsys.exit()\n")
     site.path_list(site.directory)
     before = sorted(os.listdir(site.folder))
-    done = command(site, "check", str(site.directory), "--qb-conf", str(site.agent.qb_conf))
+    options = ("--output-format", "concise", "--qb-conf", str(site.agent.qb_conf))
+    done = command(site, "check", str(site.directory), *options)
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     for line in lines:

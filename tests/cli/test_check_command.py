@@ -1,0 +1,313 @@
+"""The command `check`: its formats, and as what it judges a directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.stand_in import Run
+from support.agents import Agent, wait_for, write
+
+CONF = "a.py = done-job-self\nb.pl = killed-job-self\n"
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
+    """An agent that serves `CONF`."""
+    directory = write(tmp_path / "cb", CONF, a_py="x = 1\n", b_pl="1;\n")
+    agent = Agent(tmp_path, directory)
+    agent.flags += ["--unsafe-permissions", "warn"]
+    agent.start()
+    yield agent
+    if agent.process is not None and agent.process.poll() is None:
+        agent.stop()
+
+
+def codes(done: subprocess.CompletedProcess[str]) -> list[tuple[str, str]]:
+    return [(d["severity"], d["code"]) for d in json.loads(done.stdout)["diagnostics"]]
+
+
+# Formats -----------------------------------------------------------------------------------------
+
+
+def test_each_format_shows_the_mistake_in_its_own_way(run: Run, tmp_path: Path) -> None:
+    conf = "# nothing\n\tnöte.py = failed-jbo-self # 日本\nb.qcb = done-job-self\n"
+    directory = write(tmp_path / "cb", conf, b_qcb="mail-status\n")
+    (directory / "nöte.py").write_text("x = 1\n")
+    command = ("check", "--qb-conf", "none", str(directory / "callbacks.conf"))
+    done = run(*command)
+    assert done.returncode == 1
+    first, source, carets, *rest = done.stdout.splitlines()
+    assert first.startswith(f"{directory}/callbacks.conf:2:")
+    assert first.endswith("[unknown-type]")
+    assert source == "    2 |     nöte.py = failed-jbo-self # 日本"
+    assert carets.startswith("      | ")
+    begin = carets.index("^")
+    assert source[begin:].startswith(("jbo", "failed-jbo-self"))
+    assert [line[:12] for line in rest] == ["      help: "[:12]]
+    assert done.stderr == "1 directory: 1 error\n"
+
+    done = run(*command, "--output-format", "concise")
+    (line,) = done.stdout.splitlines()
+    hint = rest[0].removeprefix("      help: ")
+    assert line == first.replace(" [unknown-type]", f"; {hint} [unknown-type]")
+
+    done = run(*command, "--output-format", "json")
+    assert json.loads(done.stdout) == json.loads(run(*command, "--json").stdout)
+    (found,) = json.loads(done.stdout)["diagnostics"]
+    assert (found["line"], found["code"]) == (2, "unknown-type")
+
+    done = run(*command, "--output-format", "github")
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"::error file={directory}/callbacks.conf,line=2,col={found['column']},")
+    assert "title=callback-agent (unknown-type)::" in line
+    assert line.endswith(f"%0A{hint}")
+
+
+def test_findings_about_files_have_no_source_and_warnings_count_if_strict(
+    run: Run, tmp_path: Path
+) -> None:
+    write(tmp_path / "cb", "a.py = done-work-self\n", a_py="0\n")
+    (tmp_path / "none").mkdir()
+    done = run("check", "--qb-conf", "none", "cb")
+    assert (done.returncode, "warning" in done.stdout) == (0, True)
+    assert run("check", "--strict", "--qb-conf", "none", "cb").returncode == 1
+    done = run("check", "--qb-conf", "none", "none")
+    first, help_line = done.stdout.splitlines()
+    assert first.startswith(f"{tmp_path}/none/callbacks.conf:1:1: error: ")
+    assert help_line.startswith("      help: ")
+
+
+def test_the_place_in_code_is_shown_in_its_own_encoding(run: Run, tmp_path: Path) -> None:
+    conf = "".join(f"{name}.py = done-job-self\n" for name in ("a", "b"))
+    directory = write(tmp_path / "cb", conf)
+    (directory / "a.py").write_bytes(b"# coding: latin-1\r\ns = '\xe9'; exit()\r\n")
+    (directory / "b.py").write_bytes(b"s = '\xe9'\n")
+    done = run("check", "--qb-conf", "none", str(directory))
+    lines = done.stdout.splitlines()
+    assert "    2 | s = 'é'; exit()" in lines
+    assert lines[lines.index("    2 | s = 'é'; exit()") + 1] == "      |          ^"
+    assert "Traceback" not in done.stderr
+
+
+# Judged as serve judges --------------------------------------------------------------------------
+
+
+def broken_python(directory: Path) -> None:
+    with (directory / "a.py").open("a") as file:
+        file.write("def broken(:\n")
+
+
+def removed_file(directory: Path) -> None:
+    (directory / "b.pl").unlink()
+
+
+def emptied(directory: Path) -> None:
+    (directory / "callbacks.conf").write_text("")
+
+
+def no_conf(directory: Path) -> None:
+    (directory / "callbacks.conf").unlink()
+
+
+def bad_lines(directory: Path) -> None:
+    write(directory, CONF + "nofile.py = failed-jbo-self\nc.py = done-job-self\n")
+
+
+EDITS: dict[Callable[[Path], None], list[tuple[str, str]]] = {
+    broken_python: [("error", "does-not-compile")],
+    removed_file: [("error", "removed")],
+    emptied: [("warning", "empty-conf")],
+    no_conf: [("error", "no-conf")],
+}
+
+
+@pytest.mark.parametrize("edit", [*EDITS, bad_lines], ids=lambda edit: str(edit.__name__))
+def test_a_served_directory_gets_the_findings_that_serve_gives(
+    agent: Agent, run: Run, edit: Callable[[Path], None]
+) -> None:
+    """Whether the agent runs, or only what it stored is there."""
+    (directory,) = agent.directories
+    edit(directory)
+    served = agent.reload()["diagnostics"]
+    where = ("--pipe", str(agent.pipe), "--state", str(agent.state))
+    command = ("check", "--json", "--qb-conf", str(agent.qb_conf), str(directory), *where)
+
+    def same(expected: str) -> None:
+        done = run(*command, "--unsafe-permissions", "warn")
+        found = json.loads(done.stdout)["diagnostics"]
+        keys = ("severity", "code", "path", "line", "column", "message")
+        assert sorted([d[k] for k in keys] for d in found) == sorted(
+            [[d[k] for k in keys] for d in served], key=str
+        )
+        errors = any(d["severity"] == "error" for d in served)
+        assert done.returncode == (1 if errors else 0)
+        assert expected in done.stderr
+
+    if edit in EDITS:
+        assert [(d["severity"], d["code"]) for d in served] == EDITS[edit]
+    same(f"judged as an edit of what the agent at {agent.pipe} serves")
+    agent.stop()
+    same(f"judged as an edit of what {agent.state} has stored of it")
+
+
+def test_where_the_state_cannot_be_read_the_agent_is_asked_and_it_is_said(
+    agent: Agent, run: Run
+) -> None:
+    (directory,) = agent.directories
+    broken_python(directory)
+    removed_file(directory)
+    agent.reload()
+    command = ("check", "--json", "--qb-conf", str(agent.qb_conf), str(directory))
+    asked = (*command, "--pipe", str(agent.pipe), "--unsafe-permissions", "warn")
+    both = [("error", "does-not-compile"), ("error", "removed")]
+    assert codes(run(*asked)) == both
+    # As new: nothing was accepted, so nothing was lost.
+    done = run(*asked, "--first-reading")
+    assert codes(done) == [("warning", "does-not-compile"), ("error", "missing-file")]
+    assert done.stderr == ""
+    agent.state.rename(agent.state.with_name("elsewhere"))
+    done = run(*asked)
+    # The agent does not say that b.pl was served before.
+    assert codes(done) == [("error", "does-not-compile"), ("error", "missing-file")]
+    assert "has nothing of it" in done.stderr
+    assert "as it answers" in done.stderr
+
+
+def test_a_candidate_is_judged_as_new_beside_one_that_is_served(agent: Agent, run: Run) -> None:
+    (directory,) = agent.directories
+    other = write(agent.folder / "other", CONF, a_py="def broken(:\n", b_pl="1\n")
+    broken_python(directory)
+    pipe = {"CALLBACK_AGENT_PIPE": str(agent.pipe)}
+    done = run("check", "--output-format", "concise", str(directory), str(other), **pipe)
+    lines = done.stdout.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["error", "warning"]
+    tally, *judged = done.stderr.splitlines()
+    assert tally == "2 directories: 1 error, 1 warning"
+    assert judged == [
+        f"judged as an edit of what the agent at {agent.pipe} serves: {directory}",
+        f"judged as new: {other}",
+    ]
+
+
+def test_permissions_are_judged_as_the_agent_judges_them(agent: Agent, run: Run) -> None:
+    (directory,) = agent.directories
+    (directory / "b.pl").chmod(0o622)
+    pipe = ("--pipe", str(agent.pipe))
+    command = ("check", "--json", str(directory), "--qb-conf", str(agent.qb_conf))
+    # Of the agent, whatever this user's default is; a flag counts more.
+    assert codes(run(*command, *pipe)) == [("warning", "unsafe")]
+    assert codes(run(*command, *pipe, "--unsafe-permissions", "refuse")) == [("error", "unsafe")]
+
+
+# Watching ----------------------------------------------------------------------------------------
+
+
+class Watching:
+    """A `check --watch` that runs."""
+
+    def __init__(self, folder: Path, environment: dict[str, str], *arguments: str) -> None:
+        self.out, self.errors = folder / "out", folder / "err"
+        with self.out.open("wb") as out, self.errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "agent", "check", "--watch", *arguments],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=errors,
+            )
+
+    def rounds(self) -> list[str]:
+        """The last line of each round, without its time."""
+        return [line[11:] for line in self.errors.read_text().splitlines()]
+
+    def reports(self, *last: str) -> None:
+        wait_for(lambda: self.rounds()[-len(last) :] == [*last], f"{last}")
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        try:
+            return self.process.wait(60)
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def watch(tmp_path: Path, environment: dict[str, str]) -> Iterator[Callable[..., Watching]]:
+    started: list[Watching] = []
+
+    def start(*arguments: str) -> Watching:
+        started.append(Watching(tmp_path, environment, *arguments))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+
+
+def test_watch_checks_again_at_each_change_until_sigint(
+    watch: Callable[..., Watching], tmp_path: Path
+) -> None:
+    directory = write(tmp_path / "cb", "a.py = done-job-self\n", a_py="x = 1\n")
+    qb_conf = tmp_path / "qb.conf"
+    watching = watch("--qb-conf", str(qb_conf), "--output-format", "concise", str(directory))
+    well = "1 directory: nothing found"
+    watching.reports(well)
+    write(directory, "a.py = done-jbo-self\n")
+    watching.reports(well, "1 directory: 1 error")
+    assert "[unknown-type]" in watching.out.read_text()
+    # A file of another name, and then the directory as a whole.
+    write(directory, "a.py = done-job-self\n")
+    watching.reports(well)
+    directory.rename(tmp_path / "away")
+    watching.reports("1 directory: 1 error")
+    (tmp_path / "away").rename(directory)
+    watching.reports(well)
+    qb_conf.write_text("supervisor_language_flags = qube\n")
+    watching.reports("1 directory: 1 warning")
+    rounds = watching.rounds()
+    assert len(rounds) < 20
+    # Without a change nothing is done: a second writer is seen at once, and is the only one.
+    used = cpu_seconds(watching.process.pid)
+    write(directory, "# one\n# two\n")
+    watching.reports("1 directory: nothing found")
+    assert cpu_seconds(watching.process.pid) - used < 1
+    assert watching.end() == 0
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_watch_judges_each_round_by_what_is_served_then(
+    agent: Agent, watch: Callable[..., Watching]
+) -> None:
+    (directory,) = agent.directories
+    watching = watch("--json", "--pipe", str(agent.pipe), "--qb-conf", str(agent.qb_conf), "cb")
+
+    def last() -> list[tuple[str, str]]:
+        lines = watching.out.read_text().splitlines()
+        found: list[dict[str, Any]] = json.loads(lines[-1])["diagnostics"] if lines else []
+        return [(d["severity"], d["code"]) for d in found]
+
+    wait_for(lambda: watching.out.read_text() == '{"diagnostics": []}\n', "the first round")
+    write(directory, CONF + "c.py = done-job-self\n", c_py="def broken(:\n")
+    wait_for(lambda: last() == [("warning", "does-not-compile")], "a new file that is broken")
+    (directory / "c.py").write_text("x = 2\n")
+    wait_for(lambda: last() == [], "the corrected file")
+    wait_for(lambda: len(agent.served()) == 3 and "x = 2" in str(agent.served()), "it is served")
+    (directory / "c.py").write_text("def broken(:\n")
+    wait_for(lambda: last() == [("error", "does-not-compile")], "it was served before")
+    assert watching.end() == 1
