@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple, Unpack
 
 import anyio
 from anyio import to_thread
+from anyio.abc import TaskGroup
 
 from agent import settings
 from agent.core.diagnostic import MORE_FINDINGS, Diagnostic
@@ -24,7 +25,7 @@ from agent.disk.mounts import Mounts
 from agent.disk.permissions import IGNORE, Trust
 from agent.disk.stalls import StallMonitor
 from agent.disk.watch.combined import Watch
-from agent.disk.watch.interface import Target
+from agent.disk.watch.interface import POLL_INTERVAL, Target
 from agent.reload.directory_state import DirectoryState
 from agent.reload.looker import Looker
 from agent.reload.settle import Settled, Settler
@@ -70,8 +71,6 @@ class Checked:
     reading: Reading
     #: The bytes of its callbacks.conf; empty where it was not read.
     conf: bytes
-    #: What differs whenever a file was written again, even with the same content.
-    fingerprints: Mapping[str, object] = field(repr=False)
 
     def source(self, path: str) -> bytes | None:
         """The bytes of a file as it was read; None if it was not."""
@@ -98,9 +97,9 @@ def watch_directories(
     """Check directories, and again at each change of one of them or of `qb_conf`.
 
     `subjects` is called before each round, in a thread. `report` is called with the results of the
-    first round, and of each in which a file or a finding changed. It ends when `report` returns
-    false, or with KeyboardInterrupt. Raises as `check_directories`, and what `subjects` and
-    `report` raise.
+    first round, and of each in which the content of a file or a finding changed. It ends when
+    `report` returns false, or with KeyboardInterrupt. Raises as `check_directories`, and what
+    `subjects` and `report` raise.
     """
     _run(_watch, subjects, qb_conf, report, timing)
 
@@ -124,7 +123,7 @@ def _run(work: Callable[[Unpack[_Arguments]], Awaitable[_T]], *arguments: *_Argu
 async def _check(subjects: list[Subject], timing: Timing) -> list[Checked]:
     session = _Session(_ignore, timing)
     async with anyio.create_task_group() as tasks:
-        session.start(tasks.start_soon)
+        session.start(tasks)
         checked = await session.check(subjects)
         tasks.cancel_scope.cancel()
     return checked
@@ -140,7 +139,7 @@ async def _watch(
     session = _Session(changes.notice, timing)
     before: list[object] | None = None
     async with anyio.create_task_group() as tasks:
-        session.start(tasks.start_soon)
+        session.start(tasks)
         tasks.start_soon(session.watch.run)
         while True:
             changes.begin_round()
@@ -148,11 +147,13 @@ async def _watch(
             session.also = {"qb.conf": _target(qb_conf, settings_file)}
             wanted = await to_thread.run_sync(subjects, abandon_on_cancel=True)
             checked = await session.check(wanted)
-            now = [settings_file, *((c.path, c.fingerprints, c.findings) for c in checked)]
+            now = [settings_file, *((c.reading, c.findings) for c in checked)]
             if now != before and not report(checked):
                 break
             before = now
-            if await session.is_unchanged() is not False:
+            unchanged = await session.is_unchanged()
+            # Where stat says that everything changes all the time, that is no reason to hurry.
+            with anyio.move_on_after(POLL_INTERVAL if unchanged is False else None):
                 await changes.wait()
         tasks.cancel_scope.cancel()
 
@@ -186,10 +187,10 @@ class _Session:
         self.also: Mapping[str, Target] | None = None
         self._states: dict[str, DirectoryState] = {}
 
-    def start(self, start_soon: Callable[[Callable[[], object]], None]) -> None:
+    def start(self, tasks: TaskGroup) -> None:
         """Start the tasks that reading needs."""
-        start_soon(self._monitor.run)
-        start_soon(self._checker.run)
+        tasks.start_soon(self._monitor.run)
+        tasks.start_soon(self._checker.run)
 
     async def check(self, subjects: Sequence[Subject]) -> list[Checked]:
         """What is in these directories now. Nothing of an earlier call counts."""
@@ -248,7 +249,6 @@ def _checked(state: DirectoryState) -> Checked:
         state.held,
         state.snapshot.reading,
         state.snapshot.details.conf,
-        dict(state.snapshot.fingerprints),
     )
 
 

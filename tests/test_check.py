@@ -14,7 +14,8 @@ import pytest
 
 from agent.check import Subject, check_directories, in_order
 from agent.core.diagnostic import Diagnostic
-from agent.core.unit import evaluate
+from agent.core.unit import Unit, evaluate
+from agent.timing import DEFAULTS
 from agent.reload.stored import StoredUnit
 from agent.timing import DEFAULTS
 from support import records
@@ -80,7 +81,7 @@ def test_an_edit_is_judged_by_what_was_accepted(tmp_path: Path) -> None:
     directory = write(tmp_path / "one", "a.py = done-job-self\nb.pl = done-job-self\n", b_pl="1\n")
     write(directory, (directory / "callbacks.conf").read_text(), a_py="x = 1\n")
     (first,) = check_directories([Subject(str(directory), LANGUAGES)])
-    accepted = StoredUnit(evaluate(first.reading, None).unit, None)
+    accepted = StoredUnit(evaluate(first.reading, None).unit or Unit(), None)
     write(directory, "a.py = done-job-self\nb.pl = done-job-self\n", a_py="def broken(:\n")
     (directory / "b.pl").unlink()
     assert [(f.severity, f.code) for f in findings(directory)] == [

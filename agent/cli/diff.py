@@ -288,5 +288,5 @@ def _tally(
         parts.append(f"{count(number, 'directory', 'directories')} held")
     if events is not None:
         parts.append(f"{len(fired)} of {count(events, 'event')} fire differently")
-    number = count(len(compared), "directory", "directories")
-    return f"{number}: {', '.join(parts) or 'nothing differs'}"
+    read = count(len(compared), "directory", "directories")
+    return f"{read}: {', '.join(parts) or 'nothing differs'}"

@@ -165,7 +165,7 @@ class Serving:
     def _is_served(self, directory: str, unit: Unit) -> bool:
         """Whether this unit is what the agent serves."""
         served = ServedDirectory.of(directory, unit, self.languages())
-        return served.digest == self.directories[directory]["digest"]
+        return bool(served.digest == self.directories[directory]["digest"])
 
     def _stored_of_stopped_agent(self, subject: Subject) -> tuple[StoredUnit | None, str]:
         why = [self.trouble] if self.trouble else []

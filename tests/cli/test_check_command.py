@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cli.stand_in import Run
-from support.agents import Agent, wait_for, write
+from support.agents import ALL_LANGUAGES, Agent, wait_for, write
 
 CONF = "a.py = done-job-self\nb.pl = killed-job-self\n"
 
@@ -76,13 +76,13 @@ def test_findings_about_files_have_no_source_and_warnings_count_if_strict(
     run: Run, tmp_path: Path
 ) -> None:
     write(tmp_path / "cb", "a.py = done-work-self\n", a_py="0\n")
-    (tmp_path / "none").mkdir()
+    (tmp_path / "empty").mkdir()
     done = run("check", "--qb-conf", "none", "cb")
     assert (done.returncode, "warning" in done.stdout) == (0, True)
     assert run("check", "--strict", "--qb-conf", "none", "cb").returncode == 1
-    done = run("check", "--qb-conf", "none", "none")
+    done = run("check", "--qb-conf", "none", "empty")
     first, help_line = done.stdout.splitlines()
-    assert first.startswith(f"{tmp_path}/none/callbacks.conf:1:1: error: ")
+    assert first.startswith(f"{tmp_path}/empty/callbacks.conf:1:1: error: ")
     assert help_line.startswith("      help: ")
 
 
@@ -187,7 +187,8 @@ def test_a_candidate_is_judged_as_new_beside_one_that_is_served(agent: Agent, ru
     other = write(agent.folder / "other", CONF, a_py="def broken(:\n", b_pl="1\n")
     broken_python(directory)
     pipe = {"CALLBACK_AGENT_PIPE": str(agent.pipe)}
-    done = run("check", "--output-format", "concise", str(directory), str(other), **pipe)
+    options = ("--qb-conf", str(agent.qb_conf), "--output-format", "concise")
+    done = run("check", *options, str(directory), str(other), **pipe)
     lines = done.stdout.splitlines()
     assert [line.split(": ")[1] for line in lines] == ["error", "warning"]
     tally, *judged = done.stderr.splitlines()
@@ -261,6 +262,7 @@ def test_watch_checks_again_at_each_change_until_sigint(
 ) -> None:
     directory = write(tmp_path / "cb", "a.py = done-job-self\n", a_py="x = 1\n")
     qb_conf = tmp_path / "qb.conf"
+    qb_conf.write_text(ALL_LANGUAGES)
     watching = watch("--qb-conf", str(qb_conf), "--output-format", "concise", str(directory))
     well = "1 directory: nothing found"
     watching.reports(well)

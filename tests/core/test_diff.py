@@ -24,23 +24,24 @@ def applied(old: str, lines: list[str]) -> str:
         before.pop()
     now: list[str] = []
     at = 0
-    # Whether the last line has an end. Where the diff does not say so, both texts have the same.
-    ends = old.endswith("\n") or not old
+    # Whether the last line has an end.
+    ends = True
     for number, line in enumerate(lines[2:], 2):
         if match := re.fullmatch(r"@@ -(\d+)(?:,(\d+))? \+\d+(?:,\d+)? @@", line):
             begin = int(match[1]) - (match[2] != "0")
             now += before[at:begin]
             at = begin
         elif line.startswith("\\"):
-            ends = lines[number - 1].startswith("-")
+            ends = ends and lines[number - 1].startswith("-")
         elif line.startswith("+"):
             now.append(line[1:])
-            ends = True
         else:
             assert before[at] == line[1:]
             at += 1
             if line.startswith(" "):
                 now.append(line[1:])
+    if at < len(before):
+        ends = old.endswith("\n")
     now += before[at:]
     return "\n".join(now) + ("\n" if now and ends else "")
 

@@ -289,7 +289,8 @@ def test_the_code_files_of_an_agent(tmp_path: Path) -> None:
         agent.reload()
         # That the Python compiles is kept too: after a restart nothing waits for its check.
         wait_for(lambda: b'"compiles":true' in b"".join(units(agent)), "the verdict")
-        wait_for(lambda: contents(agent) == {b"x = 1\n", b"2\n"}, "the end of the old code")
+        kept = {b"x = 1\n", b"2\n", (directory / "callbacks.conf").read_bytes()}
+        wait_for(lambda: contents(agent) == kept, "the end of the old code")
         agent.stop(signal.SIGKILL)
     (directory / "callbacks.conf").write_text("broken\n")
     with running(tmp_path, directory) as agent:
@@ -395,12 +396,12 @@ def test_the_text_of_callbacks_conf_comes_back_and_what_is_served_does_not_depen
     for text in (b"# one\n", b"# two\n"):
         whole = replace(unit(a_pl=b"1"), conf=text)
         keeper.save(whole)
-        found = keeper.load()
-        assert found == whole
-        assert found.conf == text
         keeper.kept.sync()
         # Not that of before.
         assert len(keeper.files()) == 2
+        found = keeper.load()
+        assert found == whole
+        assert found.conf == text
     (Path(keeper.kept.folder) / f"{hashlib.sha256(text).hexdigest()}.code").unlink()
     found = keeper.load()
     assert found == whole
@@ -409,8 +410,8 @@ def test_the_text_of_callbacks_conf_comes_back_and_what_is_served_does_not_depen
 
 def test_another_process_reads_what_was_stored_and_changes_nothing(keeper: Keeper) -> None:
     state, trust = str(keeper.state), Trust(IGNORE)
-    assert stored_unit(state, "/pipe", DIRECTORY, trust) is None
-    assert not keeper.state.exists()
+    assert stored_unit(f"{state}/none", "/pipe", DIRECTORY, trust) is None
+    assert not (keeper.state / "none").exists()
     keeper.save(unit(a_pl=b"1"))
     assert stored_unit(state, "/pipe", "/other", trust) is None
     assert stored_unit(state, "/another/pipe", DIRECTORY, trust) is None
