@@ -15,7 +15,6 @@ import pytest
 from agent.check import Subject, check_directories, in_order
 from agent.core.diagnostic import Diagnostic
 from agent.core.unit import Unit, evaluate
-from agent.timing import DEFAULTS
 from agent.reload.stored import StoredUnit
 from agent.timing import DEFAULTS
 from support import records

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -46,7 +46,7 @@ class Serving:
     status: JsonObject | None = None
     #: Why the agent at a pipe could not be asked, though there seems to be one.
     trouble: str = ""
-    _listed: JsonObject | None = field(default=None, repr=False)
+    _listed: Sequence[Mapping[str, Any]] | None = field(default=None, repr=False)
 
     @classmethod
     def find(cls, settings: Settings, given: Mapping[str, Given]) -> Serving:
@@ -81,12 +81,12 @@ class Serving:
         """The language flags with which the agent serves; without one, those of this command."""
         return frozenset(self._agents_settings.get("languages", self.settings.languages))
 
-    def callbacks(self, directory: str) -> list[JsonObject]:
+    def callbacks(self, directory: str) -> list[Mapping[str, Any]]:
         """What `list` says of a directory, with code. Raises client.AgentError."""
         if self._listed is None:
             with client.Client(self.pipe, _CODE_TIMEOUT) as agent:
-                self._listed = agent.list(code=True)
-        return [c for c in self._listed["callbacks"] if c["directory"] == directory]
+                self._listed = agent.list(code=True)["callbacks"]
+        return [c for c in self._listed if c["directory"] == directory]
 
     # How a directory is judged ------------------------------------------------------------------
 
