@@ -13,18 +13,24 @@ from typing import Any
 from agent.check import Checked, in_order
 from agent.core import trigger
 from agent.core.diagnostic import Diagnostic, Severity
-from agent.core.diff import Difference, FiresDifferently, differences, fires_differently, unified
+from agent.core.diff import FiresDifferently, fires_differently
 from agent.core.event import Event
-from agent.core.index import Callback, Index, ServedDirectory
+from agent.core.index import Callback, Change, Index, ServedDirectory, changes
+from agent.core.line_diff import unified
 from agent.core.unit import CONF, Implementation, Registration, Unit, evaluate
+
+
+#: Bytes of the diff of one file, and lines of it that are compared.
+MAX_DIFF_BYTES = 1 << 20
+MAX_DIFF_LINES = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A file whose content differs: the lines of the unified diff; None if it is not UTF-8."""
+    """A file whose content differs, and its unified diff."""
 
     path: str
-    diff: list[str] | None
+    diff: str
 
 
 @dataclass(slots=True)
@@ -39,7 +45,7 @@ class Compared:
     #: Why what was read would be held, None if it would not; and the first finding that says so.
     held: str | None = None
     finding: Diagnostic | None = None
-    differences: list[Difference] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
     texts: list[Text] = field(default_factory=list)
     #: What is not known.
     notes: list[str] = field(default_factory=list)
@@ -47,7 +53,7 @@ class Compared:
     @property
     def differs(self) -> bool:
         """Whether there is anything to report."""
-        return bool(self.held or self.differences or self.texts)
+        return bool(self.held or self.changes or self.texts)
 
     def as_json(self) -> dict[str, Any]:
         """`{directory, read, held, changes, files, notes}`, and `finding` where it is held."""
@@ -55,14 +61,35 @@ class Compared:
             "directory": self.directory,
             "read": self.read,
             "held": self.held,
-            "changes": [d.as_json() for d in self.differences],
-            "files": [
-                {"path": t.path, "diff": None if t.diff is None else "\n".join([*t.diff, ""])}
-                for t in self.texts
-            ],
+            "changes": [_as_json(change) for change in self.changes],
+            "files": [{"path": text.path, "diff": text.diff} for text in self.texts],
             "notes": self.notes,
         }
         return fields if self.finding is None else {**fields, "finding": self.finding.as_json()}
+
+
+def _as_json(change: Change) -> dict[str, Any]:
+    """`{change, path, trigger, line, digest, enabled}`; `what` and `before` if it is modified."""
+    content = _content(change.callback)
+    fields: dict[str, Any] = {
+        "change": change.change,
+        "path": change.callback.path,
+        "trigger": change.callback.registration.text,
+        **content,
+    }
+    if change.before is not None:
+        before = _content(change.before)
+        fields["what"] = list(change.what)
+        fields["before"] = {name: before[name] for name in change.what}
+    return fields
+
+
+def _content(callback: Callback) -> dict[str, Any]:
+    return {
+        "line": callback.registration.line,
+        "digest": callback.implementation.digest,
+        "enabled": callback.enabled,
+    }
 
 
 def compare(
@@ -83,7 +110,7 @@ def compare(
         return result
     unit = evaluate(reading, None).unit or Unit()
     result.new = ServedDirectory.of(directory, unit, languages)
-    result.differences = differences(served, result.new)
+    result.changes = changes([served], [result.new])
     before = accepted or Unit()
     if before.conf is not None:
         _add_text(result, CONF, before.conf, checked.conf)
@@ -96,8 +123,8 @@ def compare(
 def _add_text(result: Compared, file: str, old: bytes, new: bytes) -> None:
     path = f"{result.read}/{file}"
     place = "on disk" if result.read == result.directory else "candidate"
-    diff = unified(old, new, f"{result.directory}/{file}\tserved", f"{path}\t{place}")
-    if diff is None or diff:
+    names = f"{result.directory}/{file}\tserved", f"{path}\t{place}"
+    if diff := unified(old, new, names, MAX_DIFF_BYTES, MAX_DIFF_LINES):
         result.texts.append(Text(path, diff))
 
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.asking import ask
+from agent.cli.completing import directories
 from agent.cli.exits import NO_AGENT, USAGE, Failed
 from agent.cli.findings import concise
 from agent.cli.output import paint, print_json, print_lines, say, utf8
-from agent.cli.rendering import count
 from agent.cli.setting_options import given, setting_options
 from agent.cli.starting import start_errors
+from agent.core.counting import count
 from agent.core.quoting import printable
 from agent.settings import DIFF, absolute_directory, read
 from agent.settings.host import Host
@@ -22,9 +23,9 @@ from agent.settings.host import Host
 if TYPE_CHECKING:
     from agent.check import Checked, Subject
     from agent.cli.served import Serving
-    from agent.core.diff import Difference, FiresDifferently
+    from agent.core.diff import FiresDifferently
     from agent.core.event import Event
-    from agent.core.index import ServedDirectory
+    from agent.core.index import Change, ServedDirectory
     from agent.diff import Compared
 
 _MARKS = {
@@ -35,10 +36,11 @@ _MARKS = {
 
 
 @click.command()
-@click.argument("directory", metavar="[DIR]", required=False)
+@click.argument("directory", metavar="[DIR]", required=False, shell_complete=directories)
 @click.option(
     "--replaces",
     metavar="LISTED",
+    shell_complete=directories,
     help="The directory whose place DIR would take; may be left out if one is listed.",
 )
 @click.option(
@@ -206,33 +208,30 @@ def _lines(one: Compared) -> Iterator[str]:
         yield "    " + concise(one.finding, paint)
     for note in one.notes:
         yield f"    note: {printable(note)}"
-    moved = [d for d in one.differences if d.what == ("line",)]
-    for difference in one.differences:
-        if len(moved) == 1 or difference not in moved:
-            yield _callback_line(difference)
+    moved = [change for change in one.changes if change.what == ("line",)]
+    for change in one.changes:
+        if len(moved) == 1 or change not in moved:
+            yield _callback_line(change)
     if len(moved) > 1:
         number = count(len(moved), "callback")
         yield f"    {paint('changed', 'yellow')}  only the line of {number}"
     for text in one.texts:
-        if text.diff is None:
-            yield f"{printable(text.path)} differs (it is not UTF-8)"
-        for line in text.diff or ():
+        for line in text.diff.split("\n")[:-1]:
             yield _diff_line(line)
 
 
-def _callback_line(difference: Difference) -> str:
-    word, colour = _MARKS[difference.change]
-    callback = difference.callback
+def _callback_line(change: Change) -> str:
+    word, colour = _MARKS[change.change]
+    callback = change.callback
     registration = callback.registration
     text = f"{registration.file}  {registration.text}  (line {registration.line})"
     why = []
-    if difference.before is not None:
-        before = difference.before
-        if "digest" in difference.what:
+    if change.before is not None:
+        if "digest" in change.what:
             why.append("other code")
-        if "line" in difference.what:
-            why.append(f"was line {before.registration.line}")
-        if "enabled" in difference.what:
+        if "line" in change.what:
+            why.append(f"was line {change.before.registration.line}")
+        if "enabled" in change.what:
             why.append("its language is on now" if callback.enabled else "its language is off now")
     elif not callback.enabled:
         why.append("its language is off")
@@ -278,7 +277,7 @@ def _tally(
     compared: Sequence[Compared], fired: Sequence[FiresDifferently], events: int | None
 ) -> str:
     parts = []
-    changes = [d.change for one in compared for d in one.differences]
+    changes = [change.change for one in compared for change in one.changes]
     for change, (word, _) in _MARKS.items():
         if number := changes.count(change):
             parts.append(f"{count(number, 'callback')} {word}")

@@ -144,8 +144,9 @@ class Change:
 
     change: Literal["added", "removed", "modified"]
     callback: Callback
-    #: For `modified`, what is another.
+    #: For `modified`, what is another, and the callback as it was.
     what: tuple[Field, ...] = ()
+    before: Callback | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -309,7 +310,7 @@ def changes(old: Iterable[ServedDirectory], new: Iterable[ServedDirectory]) -> l
             if was is None:
                 result.append(Change("added", callback))
             elif what := _difference(was, callback):
-                result.append(Change("modified", callback, what))
+                result.append(Change("modified", callback, what, was))
     return [*(Change("removed", callback) for callback in before.values()), *result]
 
 

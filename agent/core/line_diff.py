@@ -22,7 +22,8 @@ CONTEXT = 3
 #: The last line of a diff that is cut. `patch` ignores lines that begin with a backslash.
 CUT = "\\ cut here: more lines differ"
 
-_HEAD = ("--- served", "+++ on disk")
+#: As diff says it.
+_NO_LINE_FEED = "\n\\ No newline at end of file"
 #: Bytes that are compared at a time.
 _BLOCK = 1 << 16
 
@@ -54,36 +55,47 @@ class Shift(NamedTuple):
         return line + self.by if line >= self.rest else None
 
 
-def unified(before: bytes, now: bytes) -> str:
-    r"""The unified diff from one text to another, of MAX_BYTES at most. Empty if they are equal.
+def unified(
+    before: bytes,
+    now: bytes,
+    names: tuple[str, str] = ("served", "on disk"),
+    max_bytes: int = MAX_BYTES,
+    max_lines: int = MAX_LINES,
+) -> str:
+    r"""The unified diff from one text to another, of `max_bytes` at most. Empty if they are equal.
 
     Takes any bytes; those that are not UTF-8 are written as `\xNN`. Lines end with LF; a CR before
-    it is a character of the line. A diff that is cut ends with the line CUT.
+    it is a character of the line. Of each text, `max_lines` lines are compared. A diff that is cut
+    ends with the line CUT.
     """
     start = before.rfind(b"\n", 0, _common(before, now)) + 1
     end = _common_end(before, now, start)
-    above = before[:start].split(b"\n")[-CONTEXT - 1 : -1] if start else []
+    above = [line + b"\n" for line in before[:start].split(b"\n")[-CONTEXT - 1 : -1]]
     below = _lines(before[len(before) - end :], CONTEXT)[0] if end else []
-    old, old_is_cut = _lines(before[start : len(before) - end], MAX_LINES)
-    new, new_is_cut = _lines(now[start : len(now) - end], MAX_LINES)
+    old, old_is_cut = _lines(before[start : len(before) - end], max_lines)
+    new, new_is_cut = _lines(now[start : len(now) - end], max_lines)
     if old == new:
         return ""
     is_cut = old_is_cut or new_is_cut
     if is_cut:
         below = []
     first = before.count(b"\n", 0, start) - len(above)
-    text = ""
-    for line in _hunks([*above, *old, *below], [*above, *new, *below], first):
-        if len(text.encode()) + len(line.encode()) + len(CUT) + 2 > MAX_BYTES:
+    lines: list[str] = []
+    size = 0
+    head = (f"--- {names[0]}", f"+++ {names[1]}")
+    for line in (*head, *_hunks([*above, *old, *below], [*above, *new, *below], first)):
+        size += len(line.encode()) + 1
+        if size + len(CUT) + 1 > max_bytes:
             is_cut = True
             break
-        text += line + "\n"
-    return text + CUT + "\n" if is_cut else text
+        lines.append(line)
+    if is_cut:
+        lines.append(CUT)
+    return "\n".join((*lines, ""))
 
 
 def _hunks(old: list[bytes], new: list[bytes], first: int) -> Iterator[str]:
-    """The lines of a diff. `first` counts the lines before these."""
-    yield from _HEAD
+    """The lines of a diff after its head. `first` counts the lines before these."""
     for group in SequenceMatcher(None, old, new).get_grouped_opcodes(CONTEXT):
         old_range = _range(first, group[0][1], group[-1][2])
         new_range = _range(first, group[0][3], group[-1][4])
@@ -105,14 +117,15 @@ def _range(first: int, start: int, stop: int) -> str:
 
 def _shown(line: bytes) -> str:
     # A character has 4 bytes at most, so the last one that is shown is whole.
-    text = line[: 4 * MAX_LINE + 4].decode("utf-8", "backslashreplace")
-    return text if len(text) <= MAX_LINE else text[:MAX_LINE] + "..."
+    text = line[: 4 * MAX_LINE + 4].removesuffix(b"\n").decode("utf-8", "backslashreplace")
+    shown = text if len(text) <= MAX_LINE else text[:MAX_LINE] + "..."
+    return shown if line.endswith(b"\n") else shown + _NO_LINE_FEED
 
 
 def _lines(data: bytes, most: int) -> tuple[list[bytes], bool]:
-    """The first lines, and whether there are more."""
-    lines = data.split(b"\n", most)
-    rest = lines.pop()
+    """The first lines, with their line feeds, and whether there are more."""
+    *lines, rest = data.split(b"\n", most)
+    lines = [line + b"\n" for line in lines]
     if len(lines) == most:
         return lines, bool(rest)
     return [*lines, rest] if rest else lines, False

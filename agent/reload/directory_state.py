@@ -24,8 +24,6 @@ class DirectoryState:
     path: str
     #: The accepted unit, None if there never was one.
     unit: Unit | None = None
-    #: The text of callbacks.conf that `unit` was made of; None if it is not known.
-    conf: bytes | None = None
     #: The device of the directory when its callbacks.conf was last found.
     device: int | None = None
     #: The newest settled reading.
@@ -77,9 +75,9 @@ class DirectoryState:
         found: list[Cause] = []
         try:
             found = causes.of_readings(self.snapshot, snapshot)
-            first = self.unit is None
+            conf = self.unit.conf if self.unit else None
             self._evaluate(snapshot, checker)
-            found = self._with_edit(found, snapshot, first)
+            found = self._with_edit(found, snapshot, conf)
         except Exception as error:  # of any kind
             self.snapshot = Snapshot.failed(self.path, snapshot, error)
             fault = self.snapshot.reading.fault
@@ -87,13 +85,11 @@ class DirectoryState:
             self.evaluated = None
         return found
 
-    def _with_edit(self, found: list[Cause], snapshot: Snapshot, first: bool) -> list[Cause]:
-        """These causes, with the edit of callbacks.conf. `first` is whether nothing was accepted
-        before. Notes which text is accepted."""
-        before = self.conf
+    def _with_edit(
+        self, found: list[Cause], snapshot: Snapshot, before: bytes | None
+    ) -> list[Cause]:
+        """These causes, with the edit of callbacks.conf. `before` is the text that was accepted."""
         now = snapshot.text(CONF)
-        if self.held is None or (first and self.unit is not None):
-            self.conf = now
         # Of a text that is still being written, the rest would seem to be removed.
         if before is None or now is None or self.held == BEING_WRITTEN:
             return found

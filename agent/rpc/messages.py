@@ -625,7 +625,7 @@ class ConfDiff(_Result, frozen=True, kw_only=True):
         str,
         _described(
             "a unified diff; bytes that are not UTF-8 are written as \\xNN, and where it is cut its"
-            " last line begins with a backslash"
+            " last line begins with `\\ cut here`"
         ),
     ]
 

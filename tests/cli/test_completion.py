@@ -23,7 +23,9 @@ EXPECTED = {
     "FILE": "file",
     "DIR": "dir",
     "DIRS": "dir",
-    "[DIR]...": "dir",
+    "[DIR]": "dir",
+    "LISTED": "dir",
+    "[PATH]...": "dir",
     "EVENT": "part",
     "[TOPIC|CODE]": "plain",
 }

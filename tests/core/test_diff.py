@@ -1,82 +1,46 @@
-"""Differences of texts: what is printed can be applied, whatever the texts are."""
+"""Which events fire differently: those whose results differ, and no others."""
 
 from __future__ import annotations
 
-import re
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core import diff
-from agent.core.diff import unified
+from agent.core.diff import fires_differently
+from agent.core.event import Event
+from agent.core.index import Index
+from support import indexes
 
-LINES = st.lists(st.sampled_from(["a", "b", "", "- c", "+d", "\\ e"]), max_size=30)
-TEXTS = st.builds(
-    lambda lines, end: "\n".join([*lines, *([""] if end else [])]).encode(), LINES, st.booleans()
+EVENTS = ("done-job-self", "failed-job-self", "done-work-self-1", "killed-job-parent")
+TRIGGERS = st.lists(
+    st.sampled_from(
+        [
+            *EVENTS,
+            *("*-job-self", "done-work-self-*", "done-job-self && failed-job-self"),
+            "done-job-self || killed-job-parent",
+        ]
+    ),
+    max_size=5,
+    unique=True,
 )
 
 
-def applied(old: str, lines: list[str]) -> str:
-    """The new text, from the old one and a diff."""
-    before = old.split("\n")
-    if before[-1] == "":
-        before.pop()
-    now: list[str] = []
-    at = 0
-    # Whether the last line has an end.
-    ends = True
-    for number, line in enumerate(lines[2:], 2):
-        if match := re.fullmatch(r"@@ -(\d+)(?:,(\d+))? \+\d+(?:,\d+)? @@", line):
-            begin = int(match[1]) - (match[2] != "0")
-            now += before[at:begin]
-            at = begin
-        elif line.startswith("\\"):
-            ends = ends and lines[number - 1].startswith("-")
-        elif line.startswith("+"):
-            now.append(line[1:])
-        else:
-            assert before[at] == line[1:]
-            at += 1
-            if line.startswith(" "):
-                now.append(line[1:])
-    if at < len(before):
-        ends = old.endswith("\n")
-    now += before[at:]
-    return "\n".join(now) + ("\n" if now and ends else "")
-
-
-@pytest.mark.parametrize("most", [3, 2000])
-@given(TEXTS, TEXTS)
-def test_a_diff_leads_from_one_text_to_the_other(most: int, old: bytes, new: bytes) -> None:
-    before = diff.MAX_COMPARED
-    diff.MAX_COMPARED = most
-    try:
-        lines = unified(old, new, "old", "new")
-    finally:
-        diff.MAX_COMPARED = before
-    assert lines is not None
-    assert (lines == []) == (old == new)
-    if lines:
-        assert lines[:2] == ["--- old", "+++ new"]
-        assert applied(old.decode(), lines) == new.decode()
-
-
-def test_a_text_that_is_not_utf_8_has_no_diff() -> None:
-    assert unified(b"\xff", b"a", "old", "new") is None
-    assert unified(b"\xff", b"\xff", "old", "new") == []
-
-
-def test_very_long_texts_take_no_time() -> None:
-    old = b"".join(b"%d\n" % n for n in range(100_000))
-    new = b"first\n" + old.replace(b"7", b"8") + b"last\n"
-    lines = unified(old, new, "old", "new")
-    assert lines is not None
-    assert len(lines) > 200_000
-    # One line more is one line, however long the text is.
-    lines = unified(old, old.replace(b"\n77777\n", b"\n77777\nnew\n"), "old", "new")
-    assert lines is not None
-    assert lines[2:] == [
-        "@@ -77776,6 +77776,7 @@",
-        *(" 77775", " 77776", " 77777", "+new", " 77778", " 77779", " 77780"),
-    ]
+@given(TRIGGERS, TRIGGERS)
+def test_events_are_reported_whose_results_differ(old: list[str], new: list[str]) -> None:
+    before, after = (Index.of(1, [indexes.served(triggers)]) for triggers in (old, new))
+    events = [(text, Event.from_text(text)) for text in EVENTS]
+    found = {one.event: one for one in fires_differently(before, after, events)}
+    for text, event in events:
+        results = []
+        for index in (before, after):
+            match = index.lookup(event)
+            results.append(
+                [
+                    *((c.path, c.registration.text, None) for c in match.callbacks),
+                    *((c.path, c.registration.text, str(rest)) for c, rest in match.partial),
+                ]
+            )
+        assert (text in found) == (results[0] != results[1])
+        if text in found:
+            one = found[text]
+            assert [(f.path, f.trigger, f.missing) for f in one.old] == results[0]
+            assert [(f.path, f.trigger, f.missing) for f in one.new] == results[1]

@@ -12,32 +12,44 @@ from hypothesis import strategies as st
 
 from agent.core.line_diff import CUT, MAX_BYTES, Shift, unified
 
-LINES = st.lists(st.sampled_from(["a = x", "b = y", "", "# c", "d = z"]), max_size=30)
+LINES = st.lists(st.sampled_from(["a = x", "b = y", "", "# c", "d = z", "\\ e"]), max_size=30)
+TEXTS = st.builds(
+    lambda lines, ends: "\n".join([*lines, *([""] if ends else [])]), LINES, st.booleans()
+)
 
 
-def patched(before: str, diff: str) -> list[str]:
+def patched(before: str, diff: str) -> str:
     """What a diff makes of a text: by the meaning of its lines, without `patch`."""
-    old, new, at = before.splitlines(), [], 0
-    for line in diff.splitlines()[2:]:
+    old, at = before.split("\n"), 0
+    if old[-1] == "":
+        old.pop()
+    new: list[str] = []
+    ends = True
+    lines = diff.splitlines()
+    for number, line in enumerate(lines[2:], 2):
         if line.startswith("@@"):
             start, _, length = line.split()[1][1:].partition(",")
             first = int(start) - (length != "0")
             new += old[at:first]
             at = first
+        elif line.startswith("\\"):
+            ends = ends and lines[number - 1].startswith("-")
         elif line.startswith("+"):
             new.append(line[1:])
         else:
             assert old[at] == line[1:]
             at += 1
             new += [line[1:]] if line.startswith(" ") else []
-    return new + old[at:]
+    if at < len(old):
+        ends = before.endswith("\n")
+        new += old[at:]
+    return "\n".join(new) + ("\n" if new and ends else "")
 
 
-@given(LINES, LINES)
-def test_it_makes_the_one_text_of_the_other(before: list[str], now: list[str]) -> None:
-    old, new = ("".join(f"{line}\n" for line in lines) for lines in (before, now))
+@given(TEXTS, TEXTS)
+def test_it_makes_the_one_text_of_the_other(old: str, new: str) -> None:
     diff = unified(old.encode(), new.encode())
-    assert patched(old, diff) == new.splitlines()
+    assert patched(old, diff) == new
     assert bool(diff) == (old != new)
 
 
@@ -71,8 +83,18 @@ def test_patch_takes_it(tmp_path: Path) -> None:
 def test_it_takes_any_bytes(before: bytes, now: bytes) -> None:
     diff = unified(before, now)
     assert len(diff.encode()) <= MAX_BYTES
-    if before.rstrip(b"\n") != now.rstrip(b"\n"):
+    if before != now:
         assert any(line[:1] in "+-" for line in diff.splitlines()[2:])
+
+
+def test_names_and_limits_are_the_callers() -> None:
+    assert unified(b"a\n", b"b", ("one", "two")).splitlines() == [
+        *("--- one", "+++ two", "@@ -1 +1 @@", "-a", "+b", "\\ No newline at end of file"),
+    ]
+    lines = b"".join(b"%d\n" % n for n in range(2000))
+    assert CUT in unified(b"", lines, max_bytes=1 << 20)
+    whole = unified(b"", lines, max_bytes=1 << 20, max_lines=2000)
+    assert whole.count("\n") == 2003
 
 
 def test_bytes_that_are_not_utf_8_are_written_as_escapes() -> None:
