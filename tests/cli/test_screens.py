@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import subprocess
 import sys
 import tempfile
@@ -182,6 +183,65 @@ def test_an_event_that_nothing_matches_gets_a_hint(
         assert "did you mean" not in shown.text
         shown = screen.run([*PROGRAM, "explain", "publishd-job-self", "--pipe", agent.path])
         assert "did you mean published-job-self?" in shown.text
+
+
+def test_check_shows_the_line_and_the_correction(place: Path, screen: Terminal) -> None:
+    long = "failed-job-self || " * 12 + "faild-job-self || " + "done-job-self || " * 12
+    conf = f"a.py = {long}done-job-self\nb.py = done-jbo-self\n"
+    folder = write(place / "cb", conf, a_py="0\n", b_py="0\n")
+    shown = screen.run([*PROGRAM, "check", str(folder), "--pipe", str(place / "none")])
+    assert shown.status == 1
+    for number, wrong in ((1, "faild"), (2, "jbo")):
+        row = next(n for n, text in enumerate(shown.lines) if text.startswith(f"{number:5} | "))
+        line, carets = shown.lines[row : row + 2]
+        assert carets.strip(" |") == "^" * len(wrong)
+        at = carets.index("^")
+        assert line[at : at + len(wrong)] == wrong
+        # In one row of the terminal, whatever its width.
+        assert carets.startswith("      | ")
+    written = shown.text.replace("\n", "")
+    assert "help: write: b.py = done-job-self" in written
+    assert "\x1b[31m" in "".join(shown.styled)
+    assert "\x1b[36mhelp" in "".join(shown.styled)
+    assert shown.lines[-1].startswith("1 directory: ")
+    plain = screen.run([*PROGRAM, "check", str(folder), "--pipe", str(place / "none")], NO_COLOR="1")
+    assert plain.styled == plain.lines == shown.lines
+
+
+def test_what_was_broken_at_night_is_found_by_the_tools_alone(
+    place: Path, environment: dict[str, str]
+) -> None:
+    """`status`, `log`, `diff` and `help` lead to line 12, to who wrote it and to the correction."""
+    conf = "".join(f"# {n}\n" for n in range(1, 11)) + "b.py = done-job-self\n"
+    cb = write(place / "cb", conf + "a.py = failed-job-self\n", a_py="0\n", b_py="0\n")
+    with running(place, cb) as agent, terminal(place, environment) as screen:
+        (cb / "callbacks.conf").write_text(conf + "a.py = failed-jbo-self\n")
+        assert agent.reload()["held"]
+        pipe = ("--pipe", str(agent.pipe))
+        shown = screen.run([*PROGRAM, "status", *pipe])
+        assert shown.lines[0] == "state: degraded: 1 of 1 directory is held, 1 error"
+        why = next(line for line in shown.lines if line.startswith("why: "))
+        assert f"{cb}/callbacks.conf:12:" in why
+        shown = screen.run([*PROGRAM, "log", "--since", "00:00", "--only", "held", *pipe])
+        text = shown.text.replace("\n", "")
+        assert f"{cb}/callbacks.conf" in text
+        assert getpass.getuser() in text
+        assert "-a.py = failed-job-self" in text
+        assert "+a.py = failed-jbo-self" in text
+        shown = screen.run([*PROGRAM, "diff", *pipe])
+        assert shown.status == 1
+        assert "HELD: error" in shown.lines[0]
+        assert "-a.py = failed-job-self" in shown.lines
+        assert "\x1b[31m-a.py" in "\n".join(shown.styled)
+        assert "+a.py = failed-jbo-self" in shown.lines
+        shown = screen.run([*PROGRAM, "check", str(cb), *pipe])
+        assert "help: write: a.py = failed-job-self" in shown.text
+        assert "as an edit of what the agent" in shown.text.replace("\n", " ")
+        shown = screen.run([*PROGRAM, "help", "unknown-type"], PAGER="cat")
+        assert shown.lines[0] == "unknown-type"
+        (cb / "callbacks.conf").write_text(conf + "a.py = failed-job-self\n")
+        agent.reload()
+        assert screen.run([*PROGRAM, "diff", *pipe]).lines[-1] == "1 directory: nothing differs"
 
 
 def test_top_shows_what_happens_until_q(place: Path, environment: dict[str, str]) -> None:
