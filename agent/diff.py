@@ -19,7 +19,6 @@ from agent.core.index import Callback, Change, Index, ServedDirectory, changes
 from agent.core.line_diff import unified
 from agent.core.unit import CONF, Implementation, Registration, Unit, evaluate
 
-
 #: Bytes of the diff of one file, and lines of it that are compared.
 MAX_DIFF_BYTES = 1 << 20
 MAX_DIFF_LINES = 2000

@@ -122,7 +122,7 @@ def test_what_an_editor_leaves_behind_is_not_read(tmp_path: Path) -> None:
         "callbacks.conf.bak",
     ):
         (directory / name).write_text("b.py = broken(\n")
-    assert check_directories([str(directory)], LANGUAGES) == []
+    assert findings(directory) == []
 
 
 @contextlib.contextmanager

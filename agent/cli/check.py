@@ -16,9 +16,9 @@ import click
 from agent.cli import findings as forms
 from agent.cli.completing import directories
 from agent.cli.output import encoded_lines, json_line, paint, say, utf8, write
-from agent.core.counting import count
 from agent.cli.setting_options import given, setting_options
 from agent.cli.starting import start_errors, timing
+from agent.core.counting import count
 from agent.core.diagnostic import Diagnostic, Severity
 from agent.settings import CHECK, Given, Settings, absolute_directory, read, read_qb_conf
 from agent.settings.host import Host

@@ -277,7 +277,7 @@ def _tally(
     compared: Sequence[Compared], fired: Sequence[FiresDifferently], events: int | None
 ) -> str:
     parts = []
-    changes = [change.change for one in compared for change in one.changes]
+    changes = [str(change.change) for one in compared for change in one.changes]
     for change, (word, _) in _MARKS.items():
         if number := changes.count(change):
             parts.append(f"{count(number, 'callback')} {word}")

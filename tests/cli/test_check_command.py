@@ -42,7 +42,7 @@ def test_each_format_shows_the_mistake_in_its_own_way(run: Run, tmp_path: Path) 
     conf = "# nothing\n\tnöte.py = failed-jbo-self # 日本\nb.qcb = done-job-self\n"
     directory = write(tmp_path / "cb", conf, b_qcb="mail-status\n")
     (directory / "nöte.py").write_text("x = 1\n")
-    command = ("check", "--qb-conf", "none", str(directory / "callbacks.conf"))
+    command = ("check", "--qb-conf", "/dev/null", str(directory / "callbacks.conf"))
     done = run(*command)
     assert done.returncode == 1
     first, source, carets, *rest = done.stdout.splitlines()
@@ -77,10 +77,10 @@ def test_findings_about_files_have_no_source_and_warnings_count_if_strict(
 ) -> None:
     write(tmp_path / "cb", "a.py = done-work-self\n", a_py="0\n")
     (tmp_path / "empty").mkdir()
-    done = run("check", "--qb-conf", "none", "cb")
+    done = run("check", "--qb-conf", "/dev/null", "cb")
     assert (done.returncode, "warning" in done.stdout) == (0, True)
-    assert run("check", "--strict", "--qb-conf", "none", "cb").returncode == 1
-    done = run("check", "--qb-conf", "none", "empty")
+    assert run("check", "--strict", "--qb-conf", "/dev/null", "cb").returncode == 1
+    done = run("check", "--qb-conf", "/dev/null", "empty")
     first, help_line = done.stdout.splitlines()
     assert first.startswith(f"{tmp_path}/empty/callbacks.conf:1:1: error: ")
     assert help_line.startswith("      help: ")
@@ -91,7 +91,7 @@ def test_the_place_in_code_is_shown_in_its_own_encoding(run: Run, tmp_path: Path
     directory = write(tmp_path / "cb", conf)
     (directory / "a.py").write_bytes(b"# coding: latin-1\r\ns = '\xe9'; exit()\r\n")
     (directory / "b.py").write_bytes(b"s = '\xe9'\n")
-    done = run("check", "--qb-conf", "none", str(directory))
+    done = run("check", "--qb-conf", "/dev/null", str(directory))
     lines = done.stdout.splitlines()
     assert "    2 | s = 'é'; exit()" in lines
     assert lines[lines.index("    2 | s = 'é'; exit()") + 1] == "      |          ^"

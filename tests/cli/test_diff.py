@@ -78,7 +78,7 @@ def test_a_held_directory_is_compared_as_if_its_disk_were_served(
     assert done.stderr.endswith("2 files differ, 1 directory held\n")
     found = as_json(run("diff", "--json", "--pipe", str(agent.pipe)))["directories"]
     assert [d["held"] for d in found] == ["error", None]
-    (changed,) = [c for c in found[0]["changes"] if c.get("what") == ["line", "digest"]]
+    (changed,) = [c for c in found[0]["changes"] if c.get("what") == ["digest", "line"]]
     assert changed["before"]["line"] == 2
     assert found[0]["finding"]["line"] == 6
 

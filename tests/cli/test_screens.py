@@ -192,8 +192,8 @@ def test_check_shows_the_line_and_the_correction(place: Path, screen: Terminal) 
     shown = screen.run([*PROGRAM, "check", str(folder), "--pipe", str(place / "none")])
     assert shown.status == 1
     for number, wrong in ((1, "faild"), (2, "jbo")):
-        row = next(n for n, text in enumerate(shown.lines) if text.startswith(f"{number:5} | "))
-        line, carets = shown.lines[row : row + 2]
+        rows = [n for n, text in enumerate(shown.lines) if text.startswith(f"{number:5} | ")]
+        line, carets = shown.lines[rows[-1] : rows[-1] + 2]
         assert carets.strip(" |") == "^" * len(wrong)
         at = carets.index("^")
         assert line[at : at + len(wrong)] == wrong
@@ -204,7 +204,9 @@ def test_check_shows_the_line_and_the_correction(place: Path, screen: Terminal) 
     assert "\x1b[31m" in "".join(shown.styled)
     assert "\x1b[36mhelp" in "".join(shown.styled)
     assert shown.lines[-1].startswith("1 directory: ")
-    plain = screen.run([*PROGRAM, "check", str(folder), "--pipe", str(place / "none")], NO_COLOR="1")
+    plain = screen.run(
+        [*PROGRAM, "check", str(folder), "--pipe", str(place / "none")], NO_COLOR="1"
+    )
     assert plain.styled == plain.lines == shown.lines
 
 
