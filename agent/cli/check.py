@@ -43,7 +43,7 @@ _CONF = "callbacks.conf"
     " annotations of GitHub Actions.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --output-format json.")
-@click.option("--strict", is_flag=True, help="Exit with 1 for warnings too.")
+@click.option("--strict", is_flag=True, help="Warnings count as errors for the exit status.")
 @click.option(
     "--first-reading",
     is_flag=True,
@@ -62,12 +62,13 @@ def check(
     watch: bool,
     **_: Any,
 ) -> int:
-    """Read directories (without PATH: those that serve would read) and print every finding.
+    """Read directories as serve would, and print every finding.
 
-    PATH is a directory or its callbacks.conf. Changes nothing and needs no agent. A directory that
-    a running agent serves, or served last, is judged as an edit of that, as serve would judge it.
+    PATH is a directory or its callbacks.conf. Without one: the directories that serve would read.
+    Changes nothing and needs no agent. A directory that a running agent serves, or served last, is
+    judged as an edit of that.
 
-    Exit status: 0 no errors, 1 errors; with --strict also 1 if there are warnings.
+    Exit status: 0 no errors, 1 errors (with --strict also for warnings).
     """
     from agent.daemon import process
 
