@@ -60,11 +60,14 @@ TAKES_CODE = {"Problem": 0, "ProblemError": 0, "Diagnostic": 1}
 def codes_of_the_source() -> tuple[frozenset[str], Counter[str]]:
     """What the source gives as a code, and how often it has each string.
 
-    A code is a kebab-case string with a hyphen, or what a call takes as one.
+    A code is a kebab-case string with a hyphen, or what a call takes as one. The adapter for Slurm
+    makes no findings, and has such strings for other things.
     """
     found: set[str] = set()
     strings: Counter[str] = Counter()
     for path in AGENT.rglob("*.py"):
+        if path.is_relative_to(AGENT / "slurm"):
+            continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 strings[node.value] += 1
