@@ -18,7 +18,10 @@ from support.documents import ROOT
 
 #: Endings of the files that the package consists of.
 PACKAGE_ENDINGS = {".py", ".pl", ".sh", ".md", ".json", ".typed"}
-SHARED = {"callback-agent.service", "callback-agent.logrotate", "callback-agent.rules.yml"}
+SHARED = {
+    *("callback-agent.service", "callback-agent-slurm.service"),
+    *("callback-agent.logrotate", "callback-agent.rules.yml"),
+}
 #: The files at the top of a source distribution; hatchling adds the first two.
 SDIST_TOP = {"PKG-INFO", ".gitignore", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"}
 SDIST_FOLDERS = {"agent", "fixtures", "scripts", "tests"}

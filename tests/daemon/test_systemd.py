@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import runner, slurm
 from agent.daemon.signals import END_SECONDS, STOP_SECONDS
 from agent.daemon.systemd import Notify
 from agent.timing import Timing
@@ -22,6 +23,7 @@ from support.agents import DEADLINE, Agent, wait_for, write
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "scripts/callback-agent.service"
+SLURM_UNIT = ROOT / "scripts/callback-agent-slurm.service"
 LOGROTATE = ROOT / "scripts/callback-agent.logrotate"
 
 
@@ -238,8 +240,8 @@ def test_the_time_between_two_signs_of_life(
 # The files in scripts/ ---------------------------------------------------------------------------
 
 
-def setting(name: str) -> list[str]:
-    return re.findall(rf"^{name}=(.*)$", UNIT.read_text(), re.MULTILINE)
+def setting(name: str, unit: Path = UNIT) -> list[str]:
+    return re.findall(rf"^{name}=(.*)$", unit.read_text(), re.MULTILINE)
 
 
 def test_the_unit_says_what_the_agent_does() -> None:
@@ -280,9 +282,21 @@ def test_a_group_that_is_not_there_yet_is_a_failure_of_this_start_only(agent: Ag
     assert agent.fires("done-job-self") == ["a.pl"]
 
 
-def unit_with_a_command_that_is_here(folder: Path) -> Path:
-    copy = folder / UNIT.name
-    text = re.sub(r"=/opt/\S+", "=" + (shutil.which("true") or ""), UNIT.read_text())
+def test_the_unit_for_slurm_says_what_the_adapter_does() -> None:
+    (start,) = setting("ExecStart", SLURM_UNIT)
+    assert start.split()[1:] == ["slurm", "run"]
+    assert setting("StateDirectory", SLURM_UNIT) == [Path(slurm.STATE).name]
+    assert setting("LogsDirectory", SLURM_UNIT) == [Path(slurm.LOG).parent.name]
+    # The callbacks that run are not signalled when it stops, and have the time to end.
+    assert setting("KillMode", SLURM_UNIT) == ["mixed"]
+    assert int(setting("TimeoutStopSec", SLURM_UNIT)[0]) > runner.DEFAULT_TIME_LIMIT
+    assert setting("StartLimitIntervalSec", SLURM_UNIT) == ["0"]
+    assert "callback-agent.service slurmctld.service" in setting("After", SLURM_UNIT)[0]
+
+
+def unit_with_a_command_that_is_here(folder: Path, unit: Path = UNIT) -> Path:
+    copy = folder / unit.name
+    text = re.sub(r"=/opt/\S+", "=" + (shutil.which("true") or ""), unit.read_text())
     # The man page is installed with the package.
     copy.write_text(re.sub(r"(?m)^Documentation=man:.*\n", "", text))
     return copy
@@ -294,8 +308,9 @@ needs_systemd = pytest.mark.skipif(
 
 
 @needs_systemd
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
-    unit = unit_with_a_command_that_is_here(tmp_path)
+@pytest.mark.parametrize("file", [UNIT, SLURM_UNIT])
+def test_systemd_takes_the_unit(tmp_path: Path, file: Path) -> None:
+    unit = unit_with_a_command_that_is_here(tmp_path, file)
     done = subprocess.run(
         ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
     )
@@ -303,7 +318,7 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     # systemd before 254 does not know how to make the pauses longer, and goes on.
     unknown = r"Unknown key( name)? '(RestartSteps|RestartMaxDelaySec)' in section"
     said = [line for line in done.stderr.splitlines() if not re.search(unknown, line)]
-    assert not any(UNIT.name in line for line in said)
+    assert not any(unit.name in line for line in said)
     # What it does not know it says: this test can fail.
     unit.write_text(unit.read_text().replace("NoNewPrivileges", "NoNewPrivilege"))
     done = subprocess.run(
