@@ -37,6 +37,7 @@ _COMMANDS = {
     "metrics": ("state", "metrics"),
     "reload": ("state", "reload"),
     "serve": ("serve", "serve"),
+    "slurm": ("slurm", "slurm_"),
     "status": ("state", "status"),
     "top": ("top", "top"),
 }

@@ -132,7 +132,7 @@ def fire(
     Exit status: 0 all succeeded or there is nothing to run, 1 one failed.
     """
     params = params_of(event, about)
-    commands = dict(_interpreter(given) for given in interpreters)
+    commands = dict(interpreter(given) for given in interpreters)
     known = _jobs(jobs)
     job = about["owner_job"] or about["job"] or (_id(known[0]) if len(known) == 1 else DEFAULT_JOB)
     if jobs is None:
@@ -216,7 +216,7 @@ def _fields(result: runner.Result) -> JsonObject:
     return {name: value for name, value in asdict(result).items() if value not in (None, "")}
 
 
-def _interpreter(given: str) -> tuple[str, list[str]]:
+def interpreter(given: str) -> tuple[str, list[str]]:
     """`python=/usr/bin/python2 -B` as what it is for, and the command. Raises UsageError."""
     what, _, command = given.rpartition("=")
     try:

@@ -20,3 +20,7 @@ STATE = "/var/lib/callback-agent-slurm"
 LOG = "/var/log/callback-agent/slurm.log"
 #: The user that callbacks run as, where the daemon is root's.
 RUN_AS = "nobody"
+#: Callbacks that run at a time.
+AT_ONCE = 8
+#: Seconds between two looks at the queue: how late it is noticed that a job waits or is held.
+POLL_INTERVAL = 5.0

@@ -1,8 +1,9 @@
 """What is known of the jobs, and which events follow from a report about one.
 
-A job has tasks: those of its array, or one without a number. A task is `waiting`, `running`,
-`ending` (the epilog came, and not yet the state that the completion plugin reports) or `over`. An
-event is a change of such a state, so a report that comes twice, or by two ways, makes it once.
+A job has tasks: those of its array, or one without a number. A task is new, `waiting` to run again,
+`running`, `ending` (the epilog came, and not yet the state that the completion plugin reports) or
+`over`. An event is a change of such a state, so what is reported twice, or by two ways, makes it
+once.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Event:
 class Task(msgspec.Struct):
     """A task of an array, or all of a job without one."""
 
-    state: str = "waiting"
+    state: str = ""
     #: The last event of its end.
     outcome: str = ""
     restart: int = 0
@@ -69,9 +70,10 @@ class Job(msgspec.Struct):
     over: int = 0
     #: `waiting`, `blocked`, `running` or `over`.
     state: str = ""
-    #: When it ended, in seconds since 1970.
+    #: How it ended: the name of the event. And when, in seconds since 1970.
+    outcome: str = ""
     over_at: float = 0.0
-    #: Whether the parent and group in its comment were looked at.
+    #: The comment that was read last.
     comment: str = ""
 
     @property
@@ -104,8 +106,10 @@ class Known:
         self._own = {task.own: number for number, of in self.tasks.items() for task in of.values()}
         #: Jobs, and tasks by job and name, that are not as they were saved.
         self.changed: set[tuple[int, str | None]] = set()
-        #: Jobs of an earlier life of their id: what was kept of them is to be forgotten.
+        #: Jobs of which all that was saved is to be dropped.
         self.forgotten: set[int] = set()
+        #: Jobs whose parent was found after its end, with their parents.
+        self.late: list[tuple[Job, Job]] = []
 
     def job(self, number: int) -> Job | None:
         """The job with this id, or the array whose task has it."""
@@ -113,6 +117,8 @@ class Known:
 
     def report(self, report: Report, now: float) -> list[Event]:
         """Take what a hook reports; the events that follow, in order. `now` as `Job.over_at`."""
+        if report.kind in ("node-prolog", "node-epilog"):
+            return self._on_node(report)
         job = self.jobs.get(report.job)
         if job is not None and self._is_another(job, report):
             self.forget([job.id])
@@ -125,18 +131,15 @@ class Known:
         job.label = job.label or report.name
         job.array = job.array or bool(report.task) or report.rest
         job.count = report.count or job.count
-        if report.kind in ("node-prolog", "node-epilog"):
-            name = "assigned" if report.kind == "node-prolog" else "removed"
-            return events + [Event(name, "host", node) for node in mapping.hosts(report.nodes)]
         if report.rest:
-            return events + self._end_rest(job, now)
+            return events + self.end_rest(job, now)
         task = self._task(job, report)
         if report.kind == "prolog":
             return events + self._started(job, report.task, task, report.restart or 0)
         if report.kind == "epilog":
             self._ending(job, report, task)
             return events
-        if report.end and report.end == task.end:
+        if task.state == "over" and report.end == task.end:
             return events
         task.end = report.end
         if report.state in mapping.AGAIN:
@@ -145,6 +148,13 @@ class Known:
         if names is None:
             return events
         return events + self.ended(job, report.task, names, now)
+
+    def _on_node(self, report: Report) -> list[Event]:
+        """What slurmd reports. It knows no arrays, and comes after PrologSlurmctld."""
+        if self.job(report.job) is None:
+            return []
+        name = "assigned" if report.kind == "node-prolog" else "removed"
+        return [Event(name, "host", node) for node in mapping.hosts(report.nodes)]
 
     def _is_another(self, job: Job, report: Report) -> bool:
         """Whether a report is about a new job that has the id of one that is over."""
@@ -185,6 +195,8 @@ class Known:
 
     def _set_parent(self, job: Job, parent: Job) -> None:
         job.parent = parent.id
+        if parent.is_over:
+            self.late.append((job, parent))
         if job.pgrp == job.id and parent.uid == job.uid:
             job.pgrp = parent.pgrp
 
@@ -219,16 +231,15 @@ class Known:
         return events + [Event("running", "host", node) for node in mapping.hosts(task.nodes)]
 
     def _ending(self, job: Job, report: Report, task: Task) -> None:
-        restart = report.restart or 0
-        if task.state == "over" and restart <= task.restart:
-            return
-        self._set(job, report.task, task, "ending")
-        task.restart, task.succeeded = restart, report.succeeded
+        # Of a task that is to run again, the epilog may come after the completion plugin's report.
+        if task.state in ("", "running"):
+            self._set(job, report.task, task, "ending")
+            task.succeeded = report.succeeded
 
     def again(self, job: Job, name: str) -> list[Event]:
         """A task will run again."""
         self._set(job, name, self.tasks[job.id][name], "waiting")
-        if all(one.state == "waiting" for one in self.tasks[job.id].values()):
+        if not name:
             job.state = "waiting"
         return [_of_task("waiting", name)]
 
@@ -242,7 +253,7 @@ class Known:
         if ran:
             events += [Event(names[-1], "host", node) for node in mapping.hosts(task.nodes)]
         if not name:
-            job.state, job.over_at = "over", now
+            job.state, job.outcome, job.over_at = "over", names[-1], now
             return events
         return events + (self._over(job, now) if 0 < job.count <= job.over else [])
 
@@ -251,10 +262,11 @@ class Known:
         task.state = state
         self.changed |= {(job.id, name), (job.id, None)}
 
-    def _end_rest(self, job: Job, now: float) -> list[Event]:
+    def end_rest(self, job: Job, now: float) -> list[Event]:
         """Those tasks of an array that had not started were cancelled."""
         tasks = self.tasks[job.id]
-        unstarted = [name for name, task in tasks.items() if task.state == "waiting"]
+        job.array = True
+        unstarted = [name for name, task in tasks.items() if task.state in ("", "waiting")]
         for name in unstarted:
             self._set(job, name, tasks[name], "over")
             tasks[name].outcome = "killed"
@@ -269,9 +281,9 @@ class Known:
         if job.is_over:
             return []
         self.changed.add((job.id, None))
-        job.state, job.over_at = "over", now
         outcomes = {task.outcome for task in self.tasks[job.id].values()}
         worst = next((one for one in _WORST if one in outcomes), mapping.UNKNOWN[0])
+        job.state, job.outcome, job.over_at = "over", worst, now
         return [Event(worst, "job")]
 
     def gone(self, job: Job, now: float) -> list[Event]:

@@ -15,9 +15,15 @@ import contextlib
 import os
 import re
 import stat
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+# Private, as in agent.disk.watch: its public functions set the watch too late.
+from watchfiles._rust_notify import RustNotify
 
 from agent.core.quoting import shown
 
@@ -29,6 +35,8 @@ DEAD_SECONDS = 600.0
 BAD = "bad"
 #: The most files there; the oldest are removed.
 MAX_BAD = 1000
+#: Milliseconds that watchfiles sleeps between two looks, and may gather changes.
+_STEP, _DEBOUNCE = 3, 6
 
 _NAME = re.compile(r"([0-9a-f-]{36})\.([0-9]{1,12}\.[0-9]{1,9})\.([0-9]{1,10})\.(event|tmp)")
 
@@ -151,3 +159,25 @@ class Spool:
                         os.unlink(entry.path)
                         removed += 1
         return removed
+
+
+def watch(path: str, notice: Callable[[], object], stop: threading.Event) -> str:
+    """Call `notice`, in a thread, for changes of a directory until `stop` is set.
+
+    Returns why that cannot be done, empty if it can: the directory must then be scanned.
+    """
+
+    def work(watcher: Any) -> None:
+        while not stop.is_set():
+            if isinstance(watcher.watch(_DEBOUNCE, _STEP, 0, stop), set):
+                notice()
+
+    try:
+        watcher = RustNotify([path], False, False, 0, False, False)
+        threading.Thread(target=work, args=(watcher,), name="spool", daemon=True).start()
+    except BaseException as error:
+        # Native code raises what is not an Exception if watches or threads run out.
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        return str(error) or type(error).__name__
+    return ""

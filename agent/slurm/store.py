@@ -114,16 +114,16 @@ class Store:
     @contextmanager
     def part(self) -> Iterator[None]:
         """The same for a part of a transaction."""
-        self._db.execute("SAVEPOINT part")
-        try:
-            yield
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK TO part")
-            raise
-        finally:
-            if self._db.in_transaction:
+        with _errors(self._path):
+            self._db.execute("SAVEPOINT part")
+            try:
+                yield
                 self._db.execute("RELEASE part")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK TO part")
+                    self._db.execute("RELEASE part")
+                raise
 
     # Jobs, and what is pending ------------------------------------------------------------------
 

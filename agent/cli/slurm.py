@@ -1,0 +1,155 @@
+"""The commands of the adapter for Slurm: `slurm run` and `slurm status`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from agent import client, runner, slurm
+from agent.cli.completing import directories, files
+from agent.cli.exits import USAGE, Failed
+from agent.cli.fire import interpreter
+from agent.cli.options import pipe_option
+from agent.cli.output import print_json, print_lines
+
+_spool = click.option(
+    "--spool",
+    default=slurm.SPOOL,
+    show_default=True,
+    metavar="DIR",
+    shell_complete=directories,
+    help="Where the hooks of Slurm leave events.",
+)
+_state = click.option(
+    "--state",
+    default=slurm.STATE,
+    show_default=True,
+    metavar="DIR",
+    shell_complete=directories,
+    help="The daemon's own directory.",
+)
+
+
+@click.group("slurm")
+def slurm_() -> None:
+    """Universal callbacks on a farm that Slurm runs.
+
+    `slurm run` takes the events of slurmctld, asks the agent, and runs the callbacks that fire.
+    """
+
+
+@slurm_.command()
+@_spool
+@_state
+@pipe_option
+@click.option(
+    "--log",
+    default=slurm.LOG,
+    show_default=True,
+    metavar="FILE",
+    shell_complete=files,
+    help="The log; - is standard output.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Its format.",
+)
+@click.option(
+    "--run-as",
+    metavar="USER",
+    help=f"Whom callbacks run as; by default {slurm.RUN_AS} if root runs this, else the caller.",
+)
+@click.option(
+    "--interpreter",
+    "interpreters",
+    multiple=True,
+    metavar="WHAT=COMMAND",
+    help="What runs python, perl or the callback with a path; may be repeated.",
+)
+@click.option(
+    "--at-once",
+    type=click.IntRange(min=1),
+    default=slurm.AT_ONCE,
+    show_default=True,
+    metavar="N",
+    help="How many callbacks run at a time.",
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=runner.DEFAULT_TIME_LIMIT,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long each callback may run.",
+)
+@click.option(
+    "--poll",
+    type=click.FloatRange(min=0, min_open=True),
+    default=slurm.POLL_INTERVAL,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often squeue is asked for jobs that were submitted, wait, or are held.",
+)
+@click.option(
+    "--metrics-file",
+    metavar="FILE",
+    shell_complete=files,
+    help="Write metrics there, for the node exporter's textfile collector.",
+)
+def run(pipe: str | None, interpreters: Sequence[str], **options: Any) -> int:
+    """Run the daemon beside slurmctld until SIGTERM or SIGINT.
+
+    It ends when the callbacks that run have ended; the others run after its next start.
+
+    Exit status: 0 stopped, 2 bad usage or settings, 4 another daemon has the state directory.
+    """
+    from agent.slurm.commands import Slurm
+    from agent.slurm.daemon import Daemon, Options
+    from agent.slurm.farm import SlurmFarm
+    from agent.slurm.running import NoUser
+    from agent.slurm.spool import SpoolError
+    from agent.slurm.status import InUse
+    from agent.slurm.store import StoreError
+
+    commands = dict(interpreter(given) for given in interpreters)
+    # The first that is the caller's own, else root's.
+    pipe = pipe or client.default_paths()[0]
+    queue = Slurm()
+    try:
+        daemon = Daemon(
+            Options(pipe, interpreters=commands, **options),
+            queue,
+            lambda about: SlurmFarm(queue, about),
+        )
+    except InUse as error:
+        raise Failed(4, str(error)) from None
+    except (SpoolError, StoreError, NoUser) as error:
+        raise Failed(USAGE, str(error)) from None
+    except OSError as error:
+        raise Failed(USAGE, f"{error.filename}: {error.strerror}") from None
+    daemon.run()
+    return 0
+
+
+@slurm_.command()
+@_spool
+@_state
+@click.option("--json", "as_json", is_flag=True, help="Print all of it, one JSON value.")
+def status(spool: str, state: str, as_json: bool) -> int:
+    """Show how the daemon is: events that wait, events and callbacks that it has handled.
+
+    Exit status: 0 all is well, 1 it is not.
+    """
+    from agent.slurm import status
+
+    found = status.read(state, spool)
+    if as_json:
+        print_json(found)
+    else:
+        print_lines(status.lines(found))
+    return 1 if found["faults"] else 0

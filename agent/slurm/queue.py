@@ -1,0 +1,198 @@
+"""What squeue shows, and which events follow: submitted, waiting, held, and ends that no hook told.
+
+The queue is asked at an interval, in a thread, as slurmctld may take long to answer. The answer is
+used only if all events in the spool are handled, and only for jobs of which no hook reported
+anything since the question: else it would be older than what is known.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from agent.slurm import mapping
+from agent.slurm.commands import Row, SlurmError
+from agent.slurm.jobs import Event, Job, Known
+
+#: Seconds between an epilog and the question how the task ended, if no completion plugin says it.
+GRACE = 1.0
+#: How many times in a row a task is not in the queue, until it counts as ended.
+MISSED = 2
+#: States of squeue in which a task runs, and those in which it starts or ends.
+_RUNNING = frozenset({"RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING"})
+_BETWEEN = frozenset({"CONFIGURING", "COMPLETING", "STAGE_OUT"})
+
+#: A task by job and name, or, with None, all that is left of a job.
+Task = tuple[int, str | None]
+
+
+class Queue(Protocol):
+    """Slurm's queue."""
+
+    def rows(self, ids: Sequence[int] = (), *, ended: bool = False) -> list[Row]:
+        """As `Slurm.rows`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the queue showed."""
+
+    #: When it was asked, in seconds since the start of the machine.
+    asked: float
+    rows: list[Row] = field(default_factory=list)
+    #: Tasks whose end was asked for, and what there is of them.
+    missing: frozenset[Task] = frozenset()
+    ended: list[Row] = field(default_factory=list)
+    #: Why there is no answer; empty if there is.
+    error: str = ""
+
+
+def uptime() -> float:
+    """Seconds since the start of the machine."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def ask(queue: Queue, missing: Iterable[Task], done: Callable[[Answer], object]) -> None:
+    """Ask in a thread, which calls `done`."""
+    wanted = frozenset(missing)
+    asked = uptime()
+
+    def work() -> None:
+        try:
+            rows = queue.rows()
+            ids = sorted({job for job, _ in wanted})
+            ended = queue.rows(ids, ended=True) if ids else []
+        except SlurmError as error:
+            done(Answer(asked, error=str(error)))
+        else:
+            done(Answer(asked, rows, wanted, ended))
+
+    threading.Thread(target=work, name="squeue", daemon=True).start()
+
+
+class Follower:
+    """Compares the queue with what is known."""
+
+    def __init__(self, known: Known) -> None:
+        self._missed: dict[Task, int] = {}
+        #: Tasks whose epilog came, and when their end is asked for.
+        self._ending: dict[Task, float] = {}
+        self._touched: dict[int, float] = {}
+        now = uptime()
+        for number, tasks in known.tasks.items():
+            for name, task in tasks.items():
+                if task.state == "ending":
+                    self._ending[number, name] = now
+
+    def touched(self, job: int, task: str, known: Known) -> None:
+        """A hook reported something of a task."""
+        self._touched[job] = now = uptime()
+        found = known.tasks.get(job, {}).get(task)
+        if found is not None and found.state == "ending":
+            self._ending[job, task] = now + GRACE
+        else:
+            self._ending.pop((job, task), None)
+
+    @property
+    def due(self) -> float | None:
+        """When an end is to be asked for, as `uptime`; None if none is."""
+        return min(self._ending.values(), default=None)
+
+    def missing(self) -> set[Task]:
+        """The tasks whose end is asked for with the next question."""
+        now = uptime()
+        due = {task for task, at in self._ending.items() if at <= now}
+        self._ending |= dict.fromkeys(due, now + GRACE)
+        return due | {task for task, times in self._missed.items() if times >= MISSED}
+
+    def is_newer(self, job: int, answer: Answer) -> bool:
+        """Whether an answer is newer than all that hooks reported of a job."""
+        return self._touched.get(job, 0.0) < answer.asked
+
+    def forget(self, jobs: Iterable[int]) -> None:
+        """Forget these jobs."""
+        for job in jobs:
+            self._touched.pop(job, None)
+
+    def look(
+        self, job: Job, rows: Sequence[Row], known: Known, answer: Answer, now: float
+    ) -> list[Event]:
+        """The events of a job that is not over, or of one that has rows in the queue."""
+        events = []
+        active = set()
+        waits = [row for row in rows if row.state == "PENDING"]
+        for row in rows:
+            known.describe(job, row.uid, row.user, row.comment, row.dependency)
+            if row.state in _RUNNING | _BETWEEN:
+                active.add(row.task)
+            if row.state in _RUNNING:
+                task = known.tasks[job.id].get(row.task)
+                if task is None or task.state in ("", "waiting"):
+                    events += known.runs(job, row.task, row.id, row.nodes)
+        if waits and not active and (job.state != "running" or not job.array):
+            events += self._waits(job, waits, known)
+        asked = {name for number, name in answer.missing if number == job.id}
+        events += self._ended(job, asked - active, known, answer, now)
+        self._count(job, active, bool(rows), known)
+        return events
+
+    def _waits(self, job: Job, waits: Sequence[Row], known: Known) -> list[Event]:
+        """Nothing of a job runs, and some of it waits."""
+        task = known.tasks[job.id].get("")
+        if task is not None and task.state in ("running", "ending"):
+            self._ending.pop((job.id, ""), None)
+            return known.again(job, "")
+        if job.is_over:
+            return []
+        return known.queued(job, all(row.reason.startswith("JobHeld") for row in waits))
+
+    def _count(self, job: Job, active: set[str], is_there: bool, known: Known) -> None:
+        """Count what is not in the queue and has to be."""
+        tasks = known.tasks[job.id]
+        absent: set[Task] = {
+            (job.id, name)
+            for name, task in tasks.items()
+            if task.state == "running" and name not in active
+        }
+        if not is_there and not job.is_over:
+            absent.add((job.id, None))
+        for old in [task for task in self._missed if task[0] == job.id]:
+            if old not in absent:
+                del self._missed[old]
+        for one in absent:
+            self._missed[one] = self._missed.get(one, 0) + 1
+
+    def _ended(
+        self, job: Job, asked: set[str | None], known: Known, answer: Answer, now: float
+    ) -> list[Event]:
+        """The events of ends that no hook told."""
+        if not asked:
+            return []
+        rows = {row.task: row for row in answer.ended if (row.array or row.id) == job.id}
+        events = []
+        tasks = known.tasks[job.id]
+        if None in asked:
+            asked |= {name for name, task in tasks.items() if task.state != "over"}
+            asked |= {name for name in rows if name.isdecimal() and name not in tasks}
+            if not job.array and not any(rows):
+                asked.add("")
+        for name in sorted(name for name in asked if name is not None):
+            task = tasks.get(name)
+            if task is not None and task.state == "over":
+                continue
+            names = mapping.STATES.get(rows[name].state) if name in rows else mapping.UNKNOWN
+            if names is None:
+                continue  # It is not at its end.
+            if name not in rows and task is not None and task.succeeded is not None:
+                names = ("complete",) if task.succeeded else ("failed",)
+            self._ending.pop((job.id, name), None)
+            events += known.ended(job, name, names, now)
+        if None in asked:
+            cancelled = any(not n.isdecimal() and n and rows[n].state == "CANCELLED" for n in rows)
+            if cancelled and not job.is_over:
+                events += known.end_rest(job, now)
+            events += known.gone(job, now)
+        return events
