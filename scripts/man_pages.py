@@ -47,11 +47,21 @@ def pages(version: str) -> dict[str, str]:
         command = cli.commands.get_command(root, name)
         assert command is not None
         commands[name] = click.Context(command, info_name=name, parent=root)
+        if isinstance(command, click.Group):
+            commands |= _of_group(commands[name], name)
     found = {f"man1/{PROGRAM}.1": _program_page(root, commands, manual, version)}
     for name, context in commands.items():
         found[f"man1/{PROGRAM}-{name}.1"] = _command_page(context, version)
     found["man5/callbacks.conf.5"] = _conf_page(manual, version)
     return found
+
+
+def _of_group(context: Any, name: str) -> dict[str, Any]:
+    """The commands of a group, as `slurm-run`."""
+    return {
+        f"{name}-{one}": type(context)(command, info_name=one, parent=context)
+        for one, command in context.command.commands.items()
+    }
 
 
 def _program_page(root: Any, commands: dict[str, Any], manual: Any, version: str) -> str:
@@ -73,7 +83,7 @@ def _program_page(root: Any, commands: dict[str, Any], manual: Any, version: str
 
 
 def _command_page(context: Any, version: str) -> str:
-    name = f"{PROGRAM}-{context.info_name}"
+    name = context.command_path.replace(" ", "-")
     lines = [*_head(name, 1, version, _summary(context)), ".SH SYNOPSIS"]
     pieces = context.command.collect_usage_pieces(context)
     lines += [f".B {_plain(context.command_path)}"]
@@ -86,6 +96,15 @@ def _command_page(context: Any, version: str) -> str:
             lines += _code(paragraph.strip("\b\n").splitlines())
         else:
             lines += [".PP", _inline(" ".join(paragraph.split()))]
+    if of_group := getattr(context.command, "commands", None):
+        lines.append(".SH COMMANDS")
+        for one, command in of_group.items():
+            summary = inspect.cleandoc(command.help or "").partition("\n\n")[0]
+            lines += [
+                ".TP",
+                f".BR {_plain(f'{name}-{one}')} (1)",
+                _plain(" ".join(summary.split())),
+            ]
     lines += _options(context)
     if statuses:
         lines.append(".SH EXIT STATUS")

@@ -35,6 +35,13 @@ def load() -> ModuleType:
     return module
 
 
+#: The commands of groups, as their pages are named, with the words that call them.
+OF_GROUPS = {
+    f"{name}-{one}": [name, one]
+    for name in cli._COMMANDS
+    if isinstance(group := cli.commands.get_command(click.Context(cli.commands), name), click.Group)
+    for one in group.commands
+}
 PAGES: dict[str, str] = load().pages(VERSION)
 
 
@@ -77,7 +84,7 @@ def test_there_is_a_page_for_each_command_and_for_the_file() -> None:
     assert {Path(name).name for name in PAGES} == {
         "callback-agent.1",
         "callbacks.conf.5",
-        *(f"callback-agent-{name}.1" for name in cli._COMMANDS),
+        *(f"callback-agent-{name}.1" for name in [*cli._COMMANDS, *OF_GROUPS]),
     }
 
 
@@ -98,13 +105,17 @@ def test_a_wrong_page_has_a_warning(tmp_path: Path) -> None:
     assert [line for line in said if not ACCEPTED.search(line)]
 
 
-@pytest.mark.parametrize("name", sorted(cli._COMMANDS))
+@pytest.mark.parametrize("name", sorted([*cli._COMMANDS, *OF_GROUPS]))
 def test_a_page_says_what_the_help_of_the_command_says(name: str) -> None:
     page = PAGES[f"man1/callback-agent-{name}.1"]
     plain = words(re.sub(r"\\f[BIR]", "", page).replace(r"\-", "-").replace(r"\e", "\\"))
-    command = cli.commands.get_command(click.Context(cli.commands), name)
+    called = OF_GROUPS.get(name, [name])
+    command: click.Command | None = cli.commands
+    for word in called:
+        assert isinstance(command, click.Group)
+        command = command.get_command(click.Context(command), word)
     assert command is not None
-    text = CliRunner().invoke(cli.commands, [name, "--help"], "callback-agent").output
+    text = CliRunner().invoke(cli.commands, [*called, "--help"], "callback-agent").output
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert all(option in plain for option in (*parameter.opts, parameter.metavar or ""))

@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
+import click
 import pytest
 from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
@@ -83,7 +84,12 @@ def test_the_wheel_holds_the_manual_and_the_type_marker(wheel: list[str]) -> Non
 def test_the_wheel_holds_shared_files_and_man_pages_and_no_more(wheel: list[str]) -> None:
     others = {name for name in wheel if not name.startswith("agent/")}
     data = {name.partition(".data/data/share/")[2] for name in others if ".data/data/" in name}
-    pages = {f"man/man1/callback-agent-{name}.1" for name in cli._COMMANDS}
+    commands = {*cli._COMMANDS}
+    for name in cli._COMMANDS:
+        group = cli.commands.get_command(click.Context(cli.commands), name)
+        if isinstance(group, click.Group):
+            commands |= {f"{name}-{one}" for one in group.commands}
+    pages = {f"man/man1/callback-agent-{name}.1" for name in commands}
     pages |= {"man/man1/callback-agent.1", "man/man5/callbacks.conf.5"}
     assert data == {f"callback-agent/{name}" for name in SHARED} | pages
     rest = [name for name in others if ".data/data/" not in name]

@@ -117,7 +117,7 @@ class Known:
 
     def report(self, report: Report, now: float) -> list[Event]:
         """Take what a hook reports; the events that follow, in order. `now` as `Job.over_at`."""
-        if report.kind in ("node-prolog", "node-epilog"):
+        if report.kind in ("node prolog", "node epilog"):
             return self._on_node(report)
         job = self.jobs.get(report.job)
         if job is not None and self._is_another(job, report):
@@ -153,7 +153,7 @@ class Known:
         """What slurmd reports. It knows no arrays, and comes after PrologSlurmctld."""
         if self.job(report.job) is None:
             return []
-        name = "assigned" if report.kind == "node-prolog" else "removed"
+        name = "assigned" if report.kind == "node prolog" else "removed"
         return [Event(name, "host", node) for node in mapping.hosts(report.nodes)]
 
     def _is_another(self, job: Job, report: Report) -> bool:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from agent.core.quoting import shown
 
-Kind = Literal["prolog", "epilog", "jobcomp", "node-prolog", "node-epilog"]
+Kind = Literal["prolog", "epilog", "jobcomp", "node prolog", "node epilog"]
 
 #: By Slurm's state of a job that ended: the names of Qube's events, the last of them being how it
 #: ended. A `timeout` is not an end to Qube, which kills or fails the job then.
@@ -47,8 +47,8 @@ _NONE = ("", "(null)", "(None)", "None", "N/A", "None assigned")
 _CONTEXTS: Mapping[str, Kind] = {
     "prolog_slurmctld": "prolog",
     "epilog_slurmctld": "epilog",
-    "prolog_slurmd": "node-prolog",
-    "epilog_slurmd": "node-epilog",
+    "prolog_slurmd": "node prolog",
+    "epilog_slurmd": "node epilog",
 }
 
 
@@ -134,7 +134,7 @@ def _script(kind: Kind, variables: Mapping[str, str]) -> Report:
     task = _number(variables, "SLURM_ARRAY_TASK_ID")
     is_array = bool(array) and task is not None
     status = _number(variables, "SLURM_JOB_EXIT_CODE")
-    on_node = kind in ("node-prolog", "node-epilog")
+    on_node = kind in ("node prolog", "node epilog")
     return Report(
         kind,
         job=array if is_array and array else own,

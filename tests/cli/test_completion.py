@@ -84,7 +84,8 @@ def test_every_value_of_a_command_that_can_be_completed_is(name: str) -> None:
     command = cli.commands.get_command(click.Context(cli.commands), name)
     assert command is not None
     context = click.Context(command)
-    for parameter in command.params:
+    of_group = command.commands.values() if isinstance(command, click.Group) else ()
+    for parameter in [one for each in (command, *of_group) for one in each.params]:
         expected = EXPECTED.get(str(parameter.metavar))
         found = {item.type for item in parameter.shell_complete(context, "")}
         if isinstance(parameter.type, click.Choice):

@@ -121,7 +121,9 @@ def test_every_option_of_a_command_is_described(name: str) -> None:
     about = re.search(rf"^## {name}\b.*?(?=^## |\Z)", text("commands"), re.M | re.DOTALL)
     assert about
     told = about[0] + text("settings")
-    for parameter in commands()[name].params:
+    command = commands()[name]
+    of_group = command.commands.values() if isinstance(command, click.Group) else ()
+    for parameter in [one for each in (command, *of_group) for one in each.params]:
         if isinstance(parameter, click.Option):
             for option in parameter.opts:
                 assert re.search(rf"`[^`]*(?<![\w-]){option}(?![\w-])", told), option

@@ -40,6 +40,8 @@ NOT_CODES = languages.CODES | {
     *("x-params", "x-notifications", "name-type-context-extra"),
     # How a callback ended that the runner ran.
     *("not-enabled", "not-run", "timed-out"),
+    # A mail of Qube.
+    "subjob-status",
     *("failed-job-self", "failed-work-self-7", "failed-work-parent-7"),
 }
 
