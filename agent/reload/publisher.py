@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import anyio
 from anyio import to_thread
 
 from agent.core.diagnostic import Diagnostic
@@ -45,11 +46,14 @@ class Publisher:
         recorder = self.recorder
         if not recorder.is_due(index, findings, held, listed):
             return
-        made = await to_thread.run_sync(
-            lambda: _encoded(recorder.due(index, listed, qb_conf, began))
-        )
-        recorder.done(index)
-        await self._publish(*made)
+        # Also if the agent is stopped meanwhile: the index is served, and subscribers may have the
+        # record before the log has it.
+        with anyio.CancelScope(shield=True):
+            made = await to_thread.run_sync(
+                lambda: _encoded(recorder.due(index, listed, qb_conf, began))
+            )
+            recorder.done(index)
+            await self._publish(*made)
 
     async def emit_stopped(self, index: Index) -> None:
         """Make the last record."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from pathlib import Path
 
 import pytest
 
+from agent.rpc import messages
 from agent.rpc.messages import Record
-from support.agents import Agent, summary, write
+from support.agents import Agent, summary, wait_for, write
+from support.requests import call
 from support.sites import Site
 from support.valid import check
 
@@ -76,3 +79,37 @@ def test_it_stops_with_0_a_last_record_and_no_socket(tmp_path: Path, number: int
     check(Record, record)
     assert (record["event"], record["digest"], record["changes"]) == ("stopped", digest, [])
     assert (record["generation"], record["callbacks"]) == (1, 1)
+
+
+def test_a_record_that_is_being_made_when_the_agent_is_stopped_is_in_the_log(
+    tmp_path: Path,
+) -> None:
+    """What is served has its record. Here the second one takes until the pipe is removed, which is
+    the first thing of a stop."""
+    directory = write(tmp_path / "cb", "a.pl = done-job-self\n", a_pl="1\n")
+    agent = Agent(tmp_path, directory)
+    program = (
+        "import os, time\n"
+        "from agent.reload.record import Recorder\n"
+        "real = Recorder.due\n"
+        "def due(self, *given):\n"
+        "    while self.sequence and os.path.exists(PIPE): time.sleep(0.001)\n"
+        "    return real(self, *given)\n"
+        "Recorder.due = due\n"
+        "from agent.cli import main; main()"
+    )
+    agent.program = ["-c", f"PIPE = {str(agent.pipe)!r}\n{program}"]
+    agent.environ["PYTHONPATH"] = str(Path(messages.__file__).parents[2])
+    agent.start()
+    try:
+        with agent.connect() as one, one.makefile("rb") as lines:
+            one.sendall(call("subscribe"))
+            lines.readline()
+            (directory / "a.pl").write_text("2\n")
+            wait_for(lambda: agent.status()["generation"] == 2, "the edit")
+            assert agent.stop() == 0
+            told = [json.loads(line)["params"] for line in lines]
+    finally:
+        agent.stop()
+    assert [record["event"] for record in told] == ["reloaded", "stopped"]
+    assert agent.records()[1:] == told
