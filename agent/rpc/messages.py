@@ -982,7 +982,7 @@ METHODS: Final[Mapping[str, Method]] = {
         "This document.",
         NoParams,
         OpenRpcDocument,
-        (NoParams(), OpenRpcDocument(openrpc="1.3.2", info={}, methods=[])),
+        (NoParams(), OpenRpcDocument(openrpc="1.2.6", info={}, methods=[])),
     ),
 }
 """Every method, in the order in which a newcomer wants to read about them."""

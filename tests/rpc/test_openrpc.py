@@ -513,6 +513,7 @@ def _parts(part: Any, at: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 def test_the_document_has_nothing_that_public_tools_stumble_over() -> None:
     document = json.loads(msgspec.json.encode(openrpc.document("1")))
+    assert document["openrpc"] == "1.2.6"
     for place, part in _parts(document):
         if place.endswith(("/properties", "/value")):
             continue
