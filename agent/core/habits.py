@@ -44,8 +44,8 @@ class Habit(NamedTuple):
 
 #: An event of words, stars and dots: nothing in it is a habit.
 _EVENT = r"[\w*]+-\w+(?:-(?!\.\*)[\w*.]*[\w*])+"
-#: Nearly every trigger: such events, with operators between them.
-_PLAIN = re.compile(rf"{_EVENT}(?: (?:&&|\|\|) {_EVENT})*")
+#: Nearly every trigger: such events, in parentheses or not, with operators between them.
+_PLAIN = re.compile(rf"\(?{_EVENT}\)?(?: (?:&&|\|\|) \(?{_EVENT}\)?)*")
 
 _ENTITIES = {"&amp;": "&", "&quot;": '"', "&nbsp;": " ", "&#124;": "|", "&#38;": "&"}
 _ENTITY = re.compile("|".join(_ENTITIES))
@@ -64,6 +64,14 @@ _PLACEHOLDER = re.compile(r"\$\{?\w+\}?|<\w[\w -]*>|\{\w+\}")
 _BRACKETS = {"[": "]", "<": ">", "{": "}", "^": "$"}
 
 
+def is_plain(value: str) -> bool:
+    """Whether a trigger's text is only events and operators, so that `in_value` finds nothing.
+
+    Not every such text is found to be one, but nearly all are.
+    """
+    return _PLAIN.fullmatch(value) is not None
+
+
 def in_value(
     value: str, terms: Callable[[str], Iterator[tuple[int, int]]], quoted: bool
 ) -> list[Habit]:
@@ -72,7 +80,7 @@ def in_value(
     `terms` gives where each term of a text begins and ends. `quoted` says whether the text is in
     quotes, where a `#` begins no comment.
     """
-    if _PLAIN.fullmatch(value):
+    if is_plain(value):
         return []
     if "\r" in value:
         return [carriage_return(value)]

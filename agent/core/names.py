@@ -96,7 +96,7 @@ def bad_name(name: str, start: int) -> Problem | None:
     `start` is its offset in the line.
     """
     code = "bad-name"
-    message = f"{shown(name)} is not a plain file name"
+    message = " is not a plain file name"
     hint = "write the plain name of a file in the same directory as callbacks.conf"
     edits: tuple[Edit, ...] = ()
     if not ("/" in name or "\\" in name or name in (".", "..") or "\0" in name):
@@ -104,12 +104,13 @@ def bad_name(name: str, start: int) -> Problem | None:
             return None
         code = "other-extension"
         dot = name.rfind(".")
-        message = f"{shown(name)} does not end in .py, .pl or .qcb, so it names no language"
+        message = " does not end in .py, .pl or .qcb, so it names no language"
         hint = "name a callback's file; its language follows from the end of its name"
         if dot >= 0 and name[dot:].upper() in _CASES:
             right = shown(name[:dot] + name[dot:].lower())
-            message = f"{shown(name)} does not end in .py, .pl or .qcb: case counts"
+            message = " does not end in .py, .pl or .qcb: case counts"
             hint = f"rename the file to {right}, and write that name"
+    message = shown(name) + message
     if found := in_name(name, start):
         message, hint, edits = found
     # The operator `!=` is part of the mistake.

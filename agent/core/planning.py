@@ -5,7 +5,7 @@ Every line is read alone, except where a trigger goes on in the next lines by mi
 
 from __future__ import annotations
 
-from agent.core import conf, continuation, lines, names, trigger, unit
+from agent.core import conf, continuation, habits, lines, names, trigger, unit
 from agent.core.diagnostic import (
     MAX_UNCAPPED,
     Diagnostic,
@@ -117,7 +117,8 @@ class _Planner:
         self.registrations.append(Registration(name, tree, text, number, column))
 
     def _glance(self, line: str, number: int) -> tuple[conf.Setting | None, trigger.Trigger | None]:
-        """The line's setting and trigger, if both were read before and had no problem."""
+        """The setting and the trigger of a line that has no problem, where that is soon seen: the
+        file was named before, and the trigger was read before or is plain."""
         following = self._text[number] if number < len(self._text) else ""
         if "\r" in line or ("=" not in following and following.partition("#")[0].strip()):
             return None, None
@@ -127,7 +128,12 @@ class _Planner:
             return None, None
         if setting is None or setting.name not in self._names:
             return None, None
-        return setting, self._parsed.get(setting.value)
+        tree = self._parsed.get(setting.value)
+        if tree is None and habits.is_plain(setting.value):
+            tree, problems = trigger.parse(setting.value)
+            if problems:
+                return None, None
+        return setting, tree
 
     def plan(self, data: bytes) -> Plan:
         """The plan, after all lines; `data` are the bytes of the file."""

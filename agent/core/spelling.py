@@ -24,6 +24,10 @@ def letters_away(word: str, known: str, most: int) -> bool:
 
 def one_letter_away(word: str, known: str) -> bool:
     """Whether one letter added, removed or replaced, or two swapped, make `known` of `word`."""
+    if abs(len(word) - len(known)) > 1:
+        return False
+    if len(known) > 2 and word[:1] != known[0] and word[-1:] != known[-1]:
+        return False  # one change leaves one of the ends as it is
     return word != known and letters_away(word, known, 1)
 
 

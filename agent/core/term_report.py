@@ -19,6 +19,8 @@ MAX_PROBLEMS = MAX_FINDINGS
 
 _SINGLE_OPERATOR = re.compile(r"(?<!\S)[&|](?!\S)")
 _EXPECTED_TYPES = "the types are " + ", ".join(TYPES)
+#: The length of the longest text that is one letter away from `self` or `parent`.
+_LONGEST = max(map(len, JOB)) + 1
 _UNIT = re.compile(r"([0-9]{1,9})\s*(s|sec|m|min|h|d)", re.IGNORECASE)
 _SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 
@@ -230,7 +232,7 @@ def check_label(report: Report, text: str, row: EventType, at: int) -> None:
     if lower in JOB:
         message = f"{context} is read as a label, the context is {lower}"
         report.add("context-case", at, len(context), message, f"write {lower}", edit)
-    elif not extra or row.extra is not None:
+    elif len(lower) <= _LONGEST and (not extra or row.extra is not None):
         near = next((job for job in JOB if one_letter_away(lower, job)), None)
         if near:
             meant = f"{text[:at]}{near}{text[at + len(context) :]}"

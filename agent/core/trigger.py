@@ -35,6 +35,8 @@ _OPERATOR = re.compile(
     re.IGNORECASE,
 )
 _SYMBOL = re.compile(r"&&|\|\||[()]")
+_WORD = re.compile(r"\b(?:and|or)\b", re.IGNORECASE)
+_SYMBOLS = frozenset({"&&", "||", "(", ")"})
 _WORDS = {"and": "&&", "or": "||"}
 
 
@@ -153,7 +155,10 @@ class _Parser:
         #: Problems of terms are appended to it, and the one of the structure.
         self._problems = problems
         self._tokens = list(_tokens(text))
-        self._next = 0
+        #: The number of the next token, and its kind; empty at the end.
+        self._next = -1
+        self._kind = ""
+        self._advance()
         #: Where the parentheses that are open now were opened.
         self._opened: list[int] = []
         #: Whether a term has an error.
@@ -169,7 +174,7 @@ class _Parser:
             raise _error("empty-trigger", 0, 1, "there is no trigger after the `=`", hint)
         try:
             tree = self._disjunction()
-            if not self._at_end():
+            if self._kind:
                 start = self._tokens[self._next].start
                 message, edit = "this `)` closes nothing", Edit(start, start + 1, "")
                 raise _error("trigger-syntax", start, 1, message, "remove it", edit)
@@ -183,6 +188,8 @@ class _Parser:
 
     def _warn_of_words(self) -> None:
         """Warn once of all words that are operators."""
+        if not _may_have_words(self._text):
+            return
         found = [(t.start, t.end, t.kind) for t in self._tokens if t.kind in ("&&", "||")]
         words = [each for each in found if self._text[each[0]] not in "&|"]
         if not words:
@@ -199,22 +206,28 @@ class _Parser:
         self._problems.insert(0, problem)
 
     def _disjunction(self) -> Trigger:
-        parts = [self._conjunction()]
-        while self._is_next("||"):
-            self._next += 1
+        first = self._conjunction()
+        if self._kind != "||":
+            return first
+        parts = [first]
+        while self._kind == "||":
+            self._advance()
             parts.append(self._conjunction())
         return _join(Or, parts)
 
     def _conjunction(self) -> Trigger:
-        parts = [self._operand()]
-        while self._is_next("&&"):
-            self._next += 1
+        first = self._operand()
+        if self._kind != "&&":
+            return first
+        parts = [first]
+        while self._kind == "&&":
+            self._advance()
             parts.append(self._operand())
         return _join(And, parts)
 
     def _operand(self) -> Trigger:
         """A term or a group; an operator, a `)` or the end must follow it."""
-        if self._at_end():
+        if not self._kind:
             raise self._dangling(len(self._tokens) - 1, f"nothing follows `{self._quoted(-1)}`")
         kind, start, end = self._tokens[self._next]
         if kind not in ("term", "("):
@@ -222,9 +235,9 @@ class _Parser:
             if self._next > 0:
                 where = f"between `{self._quoted(self._next - 1)}` and `{self._quoted(self._next)}`"
             raise self._dangling(self._next, f"there is no event {where}")
-        self._next += 1
+        self._advance()
         tree = self._term(start, end) if kind == "term" else self._group(start)
-        if self._is_next("term", "("):
+        if self._kind in ("term", "("):
             before, after = self._quoted(self._next - 1), self._quoted(self._next)
             message = f"there is no operator between `{before}` and `{after}`"
             start = self._tokens[self._next].start
@@ -285,22 +298,21 @@ class _Parser:
             message = f"parentheses nest more than {MAX_NESTING} deep here"
             raise _error("too-deep", start, 1, message, "remove some")
         self._opened.append(start)
-        tree = None if self._at_end() else self._disjunction()
-        if tree is None or self._at_end():
+        tree = self._disjunction() if self._kind else None
+        if tree is None or not self._kind:
             message = "this parenthesis is never closed"
             hint = "write the `)` that closes it"
             end = len(self._text.rstrip())
             edit = Edit(end, end, ")")
             raise _error("trigger-syntax", self._opened[-1], 1, message, hint, edit)
-        self._next += 1
+        self._advance()
         self._opened.pop()
         return tree
 
-    def _at_end(self) -> bool:
-        return self._next == len(self._tokens)
-
-    def _is_next(self, *kinds: str) -> bool:
-        return not self._at_end() and self._tokens[self._next].kind in kinds
+    def _advance(self) -> None:
+        """Take the next token."""
+        self._next += 1
+        self._kind = self._tokens[self._next].kind if self._next < len(self._tokens) else ""
 
     def _quoted(self, index: int) -> str:
         """A token as messages quote it."""
@@ -309,27 +321,30 @@ class _Parser:
 
 
 def _tokens(text: str) -> Iterator[_Token]:
-    lower = text.lower()
-    operators = _OPERATOR if "and" in lower or "or" in lower else _SYMBOL
+    operators = _OPERATOR if _may_have_words(text) else _SYMBOL
     at = 0
     for operator in operators.finditer(text):
         start, end = operator.span()
-        yield from _term_between(text, at, start)
-        yield _Token(_WORDS.get(operator[0].lower(), operator[0]), start, end)
+        if term := text[at:start].strip():
+            at = text.index(term, at)
+            yield _Token("term", at, at + len(term))
+        kind = operator[0]
+        yield _Token(kind if kind in _SYMBOLS else _WORDS[kind.lower()], start, end)
         at = end
-    yield from _term_between(text, at, len(text))
+    if term := text[at:].strip():
+        at = text.index(term, at)
+        yield _Token("term", at, at + len(term))
+
+
+def _may_have_words(text: str) -> bool:
+    """Whether words may be in a text that are operators. Soon seen, as nearly no text has any."""
+    lower = text.lower()
+    return ("and" in lower or "or" in lower) and _WORD.search(text) is not None
 
 
 def term_places(text: str) -> Iterator[tuple[int, int]]:
     """Where each term of a text begins and ends, whether it is an event or not."""
     return ((token.start, token.end) for token in _tokens(text) if token.kind == "term")
-
-
-def _term_between(text: str, start: int, end: int) -> Iterator[_Token]:
-    """The term between two operators, without the white space around it, if there is one."""
-    if term := text[start:end].strip():
-        start = text.index(term, start)
-        yield _Token("term", start, start + len(term))
 
 
 def _join(kind: type[And | Or], parts: Sequence[Trigger]) -> Trigger:
