@@ -54,9 +54,9 @@ MAX_INTEGER: Final = 2**63 - 1
 #: The most owners of one lookup.
 MAX_OWNERS: Final = 10_000
 
-#: Seconds between two heartbeats: the fewest, so that one costs no more than a lookup now and then,
-#: and the most.
+#: The fewest seconds between two heartbeats. So a thousand subscribers cost a tenth of a processor.
 MIN_HEARTBEAT: Final = 0.1
+#: The most seconds between two heartbeats.
 MAX_HEARTBEAT: Final = 3600.0
 
 #: The types of event that need an extra.
