@@ -40,6 +40,8 @@ NO_TASK = 4294967294
 _MAX_ID = NO_TASK - 1
 #: The most hosts of one job that become events.
 MAX_HOSTS = 10_000
+#: The most ranges in one name. Slurm has 5 dimensions.
+_MAX_RANGES = 16
 #: What Slurm writes where it has no value.
 _NONE = ("", "(null)", "(None)", "None", "N/A", "None assigned")
 
@@ -211,7 +213,7 @@ def parent_of(dependency: str) -> int | None:
 
 # Nodes -------------------------------------------------------------------------------------------
 
-_HOSTS = re.compile(r"([^,\[\]]*(?:\[[^\[\]]*\][^,\[\]]*)*)(?:,|$)")
+_PART = re.compile(r"[^,\[]*(?:\[[^\]]*(?:\]|$)[^,\[]*)*,?")
 _RANGES = re.compile(r"\[([^\[\]]*)\]")
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 
@@ -223,8 +225,10 @@ def hosts(nodes: str) -> list[str]:
     """
     found: list[str] = []
     try:
-        for part in _HOSTS.findall(nodes):
-            for name in _names(part) if part else ():
+        for part in _PART.findall(nodes):
+            if part.count("[") > _MAX_RANGES:
+                raise ValueError(part)
+            for name in _names(part.removesuffix(",")) if part.strip(",") else ():
                 found.append(name)
                 if len(found) == MAX_HOSTS:
                     return found
