@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,9 +25,7 @@ TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 
 
 @given(IDS, TASKS, TEXTS, TEXTS, st.integers(0, 70_000))
-def test_prolog_and_epilog(
-    job: int, task: int | None, name: str, comment: str, uid: int
-) -> None:
+def test_prolog_and_epilog(job: int, task: int | None, name: str, comment: str, uid: int) -> None:
     more = {"SLURM_JOB_NAME": name, "SLURM_JOB_COMMENT": comment, "SLURM_JOB_UID": uid}
     own = min(job, mapping.NO_TASK - 5_000_000)
     found = report_of(data(script("prolog_slurmctld", own, task, **more)))
@@ -53,12 +53,8 @@ def test_an_array_without_a_task_is_about_those_that_did_not_start() -> None:
 
 @given(st.binary(max_size=200))
 def test_anything_else_is_refused(environment: bytes) -> None:
-    try:
-        found = report_of(environment)
-    except BadReport as error:
-        assert str(error)
-    else:
-        assert isinstance(found, Report)
+    with contextlib.suppress(BadReport):
+        assert isinstance(report_of(environment), Report)
 
 
 @pytest.mark.parametrize(
