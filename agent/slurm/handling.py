@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.core.counting import count
 from agent.core.quoting import shown
 from agent.slurm import mapping
 from agent.slurm.asking import Agent, AgentError, Refused
@@ -24,7 +25,7 @@ from agent.slurm.spool import BadFile, Spool, Waiting
 from agent.slurm.store import Run, Store, StoreError
 
 #: Events that one transaction holds. Each transaction waits for the disk.
-BATCH = 100
+BATCH = 200
 #: Seconds for which a group of jobs is known after its end: somebody may still submit a job that
 #: depends on one of them, as long as Slurm knows it (MinJobAge, 300 s by default).
 KEEP_SECONDS = 900.0
@@ -234,6 +235,8 @@ class Handler:
                 return batches
         if adopts:
             self._store.count(_ADOPTED)
+            there = count(len(numbers), "job")
+            self._log.said("INFO", f"the queue is seen for the first time: {there}, without events")
         return batches
 
     def _look_all(

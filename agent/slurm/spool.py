@@ -18,9 +18,8 @@ import stat
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # Private, as in agent.disk.watch: its public functions set the watch too late.
 from watchfiles._rust_notify import RustNotify
@@ -49,9 +48,8 @@ class SpoolError(Exception):
     """The spool cannot be used: what was found, and what to do."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Waiting:
-    """A file in the spool."""
+class Waiting(NamedTuple):
+    """A file in the spool. They sort in the order of their events."""
 
     #: When it was written, in seconds since 1970 by the clock as it is set now.
     time: float

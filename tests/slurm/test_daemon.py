@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.agents import wait_for
 from support.slurm_site import Site
+
+PREFIX = ("submit", "running", "waiting")
 
 
 @pytest.fixture
@@ -20,14 +28,27 @@ def site(tmp_path: Path) -> Iterator[Site]:
         site.close()
 
 
-def serve(site: Site, **triggers: str) -> Site:
-    """Serve callbacks that note their name, by trigger."""
-    for name, _ in triggers.items():
+def install(site: Site, **triggers: str) -> None:
+    """Callbacks that note their name, by name."""
+    for name in triggers:
         (site.callbacks / f"{name}.py").write_text(site.note(name))
     conf = "".join(f"{name}.py = {trigger}\n" for name, trigger in triggers.items())
     (site.callbacks / "callbacks.conf").write_text(conf)
+
+
+def serve(site: Site, **triggers: str) -> Site:
+    """Serve callbacks that note their name, by trigger."""
+    install(site, **triggers)
     site.agent.start()
-    return site.start()
+    site.start()
+    wait_for(lambda: any("the first time" in one["message"] for one in site.told("message")))
+    return site
+
+
+def row(job: int, state: str, task: str = "N/A", own: int = 0, **more: Any) -> dict[str, Any]:
+    """A line of squeue, by letter."""
+    found = {"A": own or job, "F": job, "K": task, "T": state, "U": 1000, "u": "mia"}
+    return {**found, "j": "wrap", "r": "None", "E": "(null)", "N": "", "k": "(null)", **more}
 
 
 def test_an_array_with_a_failing_task(site: Site) -> None:
@@ -45,7 +66,7 @@ def test_an_array_with_a_failing_task(site: Site) -> None:
     site.jobcomp(100, "COMPLETED", 0)
     site.jobcomp(100, "FAILED", 1)
     site.epilog(100, 1, 768, SLURM_ARRAY_TASK_COUNT=2)
-    wait_for(lambda: len(site.noted()) == 4 and len(site.told("event")) == 6)
+    wait_for(lambda: len(site.told("callback")) == 4 and len(site.told("event")) == 6)
     assert sorted(site.noted()) == ["all 100", "bad 100", "runs 100", "work 100"]
     assert site.noted()[0] == "runs 100"
     assert site.noted()[-1] == "all 100"
@@ -56,4 +77,227 @@ def test_an_array_with_a_failing_task(site: Site) -> None:
         *("failed-work-100-1", "failed-host-100-node1", "failed-job-100"),
     ]
     assert list(site.spool.iterdir()) == []
+    code, found = site.status()
+    assert (code, found["faults"], found["waiting"], found["running"]) == (0, [], 0, True)
     assert site.stop() == 0
+    code, found = site.status()
+    assert (code, found["running"]) == (1, False)
+
+
+def test_both_of_a_job_and_its_parent_also_over_a_restart(site: Site) -> None:
+    serve(site, both="complete-job-self && complete-job-parent", label="complete-job-other")
+    site.queue([row(11, "PENDING", E="afterany:10(unfulfilled)", r="Dependency")])
+    site.prolog(10)
+    wait_for(lambda: "waiting-job-11" in site.events())
+    site.jobcomp(10, "COMPLETED")
+    wait_for(lambda: "complete-job-10" in site.events())
+    site.queue([])
+    site.stop(signal.SIGKILL)
+    site.prolog(11)
+    site.jobcomp(11, "COMPLETED")
+    site.start()
+    # That 13 waited for 12 is known only at its end. Then they are of one group.
+    site.prolog(12)
+    site.jobcomp(12, "COMPLETED")
+    site.prolog(13, SLURM_JOB_NAME="other")
+    site.jobcomp(13, "COMPLETED", DEPENDENCY="afterok:12(unfulfilled)", JOBNAME="other")
+    wait_for(lambda: len(site.told("callback")) == 4)
+    assert sorted(site.noted()) == ["both 11", "both 13", "label 12", "label 13"]
+
+
+def test_events_wait_for_the_agent(site: Site) -> None:
+    serve(site, ends="done-job-self")
+    site.prolog(10)
+    wait_for(lambda: len(site.events()) >= 2)
+    site.agent.stop()
+    site.jobcomp(10, "FAILED")
+    site.prolog(11)
+    wait_for(lambda: any("agent" in fault for fault in site.status()[1]["faults"]))
+    code, found = site.status()
+    assert (code, found["waiting"]) == (1, 2)
+    assert found["oldest_seconds"] > 0
+    assert sum("events wait for the agent" in line for line in site.errors().splitlines()) == 1
+    site.agent.start()
+    wait_for(lambda: site.noted() == ["ends 10"] and "running-job-11" in site.events())
+    wait_for(lambda: site.status()[0] == 0)
+    assert Counter(site.events())["failed-job-10"] == 1
+
+
+def test_a_callback_that_hangs_holds_up_its_own_job_only(site: Site) -> None:
+    site.options += ["--time-limit", "1.5", "--at-once", "2"]
+    install(site, ends="complete-job-self", work="complete-work-self-1")
+    (site.callbacks / "hangs.py").write_text("import time\ntime.sleep(60)\n")
+    with (site.callbacks / "callbacks.conf").open("a") as conf:
+        conf.write("hangs.py = complete-work-self-0\n")
+    site.agent.start()
+    site.start()
+    for task in (0, 1):
+        site.prolog(100, task, SLURM_ARRAY_TASK_COUNT=2)
+    site.jobcomp(100, "COMPLETED", 0)
+    site.jobcomp(100, "COMPLETED", 1)
+    site.prolog(7)
+    site.jobcomp(7, "COMPLETED")
+    wait_for(lambda: "ends 100" in site.noted())
+    # Another task of the same job, and another job, do not wait.
+    assert sorted(site.noted()[:2]) == ["ends 7", "work 100"]
+    (hung,) = [one for one in site.told("callback") if one["outcome"] == "timed-out"]
+    assert hung["reason"] == "killed after 1.5 s"
+    assert hung["level"] == "ERROR"
+
+
+def test_a_callback_that_was_running_is_run_again_and_told_so(site: Site) -> None:
+    code = (
+        "import os, time\n"
+        f"file = {str(site.notes)!r}\n"
+        "open(file, 'a').write(os.environ.get('CALLBACK_AGENT_REPEAT', 'first') + chr(10))\n"
+        f"while not os.path.exists({str(site.folder / 'go')!r}): time.sleep(0.01)\n"
+    )
+    (site.callbacks / "slow.py").write_text(code)
+    (site.callbacks / "callbacks.conf").write_text("slow.py = complete-job-self\n")
+    site.agent.start()
+    site.start()
+    site.prolog(7)
+    site.jobcomp(7, "COMPLETED")
+    wait_for(lambda: site.noted() == ["first"])
+    site.stop(signal.SIGKILL)
+    site.start()
+    wait_for(lambda: site.noted() == ["first", "1"])
+    # SIGTERM waits for what runs.
+    assert site.daemon is not None
+    site.daemon.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    assert site.daemon.poll() is None
+    (site.folder / "go").touch()
+    assert site.daemon.wait(60) == 0
+    (ran,) = site.told("callback")
+    assert (ran["repeat"], ran["outcome"], ran["owner"]) == (True, "succeeded", 7)
+    site.start()
+    wait_for(lambda: site.status()[1].get("counters", {}).get("repeats") == 1)
+    assert site.noted() == ["first", "1"]
+
+
+def test_what_squeue_shows(site: Site) -> None:
+    """Waiting and held jobs, and ends that no hook told. What was there at the start is no news."""
+    site.queue([row(5, "RUNNING")])
+    serve(site, ends="done-job-self")
+    held = row(6, "PENDING", r="JobHeldUser", k="label=mine")
+    site.queue([row(5, "RUNNING"), held, row(8, "PENDING", task="0-1")])
+    wait_for(lambda: "blocked-job-6" in site.events() and "waiting-job-8" in site.events())
+    site.queue(
+        [row(5, "RUNNING"), row(6, "PENDING"), row(8, "RUNNING", task="0", own=9)],
+        ended=[row(5, "TIMEOUT")],
+    )
+    wait_for(lambda: "waiting-job-6" in site.events() and "running-work-8-0" in site.events())
+    site.queue(
+        [row(6, "RUNNING")],
+        ended=[row(5, "TIMEOUT"), row(8, "COMPLETED", task="0"), row(8, "FAILED", task="1")],
+    )
+    wait_for(lambda: "failed-job-8" in site.events() and "failed-job-5" in site.events())
+    # Slurm has forgotten it.
+    site.queue([])
+    wait_for(lambda: "done-job-6" in site.events())
+    assert Counter(site.events()) == Counter(
+        [
+            *("timeout-job-5", "failed-job-5", "submit-job-6", "blocked-job-6", "unblock-job-6"),
+            *("waiting-job-6", "running-job-6", "done-job-6", "submit-job-8", "waiting-job-8"),
+            *("running-job-8", "running-work-8-0", "complete-work-8-0", "failed-work-8-1"),
+            "failed-job-8",
+        ]
+    )
+    assert {one["job"].get("label") for one in site.told("event")} == {"wrap", "mine"}
+    wait_for(lambda: len(site.noted()) == 3)
+
+
+def test_without_a_completion_plugin_squeue_says_how_it_ended(site: Site) -> None:
+    (site.bin / "down").touch()
+    site.agent.start()
+    site.start()
+    wait_for(lambda: any("squeue" in fault for fault in site.status()[1]["faults"]))
+    site.prolog(7)
+    site.epilog(7)
+    wait_for(lambda: len(site.told("event")) == 2)
+    site.queue([], ended=[row(7, "CANCELLED")])
+    (site.bin / "down").unlink()
+    wait_for(lambda: "killed-job-7" in site.events())
+    # Slurm knows nothing of it: the exit status decides.
+    site.prolog(8)
+    site.epilog(8, code=256)
+    wait_for(lambda: "failed-job-8" in site.events())
+    assert site.status()[0] == 0
+
+
+def test_what_is_not_an_event_is_set_aside(site: Site) -> None:
+    (site.spool / "x").write_text("y")
+    site.call({"A": "1"})
+    site.prolog(7)
+    serve(site)
+    wait_for(lambda: "running-job-7" in site.events())
+    wait_for(lambda: site.status()[1].get("counters", {}).get("events_bad") == 2)
+    assert len([*(site.spool / "bad").iterdir()]) == 2
+    assert site.errors().count("is not an event") == 2
+
+
+def test_callbacks_run_as_another_user(site: Site) -> None:
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("only root can run as another user")
+    # nobody may not enter the folder of a test's Python.
+    site.options = ["--interpreter", "python=/usr/bin/python3", "--time-limit", "10"]
+    (site.callbacks / "who.py").write_text(
+        "import os\nprint(os.getuid(), os.getgid(), os.getgroups(), os.environ['USER'])\n"
+        "print(open('/proc/self/status').read().split('CapEff:')[1].split()[0])\nos.stat('/root/x')"
+    )
+    (site.callbacks / "callbacks.conf").write_text("who.py = complete-job-self\n")
+    site.agent.start()
+    site.start()
+    site.prolog(7)
+    site.jobcomp(7, "COMPLETED")
+    wait_for(lambda: site.told("callback"))
+    (ran,) = site.told("callback")
+    assert ran["output"].startswith("65534 65534 [65534] nobody\n0000000000000000\n")
+    assert "PermissionError" in ran["output"]
+
+
+def test_one_daemon_has_the_state_and_metrics_end_with_it(site: Site) -> None:
+    metrics = site.folder / "slurm.prom"
+    site.options += ["--metrics-file", str(metrics)]
+    serve(site, ends="complete-job-self")
+    first = site.daemon
+    with pytest.raises(AssertionError, match="in use by another daemon"):
+        site.start()
+    assert site.daemon is not None
+    assert site.daemon.wait(60) == 4
+    site.daemon = first
+    site.prolog(7)
+    site.jobcomp(7, "COMPLETED")
+
+    def counted() -> bool:
+        text = metrics.read_text()
+        return (
+            'callback_agent_slurm_callbacks_total{outcome="succeeded"} 1\n' in text
+            and 'callback_agent_slurm_well{what="agent"} 1\n' in text
+            and "callback_agent_slurm_events_total 2\n" in text
+        )
+
+    wait_for(counted)
+    assert site.stop() == 0
+    assert not metrics.exists()
+
+
+def test_kills_while_events_come(site: Site) -> None:
+    """SIGKILL again and again: each event once, each callback once but for marked repeats."""
+    serve(site, work="complete-work-self-*", ends="complete-job-self")
+    count = 12
+    for task in range(count):
+        site.prolog(100, task, SLURM_ARRAY_TASK_COUNT=count)
+        if task % 4 == 3:
+            site.stop(signal.SIGKILL)
+            site.start()
+        site.jobcomp(100, "COMPLETED", task)
+        site.epilog(100, task, SLURM_ARRAY_TASK_COUNT=count)
+    wait_for(lambda: "ends 100" in site.noted() and not list(site.spool.glob("*.event")))
+    assert site.stop() == 0
+    ran = Counter(site.noted())
+    repeats = sum(one["repeat"] for one in site.told("callback"))
+    assert set(ran) == {"work 100", "ends 100"}
+    assert count <= ran["work 100"] <= count + repeats
+    assert Counter(e for e in site.events() if "host" not in e).most_common(1)[0][1] == 1
