@@ -1,0 +1,1 @@
+"""Every client is held against the same transcripts."""
