@@ -22,8 +22,8 @@ from agent.slurm.commands import Row, Slurm, SlurmError
 
 #: The state of a task while its epilog runs. Slurm then does not say how it ended.
 _ENDING = "COMPLETING"
-#: Seconds to wait for the end of that, and between two looks.
-_PATIENCE, _PAUSE = 20.0, 0.1
+#: Seconds to wait for the end of that, and between two looks. It is the time of the node's epilog.
+_PATIENCE, _PAUSE = 10.0, 0.1
 #: Seconds that the mail program may take.
 _MAIL_TIME_LIMIT = 30.0
 #: What may be the address of a job's mail: the user of the job chose it.
@@ -102,7 +102,7 @@ class SlurmFarm:
             raise SlurmError(f"Slurm has no mail {report}; use mail-status, or send it in Python")
         if target.kind != "work":
             target = Target(target.job)
-        rows = self._rows(target)
+        rows = self._settled(target)
         if not rows:
             raise SlurmError(f"no mail: {_forgotten(target)}")
         program = self._slurm.setting("MailProg")
