@@ -1,4 +1,4 @@
-"""The commands of the adapter for Slurm: `slurm run` and `slurm status`."""
+"""The commands of the adapter for Slurm: `slurm run`, `slurm status` and `slurm setup`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from agent.cli.exits import USAGE, Failed
 from agent.cli.fire import interpreter
 from agent.cli.options import pipe_option
 from agent.cli.output import print_json, print_lines
+from agent.cli.slurm_setup import setup
 
 _spool = click.option(
     "--spool",
@@ -36,8 +37,12 @@ _state = click.option(
 def slurm_() -> None:
     """Universal callbacks on a farm that Slurm runs.
 
-    `slurm run` takes the events of slurmctld, asks the agent, and runs the callbacks that fire.
+    `slurm setup` shows how Slurm is told to report events. `slurm run` takes them, asks the agent,
+    and runs the callbacks that fire.
     """
+
+
+slurm_.add_command(setup)
 
 
 @slurm_.command()
