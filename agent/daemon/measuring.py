@@ -50,12 +50,13 @@ class Measuring:
 
     async def _store(self) -> None:
         while True:
+            # Not at the start: lookups wait for that, and there is nothing to store yet.
+            await anyio.sleep(STORE_INTERVAL)
             index = self._reloader.index
             unknown = await to_thread.run_sync(self._store_now)
             # Otherwise one of them may be served again.
             if index is self._reloader.index:
                 self._lookups.matches.forget(unknown)
-            await anyio.sleep(STORE_INTERVAL)
 
     async def _write(self) -> None:
         file = self._metrics_file
