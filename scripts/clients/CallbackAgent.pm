@@ -127,7 +127,7 @@ sub _exchange {
         next if exists $answer->{method} || !exists $answer->{id};
         # About the connection as a whole, which the agent closes then.
         _refuse($answer->{error}) if !defined $answer->{id} && exists $answer->{error};
-        next if ($answer->{id} // '') ne '1';
+        next if ref $answer->{id} || ($answer->{id} // '') ne '1';
         return $answer if exists $answer->{result} != exists $answer->{error};
         _fail('Error', $not_an_agent . 'either a result or an error');
     }

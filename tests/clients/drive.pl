@@ -1,14 +1,17 @@
 # Calls scripts/clients/CallbackAgent.pm: on each line of standard input a request as JSON, on each
 # line of standard output its outcome. The values are given in the kinds of scalars that programs
-# have: numbers as text, and text that was used as a number.
+# have: numbers as text, and text that was used as a number. `fork` is a call in a child first.
+#
+# usage: drive.pl [PIPE, or '' for the default one [TIMEOUT [RESTART]]]
 use 5.016;
 use warnings;
 use CallbackAgent;
 use JSON::PP;
 
 my $json  = JSON::PP->new->utf8->allow_bignum;
-my $agent = CallbackAgent->new(path => $ARGV[0], timeout => 60, restart => 0);
+my $agent = CallbackAgent->new(path => $ARGV[0] || undef, timeout => $ARGV[1] // 60, restart => $ARGV[2] // 0);
 $| = 1;
+$SIG{USR1} = sub { };
 
 sub careless {
     my ($value) = @_;
@@ -24,6 +27,19 @@ sub careless {
 
 while (my $line = <STDIN>) {
     my $request = $json->decode($line);
+    if ($request->{fork}) {
+        my $child = fork // die "no child: $!";
+        waitpid $child, 0 if $child;
+        outcome($request);
+        exit if !$child;
+    }
+    else {
+        outcome($request);
+    }
+}
+
+sub outcome {
+    my ($request) = @_;
     my ($method, %params) = ($request->{method}, %{careless($request->{params} // {})});
     my %named = (lookup => 'event', explain => 'event', code => 'digests', list => '', status => '');
     my $first = $named{$method};

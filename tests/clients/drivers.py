@@ -118,14 +118,21 @@ def process(command: list[str]) -> Iterator[Call]:
             running.kill()
 
 
+def command(name: str, *arguments: str) -> list[str]:
+    """The command that drives a client in another language."""
+    if name == "c":
+        return [str(compiled(HERE / "drive.c")), *arguments]
+    return [name, f"-I{SCRIPTS}", str(HERE / "drive.pl"), *arguments]
+
+
 def perl(pipe: str) -> AbstractContextManager[Call]:
     """`CallbackAgent.pm`."""
-    return process(["perl", f"-I{SCRIPTS}", str(HERE / "drive.pl"), pipe])
+    return process(command("perl", pipe))
 
 
 def c(pipe: str) -> AbstractContextManager[Call]:
     """`callback_agent.c`."""
-    return process([str(compiled(HERE / "drive.c")), pipe])
+    return process(command("c", pipe))
 
 
 @functools.cache
