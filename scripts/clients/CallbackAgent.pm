@@ -96,6 +96,7 @@ sub call {
         my $pause = @pauses > 1 ? shift @pauses : $pauses[0];
         die $error if _now() + $pause > $wait_until;
         Time::HiRes::sleep($pause);
+        die $error if _now() > $end;
     }
 }
 

@@ -196,7 +196,7 @@ outcome callback_agent_call(callback_agent *agent, const char *method, const cha
                             double seconds, const char **text)
 {
     double end = now() + (seconds < 1e6 ? seconds : 1e6);
-    double wait_until = now() + CALLBACK_AGENT_RESTART;
+    double restarted = now() + CALLBACK_AGENT_RESTART, wait_until = end < restarted ? end : restarted;
     size_t size = strlen(method) + strlen(params) + 64;
     char *line = strpbrk(method, "\"\\\n") || strchr(params, '\n') ? NULL : malloc(size);
     *text = agent->message;
@@ -209,13 +209,15 @@ outcome callback_agent_call(callback_agent *agent, const char *method, const cha
             failed(agent, CALLBACK_AGENT_ABSENT, "the connection", "it is that of another process");
         int is_new = agent->fd < 0;
         outcome how = ask(agent, line, end, text);
-        double next = is_new ? now() + PAUSE : 0;
-        if (how != CALLBACK_AGENT_ABSENT || !agent->may_return || next > wait_until || next > end) {
+        int repeats = how == CALLBACK_AGENT_ABSENT && agent->may_return;
+        if (repeats && is_new && (repeats = now() + PAUSE < wait_until)) {
+            nanosleep(&(struct timespec){0, (long)(PAUSE * 1e9)}, NULL);
+            repeats = now() < end;
+        }
+        if (!repeats) {
             free(line);
             return how;
         }
-        if (is_new)
-            nanosleep(&(struct timespec){0, (long)(PAUSE * 1e9)}, NULL);
     }
 }
 
