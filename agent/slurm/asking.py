@@ -19,8 +19,8 @@ from agent.core.trigger import parse, terms
 from agent.slurm.jobs import Event, Job, Known
 from agent.slurm.store import Pending
 
-#: Seconds that the agent may take for one answer.
-TIMEOUT = 5.0
+#: Seconds that the agent may take for one answer: it refuses by itself what takes more than 20 s.
+TIMEOUT = 30.0
 #: The most owners of one request (the agent takes 10,000), and characters of JSON (it takes 1 MiB).
 MAX_OWNERS = 5000
 MAX_CHARACTERS = 500_000

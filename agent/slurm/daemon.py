@@ -77,7 +77,9 @@ class Daemon:
         self._options = options
         self._messages: SimpleQueue[_Message] = SimpleQueue()
         who = user(options.run_as, RUN_AS)
-        os.makedirs(options.state, 0o700, exist_ok=True)
+        os.makedirs(options.state, 0o755, exist_ok=True)
+        with contextlib.suppress(OSError):  # Then the log says why it cannot be written.
+            os.makedirs(os.path.dirname(options.log), 0o755, exist_ok=True)
         status.lock(options.state)
         self._spool = Spool(options.spool)
         self._store = Store(f"{options.state}/{status.DATABASE}")
@@ -177,7 +179,10 @@ class Daemon:
             self._reporter.fails("spool", f"{self._options.spool}: {error.strerror}")
             self._times.retry()
             return []
-        self._reporter.well("spool")
+        if self._spool.stuck:
+            self._reporter.fails("spool", next(iter(self._spool.stuck.values())))
+        else:
+            self._reporter.well("spool")
         self._reporter.waiting = waiting
         if not self._agent_answers():
             return waiting

@@ -6,9 +6,11 @@ handled. If the agent does not answer, nothing of it is kept, and it is handled 
 
 from __future__ import annotations
 
+import errno
+import functools
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,8 +31,8 @@ BATCH = 200
 #: Seconds for which a group of jobs is known after its end: somebody may still submit a job that
 #: depends on one of them, as long as Slurm knows it (MinJobAge, 300 s by default).
 KEEP_SECONDS = 900.0
-#: JSON-RPC: the request is wrong, so asking again would not help.
-_BAD_REQUEST = (-32600, -32602)
+#: Errors of reading a file that are not about the file.
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
 #: Set in the database when the queue was first seen.
 _ADOPTED = "adopted"
 
@@ -75,11 +77,8 @@ class Handler:
         for name in batch.done:
             spool.remove(name)
         for name, why in batch.bad:
-            path = spool.set_aside(name)
-            self._store.count("events_bad")
-            self._log.said(
-                "ERROR", f"{shown(name)} in the spool is not an event: {why}: now {path}"
-            )
+            where = spool.set_aside(name)
+            self._log.said("ERROR", f"{shown(name)} in the spool is not an event: {why}; {where}")
         return batch
 
     def _kept(self, batch: Batch, work: Callable[[], None]) -> None:
@@ -98,6 +97,8 @@ class Handler:
             if self._store.is_handled(one.name):
                 # The daemon was killed before the file was removed.
                 batch.done.append(one.name)
+                text = f"{one.name} was handled before, and is not handled again"
+                batch.told.append(functools.partial(self._log.said, "INFO", text))
                 continue
             try:
                 report = mapping.report_of(spool.read(one.name))
@@ -107,7 +108,8 @@ class Handler:
                 batch.bad.append((one.name, str(error)))
                 continue
             except OSError as error:
-                # Others may be readable.
+                if error.errno in _SHORTAGES:
+                    raise
                 batch.bad.append((one.name, f"it cannot be read: {error.strerror}"))
                 continue
 
@@ -116,12 +118,16 @@ class Handler:
                 self._store.handled(one.name)
                 self.follower.touched(job, report.task, self.known)
 
-            if not self._part(one.name, batch, work):
-                return
-            batch.done.append(one.name)
+            if self._part(one.name, batch, work):
+                batch.done.append(one.name)
+            elif batch.agent:
+                break
+        if batch.bad:
+            self._store.count("events_bad", len(batch.bad))
 
     def _part(self, name: str, batch: Batch, work: Callable[[], None]) -> bool:
-        """Do a part of a batch. False if the agent does not answer: then nothing of it is kept."""
+        """Do a part of a batch. False if nothing of it is kept, as the agent does not answer or the
+        event of this name is bad."""
         runs, told = len(batch.runs), len(batch.told)
         try:
             with self._store.part():
@@ -140,7 +146,7 @@ class Handler:
             return True
         self._load()
         del batch.runs[runs:], batch.told[told:]
-        return not batch.agent
+        return False
 
     def _report(self, report: mapping.Report, one: Waiting, batch: Batch) -> int:
         events = self.known.report(report, time.time())
@@ -193,11 +199,13 @@ class Handler:
         return len(found.fires)
 
     def _refused(self, event: Event, job: Job, error: Refused, batch: Batch) -> None:
-        """The agent does not take an event. Raises the error where it is not about the event."""
-        if error.code not in _BAD_REQUEST:
+        """The agent does not answer an event, and would not if it is asked again. Raises the error
+        where it does not answer this user."""
+        if error.index is None:
             raise error
-        text = f"the agent does not take {shown(str(event))} of job {job.id}: {error}"
+        text = f"the agent refuses {shown(str(event))} of job {job.id}: {error}; nothing runs on it"
         batch.told.append(lambda: self._log.said("ERROR", text))
+        self._store.count("events_refused")
 
     def _keep(
         self, source: str, at: float, event: Event, job: Job, found: Any, batch: Batch
@@ -215,8 +223,11 @@ class Handler:
 
     # The queue ----------------------------------------------------------------------------------
 
-    def look(self, answer: Answer) -> list[Batch]:
-        """Handle what the queue shows. The first time, what is there is not an event."""
+    def look(self, answer: Answer) -> Iterator[Batch]:
+        """Handle what the queue shows. The first time, what is there is not an event.
+
+        Each batch is kept before the next is begun.
+        """
         jobs: dict[int, list[Row]] = {}
         for row in answer.rows:
             jobs.setdefault(row.array or row.id, []).append(row)
@@ -225,19 +236,17 @@ class Handler:
                 jobs.setdefault(job.id, [])
         adopts = not self._store.counters().get(_ADOPTED)
         numbers = sorted(job for job in jobs if self.follower.is_newer(job, answer))
-        batches = []
         for first in range(0, len(numbers), BATCH):
             batch = Batch()
             part = {number: jobs[number] for number in numbers[first : first + BATCH]}
             self._kept(batch, lambda: self._look_all(part, answer, adopts, batch))  # noqa: B023
-            batches.append(batch)
+            yield batch
             if batch.agent:
-                return batches
+                return
         if adopts:
             self._store.count(_ADOPTED)
             there = count(len(numbers), "job")
             self._log.said("INFO", f"the queue is seen for the first time: {there}, without events")
-        return batches
 
     def _look_all(
         self, jobs: dict[int, list[Row]], answer: Answer, adopts: bool, batch: Batch

@@ -117,7 +117,6 @@ class Reporter:
     def write(self, more: Mapping[str, Any]) -> None:
         """Write the status file, and that of the metrics."""
         now = time.time()
-        oldest = max(0.0, now - self.waiting[0].time) if self.waiting else 0.0
         running = [
             {"path": run.callback["path"], "owner": run.owner, "seconds": queue.uptime() - begun}
             for run, begun, _ in self._begun.values()
@@ -127,8 +126,7 @@ class Reporter:
             "time": now,
             "started": self._started,
             "trouble": {n: "" if why == "?" else why for n, why in self._trouble.items()},
-            "waiting": len(self.waiting),
-            "oldest_seconds": oldest,
+            **status.waits(self.waiting),
             "callbacks_running": running,
             **more,
         }

@@ -63,6 +63,8 @@ class Spool:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        #: Why files could not be removed, by name. They are handled, and not to be handled again.
+        self.stuck: dict[str, str] = {}
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         try:
             status = os.stat(path)
@@ -88,7 +90,7 @@ class Spool:
         found = []
         with os.scandir(self.path) as entries:
             for entry in entries:
-                if entry.name.endswith(".tmp") or entry.name == BAD:
+                if entry.name.endswith(".tmp") or entry.name == BAD or entry.name in self.stuck:
                     continue
                 name = _NAME.fullmatch(entry.name)
                 with contextlib.suppress(FileNotFoundError):
@@ -121,25 +123,30 @@ class Spool:
         return data
 
     def remove(self, name: str) -> None:
-        """Remove an event that has been handled. Raises OSError."""
-        with contextlib.suppress(FileNotFoundError):
+        """Remove an event that has been handled. If that fails, it is in `stuck`."""
+        try:
             os.unlink(f"{self.path}/{name}")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self.stuck[name] = f"{shown(name)} cannot be removed: {error.strerror}"
 
     def set_aside(self, name: str) -> str:
-        """Move a file that is not an event to where a person can look at it; its new path.
-
-        Raises OSError.
-        """
+        """Move a file that is not an event to where a person can look at it; where it is then."""
         folder = f"{self.path}/{BAD}"
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
-        os.rename(f"{self.path}/{name}", f"{folder}/{name}")
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, 0o700)
+            os.rename(f"{self.path}/{name}", f"{folder}/{name}")
+        except OSError as error:
+            self.stuck[name] = why = f"{shown(name)} cannot be moved to {BAD}: {error.strerror}"
+            return why
         for old in sorted(os.scandir(folder), key=lambda e: e.stat(follow_symlinks=False).st_mtime)[
             :-MAX_BAD
         ]:
             with contextlib.suppress(OSError):
                 os.unlink(old.path)
-        return f"{folder}/{shown(name)}"
+        return f"it is now in {folder}"
 
     def remove_dead(self) -> int:
         """Remove what hooks began DEAD_SECONDS ago and did not finish; how many. Raises OSError."""

@@ -36,7 +36,7 @@ def lock(folder: str) -> int:
 
     Raises InUse, OSError.
     """
-    file = os.open(f"{folder}/{LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    file = os.open(f"{folder}/{LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -74,6 +74,12 @@ def replace(path: str, data: bytes, mode: int = 0o644) -> None:
         raise
 
 
+def waits(waiting: list[Waiting]) -> JsonObject:
+    """What is said of the events that wait."""
+    oldest = max(0.0, time.time() - waiting[0].time) if waiting else 0.0
+    return {"waiting": len(waiting), "oldest_seconds": round(oldest, 3)}
+
+
 def encoded(found: JsonObject) -> bytes:
     """The status as it is written."""
     return json.dumps(found).encode() + b"\n"
@@ -90,16 +96,16 @@ def read(folder: str, spool: str) -> JsonObject:
         known = False
     if not known:
         found = {}
-    waiting: list[Waiting] = []
     unusable = ""
     try:
-        waiting = Spool(spool).waiting()
+        found |= waits(Spool(spool).waiting())
     except SpoolError as error:
         unusable = str(error)
+    except PermissionError:
+        pass  # Others than root and the user of slurmctld get what the daemon said.
     except OSError as error:
         unusable = f"the spool {spool} cannot be read: {error.strerror}"
-    oldest = max(0.0, time.time() - waiting[0].time) if waiting else 0.0
-    found |= {"running": running, "waiting": len(waiting), "oldest_seconds": round(oldest, 3)}
+    found = waits([]) | found | {"running": running}
     return {**found, "faults": list(_faults(found, unusable, folder))}
 
 

@@ -69,8 +69,8 @@ def test_what_is_not_an_event_is_not_read(spool: Spool, tmp_path: Path) -> None:
     for name in found:
         with pytest.raises((BadFile, IsADirectoryError)):
             spool.read(name)
-        moved = spool.set_aside(name)
-        assert os.path.lexists(moved)
+        assert spool.set_aside(name) == f"it is now in {folder}/bad"
+        assert os.path.lexists(folder / "bad" / name)
     assert spool.waiting() == []
 
 
@@ -116,3 +116,22 @@ def test_a_spool_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
             Spool(str(path))
     path.chmod(0o755)
     assert Spool(str(path)).waiting() == []
+
+
+def test_a_file_that_cannot_be_removed_is_not_taken_again(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = leave(spool, f"{BOOT}.1.00.1.event")
+    second = leave(spool, f"{BOOT}.2.00.1.event")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    monkeypatch.setattr(os, "rename", refuse)
+    spool.remove(first)
+    assert [one.name for one in spool.waiting()] == [second]
+    assert "cannot be moved" in spool.set_aside(second)
+    assert spool.waiting() == []
+    assert spool.stuck[first].endswith("cannot be removed: Operation not permitted")
+    assert spool.stuck.keys() == {first, second}
