@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from agent.rpc.messages import MIN_HEARTBEAT
 from support.agents import Agent, wait_for, write
 
 #: Seconds that a good client may wait for a lookup: 99 of 100, and all.
@@ -252,6 +253,16 @@ def vanishing_subscribers(agent: Agent, subscribers: int = 40_000) -> None:
     print(f"    grown by {(resident(agent) - before) >> 10} KiB")
 
 
+def heartbeats(agent: Agent, subscribers: int = 900, seconds: float = 10) -> None:
+    """Subscribers with as many heartbeats as they may have."""
+    asked = ask(agent, request("subscribe", heartbeat=MIN_HEARTBEAT), subscribers)
+    time.sleep(seconds)
+    read = drain(asked, int(seconds / MIN_HEARTBEAT / 2))
+    print(f"    {read >> 10} KiB of heartbeats read")
+    for one in asked:
+        one.close()
+
+
 def use_up_descriptors(agent: Agent, connections: int = 1500, seconds: float = 20) -> None:
     """More connections than there are descriptors, again and again, and edits."""
     directory = agent.directories[0]
@@ -294,6 +305,7 @@ ATTACKS = {
     "unread-lists": Attack(unread_lists, 99_000),
     "unread-batches": Attack(unread_batches, 20, 200_000),
     "vanishing-subscribers": Attack(vanishing_subscribers),
+    "heartbeats": Attack(heartbeats),
     "descriptors": Attack(use_up_descriptors),
 }
 

@@ -15,7 +15,7 @@ import pytest
 from agent.rpc import messages
 from agent.timing import PipeLimits, Timing
 from stress import clients
-from support.agents import Agent, running, wait_for, write
+from support.agents import DEADLINE, Agent, running, wait_for, write
 
 CONF = "a.pl = done-job-self\n"
 
@@ -125,6 +125,19 @@ def test_a_subscriber_that_goes_leaves_nothing(agent: Agent) -> None:
     wait_for(lambda: agent.status()["clients"] == 0, "them to be gone")
     # Each cost 1.4 KiB until the next record.
     assert clients.resident(agent) - before < 4000 * 700
+
+
+def test_many_subscribers_hear_heartbeats(agent: Agent) -> None:
+    asked = clients.ask(agent, clients.request("subscribe", heartbeat=messages.MIN_HEARTBEAT), 200)
+    try:
+        for one in asked:
+            with one.makefile("rb") as lines:
+                one.settimeout(DEADLINE)
+                got = [json.loads(lines.readline()) for _ in range(4)]
+            assert [m.get("method") for m in got] == [None, *["heartbeat"] * 3]
+    finally:
+        closed(asked)
+    wait_for(lambda: agent.status()["clients"] == 0, "them to be gone")
 
 
 def test_a_client_that_is_closed_for_what_it_holds_is_told(tmp_path: Path) -> None:
