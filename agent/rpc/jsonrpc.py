@@ -52,6 +52,7 @@ from agent.rpc.messages import (
     REQUEST_TYPES,
     Id,
     Request,
+    UnreadLookup,
 )
 
 #: Requests in one batch. They are answered as one, so this bounds how long others wait for it.
@@ -89,6 +90,9 @@ Message = Request | Refusal | Batch
 _any_request: Any = Union[tuple(REQUEST_TYPES.values())]  # noqa: UP007
 _decoder: msgspec.json.Decoder[Request | list[Request]]
 _decoder = msgspec.json.Decoder(Union[_any_request, list[_any_request]])  # noqa: UP007
+# Of one type, so that `method` need not be found before the rest is read; and nearly all of these
+# parameters were sent before.
+_decode_lookups = msgspec.json.Decoder(UnreadLookup).decode_lines
 _decode_any = msgspec.json.Decoder().decode
 
 # What msgspec raises for bytes that it refuses; its own errors and bad UTF-8 are ValueErrors.
@@ -97,9 +101,9 @@ _REFUSED = (ValueError, RecursionError)
 _LINE_FEED = ord("\n")
 
 
-def read_together(parts: list[bytes]) -> list[Request] | None:
-    """Decode several reads at once; None if any of them is not whole lines with one valid request
-    on each, and then `read` says what it is.
+def read_together(parts: list[bytes]) -> list[UnreadLookup] | None:
+    """Decode several reads at once; None if any of them is not whole lines with one lookup on each,
+    and then `read` says what it is.
 
     msgspec takes the values where it finds them, lines or not. So they are counted: where each line
     feed but the last is between a `}` and a `{`, none is inside a value, and as many values as
@@ -110,15 +114,13 @@ def read_together(parts: list[bytes]) -> list[Request] | None:
             return None
     data = b"".join(parts)
     try:
-        requests = _decoder.decode_lines(data)
+        lookups = _decode_lookups(data)
     except _REFUSED:
         return None
     lines = data.count(b"\n")
-    if len(requests) != lines or (lines > 1 and data.count(b"}\n{") != lines - 1):
+    if len(lookups) != lines or (lines > 1 and data.count(b"}\n{") != lines - 1):
         return None
-    if list in map(type, requests):
-        return None
-    return requests  # type: ignore[return-value]
+    return lookups
 
 
 def read(line: bytes) -> Message:

@@ -8,7 +8,7 @@ import msgspec
 
 from agent.core.index import Index, Match
 from agent.rpc import jsonrpc, question
-from agent.rpc.messages import REQUEST_TYPES, LookupParams, Request
+from agent.rpc.messages import LookupParams, UnreadLookup
 from agent.rpc.results import Counted, Found, encoded_match, no_limit
 
 _encode = msgspec.json.Encoder().encode
@@ -31,7 +31,7 @@ QUICK_CODE_BYTES = 1 << 18
 
 _LINE = b'{"jsonrpc":"2.0","id":%d,"result":%b}\n'
 
-_LookupRequest = REQUEST_TYPES["lookup"]
+_decode_params = msgspec.json.Decoder(LookupParams).decode
 
 
 class NotQuick(Exception):
@@ -49,15 +49,15 @@ class Tally:
 
 
 _Answer = tuple[bytes, Tally]
-_Key = LookupParams | tuple[int, ...]
+_Key = LookupParams | bytes | tuple[int, ...]
 
 
 class LookupCache:
     """Results of `lookup` on one index, encoded. It never holds more than `max_bytes`.
 
-    A result is found by its parameters, or, since most events of a farm are asked for only once
-    (the frame is in them), by the callbacks that fire. Each index has a new cache, so that no
-    result outlives its index.
+    A result is found by its parameters, as they are or as the client wrote them, or, since most
+    events of a farm are asked for only once (the frame is in them), by the callbacks that fire.
+    Each index has a new cache, so that no result outlives its index.
 
     It counts the lookups that it answers: one tally for each result that is encoded. `drain` says
     what was counted.
@@ -68,7 +68,8 @@ class LookupCache:
     def __init__(self, index: Index, max_bytes: int = MAX_CACHE_BYTES) -> None:
         self._index = index
         self._max_bytes = max_bytes
-        #: By parameters; and by whether code is wanted and the identity of each callback.
+        #: By parameters; by their text; and by whether code is wanted and the identity of each
+        #: callback.
         self._results: dict[_Key, _Answer] = {}
         #: The same for results that are too large for a batch.
         self._large: dict[_Key, _Answer] = {}
@@ -96,60 +97,64 @@ class LookupCache:
     def result(self, params: LookupParams, late: Callable[[], bool] = lambda: False) -> bytes:
         """The result of `lookup`. Raises BadText; and NotQuick if it takes long, or `late()` is
         true before it is computed."""
-        encoded, tally = self._known(params) or self._compute(params, late)
+        answer = self._known(params)
+        if answer is None:
+            answer = self._compute(params, late)
+            self._store(params, _size(params), answer)
+        encoded, tally = answer
         tally.count += 1
         return encoded
 
-    def responses(self, requests: Sequence[Request], late: Callable[[], bool]) -> list[bytes]:
-        """The response to each request. Raises NotQuick or BadText if any of them is not a lookup
-        with a small result that is known, or computed before `late()` is true."""
+    def responses(self, lookups: Sequence[UnreadLookup], late: Callable[[], bool]) -> list[bytes]:
+        """The response to each lookup. Raises NotQuick, BadText or ValueError if any of them has no
+        small result that is known, or computed before `late()` is true."""
         known = self._results
-        responses = []
-        try:
-            # Only lookups are known. Each step here costs every lookup.
-            for request in requests:
-                answer = known.get(request.params)
-                if answer is None:
-                    break
-                encoded, tally = answer
-                tally.count += 1
-                identity = request.id
-                # Not `jsonrpc.result` for usual ids: the call would cost every lookup.
-                if type(identity) is int:
-                    responses.append(_LINE % (identity, encoded))
-                else:
-                    responses.append(jsonrpc.result(identity, encoded))
+        responses: list[bytes] = []
+        # Each step here costs every lookup.
+        for lookup in lookups:
+            answer = known.get(bytes(lookup.params))
+            if answer is None:
+                return self._new_responses(lookups, len(responses), late)
+            encoded, tally = answer
+            tally.count += 1
+            identity = lookup.id
+            # Not `jsonrpc.result` for usual ids: the call would cost every lookup.
+            if type(identity) is int:
+                responses.append(_LINE % (identity, encoded))
             else:
-                return responses
-        except TypeError:  # parameters of another method, with a list
-            pass
-        return self._new_responses(requests, len(responses), late)
+                responses.append(jsonrpc.result(identity, encoded))
+        return responses
 
     def _new_responses(
-        self, requests: Sequence[Request], counted: int, late: Callable[[], bool]
+        self, lookups: Sequence[UnreadLookup], counted: int, late: Callable[[], bool]
     ) -> list[bytes]:
-        """As `responses`. So many of the requests are known, and were counted already."""
+        """As `responses`. So many of the lookups are known, and were counted already."""
         # If one of them is refused, all are answered, and counted, alone.
-        for request in requests[:counted]:
-            self._results[request.params][1].count -= 1
-        answers = [self._small(request, late) for request in requests]
+        for lookup in lookups[:counted]:
+            self._results[bytes(lookup.params)][1].count -= 1
+        answers = [self._small(bytes(lookup.params), late) for lookup in lookups]
         for _, tally in answers:
             tally.count += 1
         return [
-            jsonrpc.result(request.id, encoded)
-            for request, (encoded, _) in zip(requests, answers, strict=True)
+            jsonrpc.result(lookup.id, encoded)
+            for lookup, (encoded, _) in zip(lookups, answers, strict=True)
         ]
 
     def _known(self, key: _Key) -> _Answer | None:
         return self._results.get(key) or self._large.get(key)
 
-    def _small(self, request: Request, late: Callable[[], bool]) -> _Answer:
-        """As `_compute`. Raises NotQuick also if it is not a lookup with a small result."""
-        if type(request) is not _LookupRequest:
-            raise NotQuick
-        answer = self._known(request.params) or self._compute(request.params, late)
-        if len(answer[0]) > MAX_BATCHED_RESULT:
-            raise NotQuick
+    def _small(self, text: bytes, late: Callable[[], bool]) -> _Answer:
+        """As `_compute`, from the text of the parameters. Raises ValueError if they are refused,
+        and NotQuick also if the result is not small."""
+        answer = self._results.get(text)
+        if answer is None:
+            params = _decode_params(text)
+            answer = self._known(params) or self._compute(params, late)
+            if len(answer[0]) > MAX_BATCHED_RESULT:
+                # It is answered alone, where its parameters are known and not their text.
+                self._store(params, _size(params), answer)
+                raise NotQuick
+            self._store(text, len(text), answer)
         return answer
 
     def _compute(self, params: LookupParams, late: Callable[[], bool]) -> _Answer:
@@ -172,7 +177,6 @@ class LookupCache:
             answer = known or self._encoded(found, params.code)
             if known is None:
                 self._store(fires, 8 * len(fires), answer)
-        self._store(params, _size(params), answer)
         return answer
 
     def _encoded(self, found: Match, code: bool) -> _Answer:

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, NamedTuple
 
-from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct
 from msgspec.structs import fields, force_setattr
 
 from agent.core.event import TYPES
@@ -1008,6 +1008,19 @@ class Request(
     params: ClassVar[Any]
 
     jsonrpc: Literal["2.0"]
+    id: Id = UNSET
+
+
+class UnreadLookup(
+    Struct, frozen=True, forbid_unknown_fields=True, gc=False, tag_field="method", tag="lookup"
+):
+    """A request for a lookup, with its parameters as they were sent: JSON that is not judged yet.
+
+    It says all that is needed where the result is known already.
+    """
+
+    jsonrpc: Literal["2.0"]
+    params: Raw
     id: Id = UNSET
 
 

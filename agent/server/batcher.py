@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Protocol
 
 from agent.rpc import jsonrpc
-from agent.rpc.messages import Request
+from agent.rpc.messages import UnreadLookup
 
 #: Seconds of each turn of the loop that queued work may take.
 TIME_SLICE = 0.005
@@ -64,8 +64,8 @@ class Client(Protocol):
 class Answering(Protocol):
     """What answers many requests at once."""
 
-    def answer_together(self, requests: list[Request]) -> list[bytes] | None:
-        """The response to each request; None if any of them cannot be answered at once."""
+    def answer_together(self, lookups: list[UnreadLookup]) -> list[bytes] | None:
+        """The response to each lookup; None if any of them cannot be answered at once."""
         ...
 
     def measured(self, seconds: float, number: int) -> None:
@@ -129,10 +129,10 @@ class Batcher:
         if not self._unmeasured and not began:
             began = time.monotonic()
         try:
-            requests = jsonrpc.read_together(parts)
+            lookups = jsonrpc.read_together(parts)
         except Exception:  # such as MemoryError: contained where each is answered alone
             return False
-        responses = self._service.answer_together(requests) if requests else None
+        responses = self._service.answer_together(lookups) if lookups else None
         if responses is None:
             return False
         if len(responses) > len(parts):
@@ -150,7 +150,7 @@ class Batcher:
             self._unmeasured -= 1
         else:
             self._unmeasured = MEASURED_TURNS - 1
-            self._service.measured(time.monotonic() - began, MEASURED_TURNS * len(requests or ()))
+            self._service.measured(time.monotonic() - began, MEASURED_TURNS * len(lookups or ()))
         return True
 
 

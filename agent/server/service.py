@@ -12,7 +12,14 @@ import time
 from collections.abc import Awaitable, Callable
 
 from agent.rpc import jsonrpc, results
-from agent.rpc.messages import ERRORS, INTERNAL_ERROR, INVALID_PARAMS, REFUSED, Request
+from agent.rpc.messages import (
+    ERRORS,
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    REFUSED,
+    Request,
+    UnreadLookup,
+)
 from agent.rpc.question import BadText
 from agent.server.batcher import TIME_SLICE
 from agent.server.handlers import Handlers, Outcome, Refused
@@ -44,13 +51,13 @@ class Service:
         """Load in a thread what is needed late. Raises what loading raises."""
         await self._readers.run(self._handlers.load)
 
-    def answer_together(self, requests: list[Request]) -> list[bytes] | None:
-        """The response to each request; None if any of them cannot be answered at once."""
+    def answer_together(self, lookups: list[UnreadLookup]) -> list[bytes] | None:
+        """The response to each lookup; None if any of them cannot be answered at once."""
         until = time.monotonic() + TIME_SLICE
         try:
             cache = self._handlers.lookups.cache
-            return cache.responses(requests, lambda: time.monotonic() > until)
-        except Exception:  # `answer` meets it again, and says which request it is
+            return cache.responses(lookups, lambda: time.monotonic() > until)
+        except Exception:  # `answer` meets it again, and says which one it is
             return None
 
     def measured(self, seconds: float, number: int) -> None:

@@ -15,7 +15,7 @@ from agent.core.index import Index, ServedDirectory
 from agent.core.unit import Implementation
 from agent.rpc import jsonrpc, lookup_cache, results
 from agent.rpc.lookup_cache import LookupCache, NotQuick
-from agent.rpc.messages import REQUEST_TYPES, LookupParams, Request
+from agent.rpc.messages import LookupParams, UnreadLookup
 from agent.rpc.question import QUICK_CHARACTERS, BadText
 from support.indexes import served, unit
 
@@ -28,7 +28,7 @@ INDEX = Index.of(3, [served(["done-job-*", "done-job-x && done-job-y", "*-work-s
 EVENTS = ["done-job-x", "done-job-self", "done-work-self-1", "submit-job-7", "done-job-3"]
 
 
-def requests(*events: str, code: bool = False) -> list[Request]:
+def requests(*events: str, code: bool = False) -> list[UnreadLookup]:
     line = b'{"jsonrpc":"2.0","id":%d,"method":"lookup","params":{"event":"%b","code":%b}}\n'
     flag = b"true" if code else b"false"
     found = jsonrpc.read_together([line % (n, e.encode(), flag) for n, e in enumerate(events)])
@@ -100,7 +100,6 @@ def test_the_cache_is_bounded_by_bytes() -> None:
         found = held()
         most = max(most, len(found))
         size = sum(map(sys.getsizeof, found))
-        size += sum(sys.getsizeof(p.event) for p in found if isinstance(p, LookupParams))
         answers = [one for one in found if isinstance(one, tuple) and isinstance(one[0], bytes)]
         size += sum(sys.getsizeof(encoded) for encoded, _ in answers)
         tallies = {id(tally): tally for _, tally in answers}.values()
@@ -109,10 +108,24 @@ def test_the_cache_is_bounded_by_bytes() -> None:
     assert most > 20, "results are cached"
 
 
-def test_only_lookups_are_answered_together() -> None:
-    status = REQUEST_TYPES["status"](jsonrpc="2.0", id=1)
-    with pytest.raises(NotQuick):
-        LookupCache(INDEX).responses([*requests("done-job-x"), status], never)
+@pytest.mark.parametrize(
+    "params",
+    [
+        *(b'{"event":"done-job-x","code":7}', b'{"event":"done-job-x","x":1}', b"{}", b"[]"),
+        b'{"event":"done-job-x","owner":{},"owners":[]}',
+        b'{"event":"done-job-\xff"}',
+    ],
+)
+def test_parameters_that_are_refused_alone_are_refused_together(params: bytes) -> None:
+    line = b'{"jsonrpc":"2.0","id":1,"method":"lookup","params":%b}' % params
+    assert isinstance(jsonrpc.read(line), jsonrpc.Refusal)
+    cache = LookupCache(INDEX)
+    lookups = jsonrpc.read_together([line + b"\n"])
+    for _ in range(2):
+        if lookups is not None:
+            with pytest.raises(ValueError, match=r"."):
+                cache.responses([*requests("done-job-x"), *lookups], never)
+    assert cache.counted == 0
 
 
 @pytest.mark.parametrize("wrong", ["x", "done-job-" + "y" * QUICK_CHARACTERS])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agent.rpc import jsonrpc
-from agent.rpc.messages import Request
+from agent.rpc.messages import Request, UnreadLookup
 from agent.server import connection as connections
 from agent.server.access import Peer
 from agent.server.connection import Connection
@@ -54,7 +54,7 @@ class Service:
         self.release = asyncio.Event()
         self.reports: list[str] = []
 
-    def answer_together(self, requests: list[Request]) -> list[bytes] | None:
+    def answer_together(self, lookups: list[UnreadLookup]) -> list[bytes] | None:
         return None
 
     def answer(self, request: Request, connection: Client) -> Line | Awaitable[Line]:
