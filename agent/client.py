@@ -92,7 +92,7 @@ _POLL = 0.001
 
 #: Seconds that a subscriber waits before it believes that nothing came: it may have been suspended,
 #: or busy, and what came is still to be read.
-_LAST_LOOK = 0.1
+_LAST_LOOK = 0.5
 
 #: Digests that are asked for at once. One has 71 characters, and a line at most 1 MiB.
 _MAX_DIGESTS = 1000

@@ -245,17 +245,24 @@ def test_heartbeats_say_that_the_agent_is_alive_and_what_it_serves(
         assert time.monotonic() - records.heard < 500
 
 
+def impatient(records: Any) -> Any:
+    """From now on its time limit is 0.2 s. Its first answer may take longer: a machine that is
+    busy must not make it fail."""
+    records._records._timeout = 0.2
+    return records
+
+
 def test_an_agent_that_is_silent_is_gone(
     subscribe: Subscribe, start: Callable[..., StandIn]
 ) -> None:
     """After `heartbeat + timeout` seconds, in one call or in many."""
     server = start(*[says(lambda r: answer(r, record(3)), hold=True)] * 3)
     began = time.monotonic()
-    records = subscribe(server.path, timeout=0.2, heartbeat=0.1, restart=DEADLINE)
+    records = impatient(subscribe(server.path, heartbeat=0.1, restart=DEADLINE))
     with pytest.raises(NoAgent, match="nothing came for"):
         records.next()
     assert time.monotonic() - began > 0.3
-    records = subscribe(server.path, timeout=0.2, heartbeat=0.1, restart=DEADLINE)
+    records = impatient(subscribe(server.path, heartbeat=0.1, restart=DEADLINE))
 
     def gone() -> bool:
         try:
@@ -268,7 +275,7 @@ def test_an_agent_that_is_silent_is_gone(
 
     wait_for(gone, "an end")
     # Without heartbeats silence is no news.
-    records = subscribe(server.path, timeout=0.01)
+    records = impatient(subscribe(server.path))
     with pytest.raises(TimedOut):
         records.next(0.3)
 
@@ -277,7 +284,7 @@ def test_a_new_connection_that_is_not_answered_is_given_up(
     subscribe: Subscribe, start: Callable[..., StandIn]
 ) -> None:
     server = start(resumed(None, record(3)), says(hold=True))
-    records = subscribe(server.path, timeout=0.2, heartbeat=60, restart=DEADLINE)
+    records = impatient(subscribe(server.path, heartbeat=60, restart=DEADLINE))
     with pytest.raises(NoAgent, match="nothing came for"):
         records.next()
 
