@@ -304,6 +304,11 @@ class Subscription:
         return self._records.digest
 
     @property
+    def held(self) -> list[str]:
+        """The directories that are held, as far as the agent has said."""
+        return self._records.held
+
+    @property
     def position(self) -> Since | None:
         """The newest record that was returned: what a later subscription takes as `since`."""
         return self._records.position

@@ -664,6 +664,11 @@ class Subscription:
         return self._records.digest
 
     @property
+    def held(self) -> List[str]:
+        """The directories that are held, as far as the agent has said."""
+        return self._records.held
+
+    @property
     def position(self) -> Optional[Since]:
         """The newest record that was returned: what a later subscription takes as `since`."""
         return self._records.position
@@ -752,6 +757,7 @@ class _Records:
         self.path = path
         self.generation = 0
         self.digest = ""
+        self.held = []  # type: List[str]
         self.position = since
         self.heard = 0.0
         #: Whether the agent has answered on this connection.
@@ -791,6 +797,8 @@ class _Records:
         if method in ("reload", "heartbeat") and isinstance(params, dict):
             self.generation, self.digest = params.get("generation", 0), params.get("digest", "")
             if method == "reload":
+                with contextlib.suppress(KeyError, TypeError):
+                    self.held = [held["directory"] for held in params["held"]]
                 self._keep(params)
 
     def take(self) -> Optional[Record]:
@@ -848,6 +856,7 @@ class _Records:
         self.answered = True
         self._gone_since, self._pause = None, _CONNECT_PAUSE
         self.generation, self.digest = result.get("generation", 0), result.get("digest", "")
+        self.held = result.get("held", [])
         position = _position(result)
         missed = result.get("missed")
         if self._newest is None:

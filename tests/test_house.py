@@ -37,6 +37,7 @@ LAYERS = {
     "runner": {"core", "client"},
     "slurm": {"core", "client", "runner"},
     "aio": {"client"},
+    "mirror": {"core", "rpc", "client"},
     "manual": set(),
     "__main__": {"cli", "daemon"},
     "__init__": set(),

@@ -762,6 +762,7 @@ class SubscribeResult(_Result, frozen=True, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
+    held: _Held = UNSET
 
 
 class Heartbeat(_Result, frozen=True, kw_only=True):

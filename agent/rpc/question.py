@@ -9,8 +9,8 @@ from agent.core import trigger
 from agent.core.event import Event, EventError, Job
 from agent.core.index import NOTHING_PENDING, Pending
 from agent.core.trigger import Trigger
-from agent.rpc import messages
-from agent.rpc.messages import EventObject, ExplainParams
+from agent.rpc import jsonrpc, messages
+from agent.rpc.messages import ERRORS, INVALID_PARAMS, EventObject, ExplainParams
 
 #: Events that occurred or callbacks that are pending, and characters of an event, up to which a
 #: lookup is computed on the loop.
@@ -29,6 +29,12 @@ class BadText(Exception):
         self.data: dict[str, Any] = {"pointer": pointer, "found": found, "expected": expected}
         if column is not None:
             self.data["column"] = column
+
+
+def refusal(id: messages.Id, wrong: BadText) -> bytes:
+    """The response to a request with such a text."""
+    message = f"{ERRORS[INVALID_PARAMS]}: {wrong}"
+    return jsonrpc.error(id, INVALID_PARAMS, message, wrong.data)
 
 
 class Question(NamedTuple):

@@ -297,6 +297,7 @@ def subscribed(
             instance=instance,
             sequence=sequence,
             missed=None if missed is None else UNSET,
+            held=list(index.held) or UNSET,
         )
     )
     if missed is None or missed is UNSET:

@@ -11,15 +11,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from agent.rpc import jsonrpc, results
-from agent.rpc.messages import (
-    ERRORS,
-    INTERNAL_ERROR,
-    INVALID_PARAMS,
-    REFUSED,
-    Request,
-    UnreadLookup,
-)
+from agent.rpc import jsonrpc, question, results
+from agent.rpc.messages import ERRORS, INTERNAL_ERROR, REFUSED, Request, UnreadLookup
 from agent.rpc.question import BadText
 from agent.server.batcher import TIME_SLICE
 from agent.server.handlers import Handlers, Outcome, Refused
@@ -130,8 +123,7 @@ class Service:
 
     def _failed(self, request: Request, error: Exception) -> bytes:
         if isinstance(error, BadText):
-            message = f"{ERRORS[INVALID_PARAMS]}: {error}"
-            return jsonrpc.error(request.id, INVALID_PARAMS, message, error.data)
+            return question.refusal(request.id, error)
         if isinstance(error, Refused):
             return jsonrpc.error(request.id, REFUSED, str(error))
         if isinstance(error, OverLimit):

@@ -1,0 +1,183 @@
+"""What one index answers, and until when it may.
+
+An answer is computed by the functions that compute the agent's own. Each is kept by its arguments.
+Most events of a farm are asked for only once (the frame is in them), so an answer is also kept by
+the callbacks that fire.
+"""
+
+from __future__ import annotations
+
+import marshal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeGuard
+
+import msgspec
+
+from agent import client
+from agent.core.event import Event
+from agent.core.index import Index
+from agent.mirror.frozen import frozen
+from agent.rpc import jsonrpc, question, results
+from agent.rpc.lines import MAX_LINE
+from agent.rpc.question import BadText
+from agent.rpc.results import Spend
+
+#: Bytes of the answers that are kept, encoded. Decoded they take about four times as much.
+MAX_KEPT_BYTES: Final = 8 << 20
+#: Bytes of one kept answer besides its own: measured, of objects and table.
+ENTRY_OVERHEAD: Final = 128
+#: Bytes of arguments whose answer is kept. Those of a real call have some hundred.
+MAX_KEPT_ARGUMENTS: Final = 4096
+
+#: The version of `marshal` without references: equal values of equal types give equal bytes.
+_MARSHAL_VERSION: Final = 2
+
+Key = str | bytes | tuple[int, ...]
+
+
+class Answers:
+    """One index, and its answers. For any thread."""
+
+    __slots__ = (
+        *("_kept", "_lock", "_size", "coded", "current_at", "events", "index", "replaced"),
+        "until",
+    )
+
+    def __init__(self, index: Index, current_at: float) -> None:
+        """`current_at` is when it was known to be current, in seconds of `time.monotonic`."""
+        self.index = index
+        #: The index with the code of its callbacks, once that is there.
+        self.coded: Index | None = None
+        self.current_at = current_at
+        #: When its answers must no longer be taken for current ones, in the same seconds.
+        self.until = 0.0
+        #: Whether another index is known to have taken its place. Then it never answers again.
+        self.replaced = False
+        #: Answers to lookups of an event alone, by its text.
+        self.events: dict[str, Any] = {}
+        #: Other answers, by arguments, and by the callbacks that fire.
+        self._kept: dict[Key, Any] = {}
+        self._size = 0
+        self._lock = threading.Lock()
+
+    @property
+    def served(self) -> tuple[int, str, frozenset[str]]:
+        """What tells an index from all others of one agent: generation, digest, what is held."""
+        return self.index.generation, self.index.digest, frozenset(self.index.held)
+
+    def is_current(self) -> bool:
+        """Whether an answer that was computed before this call was current."""
+        return time.monotonic() < self.until
+
+    def confirm(self, when: float, seconds: float) -> bool:
+        """The agent said that it served this index then, so its answers may be given for so many
+        seconds after. False if it is known that another has taken its place."""
+        with self._lock:
+            if not self.replaced:
+                self.current_at = max(self.current_at, when)
+                self.until = self.current_at + seconds
+            return not self.replaced
+
+    def doubt(self) -> None:
+        """It is not known what is served, until the next `confirm`."""
+        with self._lock:
+            self.until = 0.0
+
+    def replace(self) -> None:
+        """Another index has taken its place."""
+        with self._lock:
+            self.replaced = True
+            self.until = 0.0
+
+    def forked(self) -> None:
+        """This is the child of a fork: no other thread is left, and nothing is known."""
+        self._lock = threading.Lock()
+        self.until = 0.0
+
+    def to_event(self, event: str) -> Any:
+        """The answer to a lookup of an event in ASCII, without anything else. Raises Refused."""
+        try:
+            found = self.index.lookup(Event.from_text(event))
+        except ValueError:
+            # Explained as the agent does.
+            return self.to_call("lookup", {"event": event}, results.no_limit)
+        key = tuple(map(id, found.callbacks))
+        answer = None if found.partial else self._kept.get(key)
+        if answer is None:
+            encoded = results.encoded_match(self.index, found, False, results.no_limit)
+            answer = frozen(msgspec.json.decode(encoded))
+            if not found.partial:
+                self._keep(self._kept, key, answer, len(encoded) + 8 * len(key))
+            self._keep(self.events, event, answer, len(event) + len(encoded))
+        else:
+            self._keep(self.events, event, answer, len(event))
+        return answer
+
+    def to_call(self, method: str, params: Mapping[str, Any], spend: Spend) -> Any:
+        """The answer to any call; None if the agent must give it: code is wanted that is not here,
+        or the request is longer than the agent reads.
+
+        Raises Refused, BadArgument, and what `spend` raises.
+        """
+        key = _key(method, params)
+        answer = None if key is None else self._kept.get(key)
+        if answer is not None:
+            return answer
+        line = client._request(0, method, params)
+        index = self.coded if params.get("code") else self.index
+        if index is None or len(line) > MAX_LINE:
+            return None
+        encoded = _result(index, method, line, spend)
+        answer = frozen(msgspec.json.decode(encoded))
+        if key is not None:
+            self._keep(self._kept, key, answer, len(key) + len(encoded))
+        return answer
+
+    def _keep(self, kept: dict[Any, Any], key: Key, answer: Any, size: int) -> None:
+        size += ENTRY_OVERHEAD
+        self._size += size
+        if self._size > MAX_KEPT_BYTES:
+            # Computing an answer again is cheap; an order of use would cost every lookup.
+            self.events.clear()
+            self._kept.clear()
+            self._size = size
+        if size <= MAX_KEPT_BYTES:
+            kept[key] = answer
+
+
+def _key(method: str, params: Any) -> bytes | None:
+    """Names a call by its arguments; None if they are long, or of types that are converted."""
+    try:
+        key = marshal.dumps((method, params), _MARSHAL_VERSION)
+    except ValueError:
+        return None
+    return key if len(key) <= MAX_KEPT_ARGUMENTS else None
+
+
+_COMPUTE: Final[Mapping[str, Callable[[Index, Any, Spend], bytes]]] = {
+    "lookup": results.lookup,
+    "explain": results.explain,
+    "list": lambda index, params, spend: results.callbacks(index, params.code, spend),
+}
+
+
+def _result(index: Index, method: str, line: bytes, spend: Spend) -> bytes:
+    """The encoded result of the request on a line. Raises Refused as the client does."""
+    request: Any = jsonrpc.read(line)
+    if isinstance(request, jsonrpc.Refusal):
+        response = request.response
+    else:
+        try:
+            return _COMPUTE[method](index, request.params, spend)
+        except BadText as wrong:
+            response = question.refusal(request.id, wrong)
+    message = msgspec.json.decode(response)
+    client._answers("", message, 0)
+    raise AssertionError(message)
+
+
+def plain(event: object) -> TypeGuard[str]:
+    """Whether an event is one for `to_event`: text that is sent as it is, and quick to look up."""
+    return type(event) is str and len(event) <= question.QUICK_CHARACTERS and event.isascii()

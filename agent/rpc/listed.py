@@ -1,0 +1,63 @@
+"""An index made from what the agent answered to `list`. It gives the answers of the agent's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from agent.core import trigger
+from agent.core.index import Callback, Index, ServedDirectory
+from agent.core.trigger import Trigger
+from agent.core.unit import Implementation, Registration
+
+
+def index(result: Mapping[str, Any], before: Index | None = None) -> Index:
+    """The index that a result of `list` is of, without the code of the callbacks: see `with_code`.
+
+    `before` is an older index: its triggers are not parsed again. Raises LookupError, TypeError or
+    ValueError if this is not such a result.
+    """
+    trees: dict[str, Trigger] = {}
+    if before is not None:
+        trees = {c.registration.text: c.registration.trigger for c in before.callbacks()}
+    by_directory: dict[str, list[Callback]] = {}
+    for one in result["callbacks"]:
+        text = one["trigger"]
+        tree = trees.get(text)
+        if tree is None:
+            tree = trees[text] = _parsed(text)
+        directory = one["directory"]
+        callback = Callback(
+            directory,
+            Registration(one["file"], tree, text, one["line"]),
+            Implementation(b"", one["digest"]),
+            one["language"],
+            one["enabled"],
+        )
+        by_directory.setdefault(directory, []).append(callback)
+    served = [ServedDirectory(path, tuple(found)) for path, found in by_directory.items()]
+    made = Index.of(result["generation"], served)
+    return replace(made, digest=result["digest"], held=tuple(result.get("held", ())))
+
+
+def with_code(index: Index, code: Mapping[str, Implementation]) -> Index:
+    """The same index with the code of its callbacks, by digest. Raises KeyError if some is not
+    there."""
+    served = tuple(
+        replace(
+            one,
+            callbacks=tuple(
+                c._replace(implementation=code[c.implementation.digest]) for c in one.callbacks
+            ),
+        )
+        for one in index.served
+    )
+    return replace(index, served=served)
+
+
+def _parsed(text: str) -> Trigger:
+    tree, _ = trigger.parse(text)
+    if tree is None:
+        raise ValueError(f"{text} is not a trigger")
+    return tree
