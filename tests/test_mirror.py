@@ -21,12 +21,17 @@ import pytest
 
 from agent.client import AgentError, BadArgument, Client, NoAgent, Refused, TimedOut
 from agent.mirror import Mirror, follower
-from agent.rpc import results
+from agent.mirror.answers import Answers
+from agent.rpc import listed, results
+from agent.rpc.results import no_limit
 from support import cases
 from support.agents import DEADLINE, Agent, running, wait_for, write
 from support.requests import exchange, line
 
 EVENT = "failed-job-self"
+
+#: Generated cases of one directory, each with some four calls. More are for a long search.
+CASES = int(os.environ.get("MIRROR_CASES", "120"))
 
 
 def local(mirror: Mirror) -> Mirror:
@@ -43,11 +48,11 @@ def mirror_of(agent: Agent, **options: Any) -> Iterator[Mirror]:
         yield one
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hears soon that nothing is heard."""
-    for name, seconds in (("HEARTBEAT", 0.1), ("MAX_SILENCE", 0.6), ("INTERVAL", 0.05)):
-        monkeypatch.setattr(follower, name, seconds)
+def quick(agent: Agent, **options: Any) -> Mirror:
+    """A mirror that hears soon that nothing is heard."""
+    one = Mirror(str(agent.pipe), DEADLINE, **options)
+    one._follower = follower.Follower(one.path, DEADLINE, follower.Pace(0.1, 0.6, 0.05))
+    return one
 
 
 # The same answers ---------------------------------------------------------------------------------
@@ -93,11 +98,11 @@ def said(call: Callable[[], Any]) -> Any:
         return refused.code, refused.message, refused.data
 
 
-def test_thousands_of_calls_are_answered_byte_for_byte_as_by_the_pipe(tmp_path: Path) -> None:
+def test_calls_are_answered_byte_for_byte_as_by_the_pipe(tmp_path: Path) -> None:
     r = Random(12)
     found: list[cases.Case] = []
     for name in ("one", "two"):
-        conf, about = some_conf(r, 300)
+        conf, about = some_conf(r, CASES)
         found += about
         write(tmp_path / name, conf, **{f"{n}_py": f"n = {n}\n" for n in range(4)})
         for n in range(4):
@@ -114,7 +119,7 @@ def test_thousands_of_calls_are_answered_byte_for_byte_as_by_the_pipe(tmp_path: 
         ]
         calls = [("list", {}), ("list", {"code": True})]
         calls += [call for case in found for call in some_calls(r, case, pending)]
-        assert len(calls) > 2000
+        assert len(calls) > 6 * CASES
         expected = []
         for start in range(0, len(calls), 100):
             sent = b"".join(
@@ -197,7 +202,9 @@ def test_results_cannot_be_changed_and_copies_can(agent: Agent) -> None:
                 with pytest.raises((TypeError, IndexError)):
                     change(one)
             assert json.dumps(one) == before
-        for made in (copy.deepcopy(answer), pickle.loads(pickle.dumps(answer))):
+        pickled = pickle.dumps(answer)
+        made: Any
+        for made in (copy.deepcopy(answer), pickle.loads(pickled)):  # noqa: S301
             assert made == answer
             made["callbacks"][0]["enabled"] = False
             made["callbacks"].append(1)
@@ -205,12 +212,22 @@ def test_results_cannot_be_changed_and_copies_can(agent: Agent) -> None:
 
 
 def test_wrong_arguments_are_the_errors_of_the_client(agent: Agent) -> None:
-    wrong: list[Any] = ["failed-jbo-self", "x", "", "\udc80", 3, None, {"name": "x"}, math.nan, b"x"]
+    wrong: list[Any] = [
+        "failed-jbo-self",
+        "x",
+        "",
+        "\udc80",
+        3,
+        None,
+        {"name": "x"},
+        math.nan,
+        b"x",
+    ]
     wrong += ["d\u00f6ne-job", "failed-job-self" * 100_000]
     with mirror_of(agent) as mirror, Client(str(agent.pipe), DEADLINE) as one:
         mirror.wait()
         for event in wrong:
-            seen = []
+            seen: list[Any] = []
             for asked in (one, mirror):
                 with pytest.raises(AgentError) as error:
                     asked.lookup(event)
@@ -227,7 +244,7 @@ def test_wrong_arguments_are_the_errors_of_the_client(agent: Agent) -> None:
 
 
 def test_threads_share_one_mirror(agent: Agent) -> None:
-    raised = []
+    raised: list[BaseException] = []
 
     def ask(number: int) -> None:
         try:
@@ -247,16 +264,13 @@ def test_threads_share_one_mirror(agent: Agent) -> None:
         assert raised == []
 
 
-def test_what_is_kept_is_bounded(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.mirror.answers.MAX_KEPT_BYTES", 20_000)
-    with mirror_of(agent) as mirror:
-        local(mirror)
-        for n in range(300):
-            mirror.lookup(f"failed-job-{n}")
-            mirror.lookup(f"failed-job-{n}", owner={"id": n})
-            answers = mirror._follower.answers
-            assert len(answers.events) + len(answers._kept) < 200
-        assert [c["file"] for c in mirror.lookup("failed-job-label3")["callbacks"]] == ["n3.py"]
+def test_what_is_kept_is_bounded(agent: Agent) -> None:
+    answers = Answers(listed.index(agent.call("list")), 0.0, max_kept_bytes=20_000)
+    for n in range(300):
+        answers.to_event(f"failed-job-{n}")
+        answers.to_call("lookup", {"event": f"failed-job-{n}", "owner": {"id": n}}, no_limit)
+        assert len(answers.events) + len(answers._kept) < 200
+    assert [c["file"] for c in answers.to_event("failed-job-label3")["callbacks"]] == ["n3.py"]
 
 
 def test_after_close_the_agent_is_asked_and_the_thread_ends(agent: Agent) -> None:
@@ -350,66 +364,67 @@ def test_held_directories_are_named_as_the_pipe_does(tmp_path: Path) -> None:
 
 def test_while_the_agent_is_gone_the_last_index_answers_if_that_is_wanted(tmp_path: Path) -> None:
     directory = write(tmp_path / "callback", f"a.py = {EVENT}\n", a_py="0\n")
-    with running(tmp_path, directory) as agent:
-        with (
-            mirror_of(agent, restart=0) as strict,
-            mirror_of(agent, restart=0, last_index=True) as lenient,
-        ):
-            for one in (strict, lenient):
-                one.wait()
-                one.lookup(EVENT, code=True)
-            wait_for(lambda: lenient._follower.answers.coded)
-            before = lenient.lookup(EVENT)
-            agent.stop(signal.SIGKILL)
-            wait_for(lambda: not strict.alive and not lenient.alive)
-            for _ in range(2):
-                assert lenient.lookup(EVENT) == before
-                assert [p["reason"] for p in lenient.explain(EVENT)["callbacks"]]
-                assert lenient.lookup(EVENT, code=True)["callbacks"][0]["code"] == "0\n"
-                for call in (strict.lookup, strict.explain):
-                    with pytest.raises(NoAgent):
-                        call(EVENT)
-            age = lenient.age
-            wait_for(lambda: lenient.age > age)
-            # Edited while no agent looks.
-            write(directory, f"a.py = {EVENT}\nb.py = {EVENT}\n", b_py="1\n")
-            agent.start()
-            for one in (strict, lenient):
-                one.wait(DEADLINE)
-                assert [c["file"] for c in one.lookup(EVENT)["callbacks"]] == ["a.py", "b.py"]
-                assert one.lookup(EVENT) == agent.lookup(EVENT)
-                assert one.alive
+    with (
+        running(tmp_path, directory) as agent,
+        mirror_of(agent, restart=0) as strict,
+        mirror_of(agent, restart=0, last_index=True) as lenient,
+    ):
+        for one in (strict, lenient):
+            one.wait()
+            one.lookup(EVENT, code=True)
+        wait_for(lambda: lenient._follower.answers.coded)
+        before = lenient.lookup(EVENT)
+        agent.stop(signal.SIGKILL)
+        wait_for(lambda: not strict.alive and not lenient.alive)
+        for _ in range(2):
+            assert lenient.lookup(EVENT) == before
+            assert [p["reason"] for p in lenient.explain(EVENT)["callbacks"]]
+            assert lenient.lookup(EVENT, code=True)["callbacks"][0]["code"] == "0\n"
+            for call in (strict.lookup, strict.explain):
+                with pytest.raises(NoAgent):
+                    call(EVENT)
+        age = lenient.age
+        wait_for(lambda: lenient.age > age)
+        # Edited while no agent looks.
+        write(directory, f"a.py = {EVENT}\nb.py = {EVENT}\n", b_py="1\n")
+        agent.start()
+        for one in (strict, lenient):
+            one.wait(DEADLINE)
+            assert [c["file"] for c in one.lookup(EVENT)["callbacks"]] == ["a.py", "b.py"]
+            assert one.lookup(EVENT) == agent.lookup(EVENT)
+            assert one.alive
 
 
 def test_what_is_known_to_be_replaced_never_answers_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = write(tmp_path / "callback", f"a.py = {EVENT}\n", a_py="0\n")
-    with running(tmp_path, directory) as agent:
-        with mirror_of(agent, restart=0, last_index=True) as mirror:
-            mirror.wait()
-            tried = threading.Event()
+    with (
+        running(tmp_path, directory) as agent,
+        mirror_of(agent, restart=0, last_index=True) as mirror,
+    ):
+        mirror.wait()
+        tried = threading.Event()
 
-            def fails(self: Any, one: Client) -> Any:
-                tried.set()
-                raise NoAgent("not now")
+        def fails(self: Any, one: Client) -> Any:
+            tried.set()
+            raise NoAgent("not now")
 
-            monkeypatch.setattr(follower.Follower, "_load", fails)
-            write(directory, f"b.py = {EVENT}\n", b_py="1\n")
-            agent.reload()
-            assert tried.wait(DEADLINE)
-            assert [c["file"] for c in mirror.lookup(EVENT)["callbacks"]] == ["b.py"]
-            agent.stop()
-            with pytest.raises(NoAgent):
-                mirror.lookup(EVENT)
+        monkeypatch.setattr(follower.Follower, "_load", fails)
+        write(directory, f"b.py = {EVENT}\n", b_py="1\n")
+        agent.reload()
+        assert tried.wait(DEADLINE)
+        assert [c["file"] for c in mirror.lookup(EVENT)["callbacks"]] == ["b.py"]
+        agent.stop()
+        with pytest.raises(NoAgent):
+            mirror.lookup(EVENT)
 
 
-@pytest.mark.usefixtures("quick")
 def test_an_agent_that_is_stopped_is_not_alive(tmp_path: Path) -> None:
     directory = write(tmp_path / "callback", f"a.py = {EVENT}\n", a_py="0\n")
     with running(tmp_path, directory) as agent:
         assert agent.process is not None
-        with mirror_of(agent) as strict, mirror_of(agent, last_index=True) as lenient:
+        with quick(agent) as strict, quick(agent, last_index=True) as lenient:
             for one in (strict, lenient):
                 one.wait()
             before = lenient.lookup(EVENT)

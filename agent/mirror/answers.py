@@ -41,11 +41,13 @@ class Answers:
     """One index, and its answers. For any thread."""
 
     __slots__ = (
-        *("_kept", "_lock", "_size", "coded", "current_at", "events", "index", "replaced"),
-        "until",
+        *("_kept", "_lock", "_max_kept_bytes", "_size"),
+        *("coded", "current_at", "events", "index", "replaced", "until"),
     )
 
-    def __init__(self, index: Index, current_at: float) -> None:
+    def __init__(
+        self, index: Index, current_at: float, max_kept_bytes: int = MAX_KEPT_BYTES
+    ) -> None:
         """`current_at` is when it was known to be current, in seconds of `time.monotonic`."""
         self.index = index
         #: The index with the code of its callbacks, once that is there.
@@ -60,6 +62,7 @@ class Answers:
         #: Other answers, by arguments, and by the callbacks that fire.
         self._kept: dict[Key, Any] = {}
         self._size = 0
+        self._max_kept_bytes = max_kept_bytes
         self._lock = threading.Lock()
 
     @property
@@ -138,12 +141,12 @@ class Answers:
     def _keep(self, kept: dict[Any, Any], key: Key, answer: Any, size: int) -> None:
         size += ENTRY_OVERHEAD
         self._size += size
-        if self._size > MAX_KEPT_BYTES:
+        if self._size > self._max_kept_bytes:
             # Computing an answer again is cheap; an order of use would cost every lookup.
             self.events.clear()
             self._kept.clear()
             self._size = size
-        if size <= MAX_KEPT_BYTES:
+        if size <= self._max_kept_bytes:
             kept[key] = answer
 
 

@@ -1,9 +1,9 @@
 """Follows the agent in a thread: subscribes, and loads each new index.
 
 **What counts as current.** The agent reports each change of what it serves on the subscription, and
-a heartbeat every HEARTBEAT seconds. An index may answer for MAX_SILENCE seconds after the last of
-these messages, and no longer than until a message says that another index is served, or the
-connection ends. The caller's thread compares the time at each answer, so this holds even if the
+a heartbeat every second. An index may answer for some seconds after the last of these messages (see
+`Pace`), and no longer than until a message says that another index is served, or the connection
+ends. The caller's thread compares the time at each answer, so this holds even if the
 thread that follows is late, or is gone because a process was forked.
 
 The thread extends that time only when it has read everything that has come.
@@ -19,7 +19,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agent import client
 from agent.client import AgentError, Client, Subscription, TimedOut
@@ -28,13 +28,19 @@ from agent.core.unit import Implementation
 from agent.mirror.answers import Answers
 from agent.rpc import listed
 
-#: Seconds between two heartbeats.
-HEARTBEAT: Final = 1.0
-#: Seconds without a message after which it is no longer known what is served: time for a heartbeat
-#: that is late on a busy machine.
-MAX_SILENCE: Final = 3.0
-#: Seconds after which the thread looks up from waiting for a record.
-INTERVAL: Final = 0.5
+
+class Pace(NamedTuple):
+    """How closely the agent is followed, in seconds."""
+
+    #: Between two heartbeats.
+    heartbeat: float = 1.0
+    #: Without a message, until it is no longer known what is served: time for a heartbeat that is
+    #: late on a busy machine.
+    max_silence: float = 3.0
+    #: After which the thread looks up from waiting for a record.
+    interval: float = 0.5
+
+
 #: Seconds between two attempts to connect: the first, and the longest.
 FIRST_PAUSE: Final = 0.02
 LONGEST_PAUSE: Final = 1.0
@@ -47,9 +53,10 @@ _NO_INDEX: Final = replace(Index.of(0, ()), digest="")
 class Follower:
     """The index of the agent at `path`, kept current by a thread that `start` starts."""
 
-    def __init__(self, path: str, timeout: float) -> None:
+    def __init__(self, path: str, timeout: float, pace: Pace = Pace()) -> None:  # noqa: B008
         self._path = path
         self._timeout = timeout
+        self._pace = pace
         #: What answers now. Only replaced as a whole.
         self.answers = Answers(_NO_INDEX, 0.0)
         self.answers.replace()
@@ -78,7 +85,10 @@ class Follower:
     @property
     def alive(self) -> bool:
         """Whether the agent is connected and heard of."""
-        return self._subscription is not None and time.monotonic() < self._heard + MAX_SILENCE
+        return (
+            self._subscription is not None
+            and time.monotonic() < self._heard + self._pace.max_silence
+        )
 
     def start(self) -> None:
         """Start the thread, if it does not run."""
@@ -99,7 +109,7 @@ class Follower:
         return self._ready.wait(timeout)
 
     def close(self) -> None:
-        """End the thread, within INTERVAL. Nothing is current any more."""
+        """End the thread, within the pace's interval. Nothing is current any more."""
         self._closed = True
         self._closing.set()
         self.gone = False
@@ -122,7 +132,7 @@ class Follower:
         while not self._closed:
             try:
                 with Client(self._path, self._timeout, restart=0) as agent:
-                    self._subscription = agent.subscribe(heartbeat=HEARTBEAT)
+                    self._subscription = agent.subscribe(heartbeat=self._pace.heartbeat)
                     self._follow(agent, self._subscription)
             except AgentError as error:
                 self.error = error
@@ -152,7 +162,7 @@ class Follower:
                 wait = 0.0
                 continue
             except TimedOut:
-                wait = INTERVAL
+                wait = self._pace.interval
             # Everything that has come is read.
             self._heard = subscription.heard
             self.gone = not self.alive
@@ -165,7 +175,7 @@ class Follower:
 
     def _confirm(self, answers: Answers, when: float) -> None:
         """The index was served then."""
-        if answers.confirm(when, MAX_SILENCE):
+        if answers.confirm(when, self._pace.max_silence):
             self._pause = FIRST_PAUSE
             self._ready.set()
 
