@@ -64,6 +64,11 @@ class Row:
     name: str
     comment: str
 
+    @property
+    def is_held(self) -> bool:
+        """Whether all of it is held. Tasks that wait have one line, with the reasons of all."""
+        return all(reason.startswith("JobHeld") for reason in self.reason.split(","))
+
 
 #: By field of Row: the letter of `squeue -o`.
 _LETTERS = dict(

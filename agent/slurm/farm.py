@@ -276,9 +276,7 @@ def _outcome(row: Row) -> str:
 def _status(row: Row) -> str:
     """Qube's name of a state."""
     if row.state == "PENDING":
-        # Tasks that wait have one line for all, with the reasons of all: `None,JobHeldAdmin`.
-        held = all(reason.startswith("JobHeld") for reason in row.reason.split(","))
-        return "blocked" if held else "waiting"
+        return "blocked" if row.is_held else "waiting"
     return _outcome(row) or ("suspended" if row.state == "SUSPENDED" else "running")
 
 

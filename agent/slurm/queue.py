@@ -147,7 +147,7 @@ class Follower:
             return known.again(job, "")
         if job.is_over:
             return []
-        return known.queued(job, all(row.reason.startswith("JobHeld") for row in waits))
+        return known.queued(job, all(row.is_held for row in waits))
 
     def _count(self, job: Job, active: set[str], is_there: bool, known: Known) -> None:
         """Count what is not in the queue and has to be."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.slurm.setup import steps
 from support.agents import wait_for
 from support.slurm_cluster import missing
 from support.slurm_farm import Farm, farm
@@ -47,6 +48,12 @@ def handled(one: Farm, *jobs: int) -> list[str]:
     """The events of jobs and their tasks, as the adapter had them."""
     found = [e for r in one.logged("event") if r["job"]["id"] in jobs for e in r["events"]]
     return [event for event in found if "-host-" not in event]
+
+
+def test_setup_finds_that_all_is_done(one: Farm) -> None:
+    found = steps(one.cluster.conf, str(one.hook), str(one.spool))
+    assert [step.text for step in found if step.todo] == []
+    assert len(found) == 5
 
 
 def test_jobs_arrays_dependent_and_cancelled_ones(one: Farm) -> None:

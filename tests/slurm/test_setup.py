@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import cli
 from agent.slurm import setup, slurm_conf
 from agent.slurm.setup import BadPath, Step, steps
 
@@ -163,6 +164,23 @@ def test_slurm_conf_is_read_as_slurm_reads_it(tmp_path: Path) -> None:
     conf.write_text("Include gone\n")
     with pytest.raises(OSError, match="gone"):
         slurm_conf.read(conf)
+
+
+def test_the_command(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLURM_CONF", str(site.conf))
+    command = ["slurm", "setup", "--spool", str(site.spool), "--hook", str(site.hook)]
+    assert cli.main(command) == 1
+    assert f"to do: the hook {site.hook} does not exist:\n    install -d" in capsys.readouterr().out
+    if os.geteuid() == 0:
+        site.do()
+        assert cli.main(command) == 0
+        said = capsys.readouterr().out
+        assert f"done: {site.conf}:3: PrologSlurmctld is the hook\n" in said
+        assert "to do" not in said
+    assert cli.main([*command, "--spool", "spool"]) == 2
+    assert "spool: expected an absolute path" in capsys.readouterr().err
 
 
 def test_the_default_hook_is_the_one_that_ships() -> None:

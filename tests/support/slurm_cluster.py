@@ -127,7 +127,7 @@ class Cluster:
     def idle(self) -> bool:
         """Whether the node has nothing to do, and takes jobs."""
         for name, process in self._processes.items():
-            assert process.poll() is None, f"{name} has ended: {self.logs()}"
+            assert process.poll() is None, f"{name} has ended: {self.logs()[-4000:]}"
         done = self._call("sinfo", "-h", "-o", "%t")
         return done.returncode == 0 and done.stdout.strip() == "idle"
 
@@ -155,9 +155,9 @@ class Cluster:
         return done.stdout
 
     def logs(self) -> str:
-        """The last part of all logs."""
+        """All logs."""
         found = [*self.folder.glob("*.log"), *self.folder.glob("*/*.log")]
-        return "".join(f"\n{file}:\n{file.read_text('utf-8', 'replace')[-4000:]}" for file in found)
+        return "".join(f"\n{file}:\n{file.read_text('utf-8', 'replace')}" for file in found)
 
     def stop(self) -> None:
         """End every process of the cluster, and those of its jobs."""

@@ -29,6 +29,8 @@ def note(what):
     os.close(file)
 note({what!r})
 """
+#: Before a command that is to end when this process does, whatever ends it.
+DIES = ("setpriv", "--pdeathsig=TERM")
 #: Slurm's mail program.
 MAIL = """#!/bin/sh
 { echo "$2: $3"; cat; } >>$(dirname "$0")/mails
@@ -43,28 +45,30 @@ class Farm:
         self.callbacks = folder / "callback"
         self.callbacks.mkdir()
         self.agent = Agent(folder, self.callbacks)
+        self.agent.prefix = [*DIES]
         self.cluster: Cluster
         self.adapter: subprocess.Popen[bytes] | None = None
         self.log = folder / "slurm.log"
         #: More options of `slurm run`.
         self.options = ["--poll", "0.5", "--log-format", "json"]
-        self._spool = folder / "spool-of-events"
+        self.spool = folder / "spool"
+        self.hook = folder / "hook"
         self._notes = folder / "notes"
         self._notes.touch()
         self._notes.chmod(0o666)
 
     def install(self, hooks: bool = True) -> dict[str, str]:
         """Install the hook and its spool; the lines of slurm.conf that name it."""
-        self._spool.mkdir(mode=0o700)
-        shutil.chown(self._spool, "slurm", "slurm")
-        hook, mail = self.folder / "hook", self.folder / "mail"
-        for program, text in ((hook, hook_text(str(self._spool))), (mail, MAIL)):
+        self.spool.mkdir(mode=0o700)
+        shutil.chown(self.spool, "slurm", "slurm")
+        mail = self.folder / "mail"
+        for program, text in ((self.hook, hook_text(str(self.spool))), (mail, MAIL)):
             program.write_text(text)
             program.chmod(0o755)
         lines = {"MailProg": str(mail)}
         if hooks:
-            lines |= {"PrologSlurmctld": str(hook), "EpilogSlurmctld": str(hook)}
-            lines |= {"JobCompType": "jobcomp/script", "JobCompLoc": str(hook)}
+            lines |= {"PrologSlurmctld": str(self.hook), "EpilogSlurmctld": str(self.hook)}
+            lines |= {"JobCompType": "jobcomp/script", "JobCompLoc": str(self.hook)}
         return lines
 
     def note(self, what: str, more: str = "") -> str:
@@ -93,7 +97,8 @@ class Farm:
     def start_adapter(self) -> None:
         """Start the adapter, and wait until it says so."""
         before = self.log.stat().st_size if self.log.exists() else 0
-        command = [sys.executable, "-m", "agent", "slurm", "run", "--pipe", str(self.agent.pipe)]
+        command = [*DIES, sys.executable, "-m", "agent", "slurm", "run"]
+        command += ["--pipe", str(self.agent.pipe)]
         command += [*self._places(), "--log", str(self.log), *self.options]
         with (self.folder / "adapter.log").open("ab") as errors:
             self.adapter = process = subprocess.Popen(
@@ -132,10 +137,10 @@ class Farm:
 
     def waiting(self) -> int:
         """How many events wait in the spool."""
-        return sum(1 for _ in self._spool.glob("*.event"))
+        return sum(1 for _ in self.spool.glob("*.event"))
 
     def _places(self) -> list[str]:
-        return ["--spool", str(self._spool), "--state", str(self.folder / "adapter")]
+        return ["--spool", str(self.spool), "--state", str(self.folder / "adapter")]
 
 
 @contextlib.contextmanager
