@@ -22,6 +22,7 @@ PACKAGE_ENDINGS = {".py", ".pl", ".sh", ".md", ".json", ".typed"}
 SHARED = {
     *("callback-agent.service", "callback-agent-slurm.service"),
     *("callback-agent.logrotate", "callback-agent.rules.yml"),
+    *(f"clients/{path.name}" for path in (ROOT / "scripts" / "clients").iterdir()),
 }
 #: The files at the top of a source distribution; hatchling adds the first two.
 SDIST_TOP = {"PKG-INFO", ".gitignore", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"}
@@ -113,7 +114,7 @@ def test_a_leftover_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     for name in ("agent/cli.py", "agent/cli.py.orig", *(f"scripts/{name}" for name in SHARED)):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     folder = str(tmp_path / "dist")
     (path,) = WheelBuilder(str(tmp_path)).build(directory=folder, versions=["standard"])

@@ -21,6 +21,7 @@ from agent.rpc.messages import ERRORS
 from agent.settings import path_list
 from support.documents import (
     MANUAL,
+    OPTIONAL,
     ROOT,
     Command,
     bad_links,
@@ -63,8 +64,9 @@ def first_steps() -> list[Command]:
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: str(page.stem))
 def test_every_command_prints_what_the_page_says(page: Path) -> None:
     document = page.read_text(encoding="utf-8")
-    if "socat" in document and shutil.which("socat") is None:
-        pytest.skip("socat is not installed")
+    for tool in OPTIONAL:
+        if re.search(rf"^[$>] +{tool} ", document, re.MULTILINE) and shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
     session = carry_out(page.name, document, first_steps())
     assert session.runs
     hold(page, session)

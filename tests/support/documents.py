@@ -6,8 +6,8 @@ How the documents are written for this:
   document to the last and starts in the project's folder. `$ ` begins a command, `> ` continues
   it. The lines that follow are all that the command prints, errors included.
 - `...` in the printed text stands for the rest of the line; on a line of its own, for any lines.
-- A block ```python is a program. Its first line, `# name.py`, is the name under which it is saved
-  in /tmp/farm. A later command must run it.
+- A block ```python, ```perl or ```c is a program. Its first line, `# name.py`, `# name.pl` or
+  `/* name.c */`, is the name under which it is saved in /tmp/farm. A later command must run it.
 - A block in another language (sh, conf, json, text) is not run.
 - /tmp/farm stands for a folder of the test's own.
 - After each command the test waits until the agent serves what the command changed.
@@ -40,6 +40,10 @@ ROOT = Path(__file__).parents[2]
 MANUAL = ROOT / "agent" / "manual"
 #: The folder that the documents use. It is never used as it is.
 FARM = "/tmp/farm"
+#: Languages of programs, and the comment that names one.
+PROGRAMS = {"python": r"# (\w+\.py)", "perl": r"# (\w+\.pl)", "c": r"/\* (\w+\.c) \*/"}
+#: Programs that may not be installed. A page whose commands begin with one is then not run.
+OPTIONAL = ("socat", "perl", "gcc")
 #: Languages of blocks that are shown and not run.
 SHOWN = {"sh", "conf", "json", "text"}
 #: Seconds that one command may take, on a machine that may be busy.
@@ -76,7 +80,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Program:
-    """A Python program that is saved under a name."""
+    """A program that is saved under a name."""
 
     line: int
     name: str
@@ -107,16 +111,16 @@ def steps(document: str) -> list[Step]:
     """The commands and programs of a document, in order."""
     found: list[Step] = []
     for block in blocks(document):
-        if block.language == "python":
-            name = re.fullmatch(r"# (\w+\.py)", block.lines[0])
-            assert name, f"line {block.line}: a program begins with its name, `# name.py`"
+        if block.language in PROGRAMS:
+            name = re.fullmatch(PROGRAMS[block.language], block.lines[0])
+            assert name, f"line {block.line}: a program begins with its name, such as `# name.py`"
             found.append(Program(block.line, name[1], block.text))
         elif block.language == "console":
             found += commands(block)
         else:
-            expected = ", ".join(sorted(SHOWN))
+            expected = ", ".join(["console", *PROGRAMS, *sorted(SHOWN)])
             assert block.language in SHOWN, (
-                f"line {block.line}: expected console, python, {expected}; found {block.language!r}"
+                f"line {block.line}: expected {expected}; found {block.language!r}"
             )
     return found
 
@@ -406,5 +410,5 @@ def programs_not_run(text: str) -> list[str]:
         step.name
         for step in found
         if isinstance(step, Program)
-        and not any(f"python3 {FARM}/{step.name}" in text for text in texts)
+        and not any(re.search(rf"\b(python3|perl|gcc) .*{FARM}/{step.name}", t) for t in texts)
     ]
