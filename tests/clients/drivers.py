@@ -23,6 +23,7 @@ import anyio.from_thread
 import pytest
 
 from agent import aio, client
+from agent.mirror import Mirror
 from support.agents import DEADLINE
 from support.documents import ROOT
 
@@ -42,6 +43,9 @@ class Row(NamedTuple):
 
     driver: Driver
     program: str | None = None
+    #: The methods that it has where it answers from an index of its own. It then sends other
+    #: requests than those that it is asked, so it is held against the answers alone.
+    own_index: frozenset[str] = frozenset()
 
 
 def refusal(error: client.Refused) -> dict[str, Any]:
@@ -93,6 +97,26 @@ def asynchronous(pipe: str) -> Iterator[Call]:
 
     with anyio.from_thread.start_blocking_portal() as portal:
         yield lambda method, params: portal.call(ask, method, params)
+
+
+@contextlib.contextmanager
+def mirror(pipe: str) -> Iterator[Call]:
+    """`agent.mirror`, once it has the index."""
+    with Mirror(pipe, timeout=DEADLINE, restart=0) as one:
+        one.wait()
+
+        def call(method: str, params: dict[str, Any]) -> dict[str, Any]:
+            try:
+                return {"result": getattr(one, method)(**params)}
+            except client.Refused as error:
+                return refusal(error)
+
+        yield call
+
+
+def takes(method: str, params: dict[str, Any]) -> bool:
+    """Whether the mirror has a method that takes these parameters."""
+    return _has(Mirror, method, {"self": None, **params})
 
 
 @contextlib.contextmanager
@@ -157,6 +181,7 @@ def compiled(source: Path) -> Path:
 CLIENTS = {
     "python": Row(python),
     "asynchronous": Row(asynchronous),
+    "mirror": Row(mirror, own_index=frozenset({"lookup", "explain", "list"})),
     "perl": Row(perl, "perl"),
     "c": Row(c, "gcc"),
 }

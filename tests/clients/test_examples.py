@@ -17,7 +17,7 @@ from support.agents import DEADLINE
 @pytest.fixture
 def pipe(tmp_path: Path) -> Iterator[str]:
     with transcripts.serving(tmp_path, "callback") as replay:
-        yield str(replay.agent.pipe)
+        yield replay.pipe
 
 
 def run(command: list[str]) -> str:

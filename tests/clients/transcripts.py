@@ -87,6 +87,11 @@ class Replay:
         for directory in status["directories"]:
             self._values[directory["digest"].encode()] = DIRECTORY.encode()
 
+    @property
+    def pipe(self) -> str:
+        """The path of the agent's pipe."""
+        return str(self.agent.pipe)
+
     def same(self, answer: bytes) -> bytes:
         """An answer as the transcripts have it."""
         for value, stand_in in self._values.items():
