@@ -87,7 +87,7 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
 
 commands = _Commands(
     PROGRAM,
-    help="Serves Qube universal callbacks to a supervisor, and takes edits live.",
+    help="Serves Qube universal callbacks to a supervisor, and applies edits without a restart.",
     epilog="`callback-agent COMMAND --help` explains a command, `callback-agent help` lists the"
     " topics of the manual.",
     context_settings={"help_option_names": ["-h", "--help"]},

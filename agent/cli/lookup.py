@@ -23,7 +23,7 @@ def event_options(command: Command) -> Command:
     number = whole_number
     options = [
         click.argument("event", metavar="EVENT", shell_complete=events),
-        click.option("--job", type=number, metavar="ID", help="The event is of this job."),
+        click.option("--job", type=number, metavar="ID", help="The job of the event."),
         click.option("--label", metavar="L", help="That job's label."),
         click.option("--parent", type=number, metavar="ID", help="That job's parent (its pid)."),
         click.option("--pgrp", type=number, metavar="ID", help="That job's process group."),
@@ -36,7 +36,7 @@ def event_options(command: Command) -> Command:
             multiple=True,
             metavar="EVENT",
             shell_complete=events,
-            help="Came before; may be repeated.",
+            help="An event that occurred before; may be repeated.",
         ),
         code_option,
         json_option,

@@ -62,12 +62,12 @@ slurm_.add_command(setup)
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="Its format.",
+    help="The format of the log.",
 )
 @click.option(
     "--run-as",
     metavar="USER",
-    help=f"Whom callbacks run as; by default {slurm.RUN_AS} if root runs this, else the caller.",
+    help=f"The user that callbacks run as: {slurm.RUN_AS} if root runs this, else the caller.",
 )
 @click.option(
     "--interpreter",
@@ -146,7 +146,7 @@ def run(pipe: str | None, interpreters: Sequence[str], **options: Any) -> int:
 @_state
 @click.option("--json", "as_json", is_flag=True, help="Print all of it, one JSON value.")
 def status(spool: str, state: str, as_json: bool) -> int:
-    """Show how the daemon is: events that wait, events and callbacks that it has handled.
+    """Show the state of the daemon: events that wait, events and callbacks that it has handled.
 
     Exit status: 0 all is well, 1 it is not.
     """

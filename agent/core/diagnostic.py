@@ -130,7 +130,9 @@ CODES: Mapping[str, Code] = {
     "qb-conf-unreadable": Code(ERROR, SETTINGS, "qb.conf exists and cannot be read"),
     "qb-conf-lost": Code(ERROR, SETTINGS, "qb.conf was there and is gone"),
     "bad-settings": Code(ERROR, SETTINGS, "The settings, read again, cannot be used"),
-    "bad-flags": Code(ERROR, SETTINGS, "`supervisor_language_flags` begins with a digit"),
+    "bad-flags": Code(
+        ERROR, SETTINGS, "`supervisor_language_flags` begins with a digit and is no number"
+    ),
     "bad-path": Code(ERROR, SETTINGS, "A path in qb.conf cannot be the path of a directory"),
     "too-many-directories": Code(ERROR, SETTINGS, "The callback path lists too many directories"),
     "no-qb-conf": Code(NOTE, SERVED, "The qb.conf that a flag or variable names does not exist"),

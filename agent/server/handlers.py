@@ -106,10 +106,9 @@ class Handlers:
         reloader.swapped.append(self._use_new_index)
 
     def load(self) -> None:
-        """Load what is needed late: for refused requests, `status`, `metrics` and `rpc.discover`.
-        It takes some 100 ms and is meant for a thread."""
+        """Load what is needed late: for refused requests, `status` and `rpc.discover`. It takes
+        some 100 ms and is meant for a thread."""
         version()
-        self.metrics.load()
         openrpc.build_validators()
         self._document = _encoded_document()
 

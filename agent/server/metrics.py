@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent.core.unit import BEING_WRITTEN, ERROR, FAULT, UNSAFE
+from agent.reload.checks import NOT_CHECKED
 from agent.reload.record import HELD, RELOADED, RESTORED, STARTED
 from agent.reload.reloader import Reloader
 from agent.server.histogram import Histogram
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 RELOAD_BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 50.0, 100.0)
 #: The reasons for which a directory may be held. Each has a sample, so that an alert can
 #: tell 0 from what is not known.
-REASONS = (ERROR, FAULT, UNSAFE, BEING_WRITTEN)
+REASONS = (ERROR, FAULT, UNSAFE, BEING_WRITTEN, NOT_CHECKED)
 #: The events of records that end a reload.
 EVENTS = (STARTED, RELOADED, HELD, RESTORED)
 #: Callbacks of which the samples are made at once.
@@ -63,10 +64,6 @@ class Metrics:
         reloader.swapped.append(self._count_change)
         reloader.records.listeners.append(self._count_record)
 
-    def load(self) -> None:
-        """Import the library that writes the text. Takes some 10 ms."""
-        import prometheus_client.openmetrics.exposition  # noqa: F401
-
     def _count_change(self) -> None:
         # An index also changes where a directory is newly held.
         if self._reloader.index.generation != self._generation:
@@ -87,6 +84,7 @@ class Metrics:
         `clients` is how many are connected. What is counted is as of the last `Lookups.settle`. All
         together may take seconds where there are 100,000 callbacks.
         """
+        # Imported late: it takes 4 MB, and most agents are never asked.
         from prometheus_client import exposition
         from prometheus_client.openmetrics import exposition as openmetrics_exposition
 

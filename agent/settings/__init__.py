@@ -149,7 +149,7 @@ class Settings:
             flag="--state",
             variable="CALLBACK_AGENT_STATE",
             metavar="DIR",
-            help="Where accepted callbacks are kept over restarts.",
+            help="Where accepted callbacks are stored, so that a restart can serve them.",
             commands=(SERVE, CHECK, DIFF),
             default=default_state,
             convert=_path,
