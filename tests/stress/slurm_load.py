@@ -43,7 +43,7 @@ def counted(one: Farm, tasks: int, seconds: float) -> tuple[list[str], float]:
     one.cluster.start_controller()
     # Slurm itself loses the start of a task that it was about to start: as soon as it asks the
     # node, it starts it again.
-    wait_for(lambda: one.cluster.scontrol("ping").count(" UP"), "slurmctld")
+    wait_for(one.cluster.answers, "slurmctld")
     one.cluster.scontrol("reconfigure")
     share(0.6)
     one.stop_adapter(signal.SIGKILL)

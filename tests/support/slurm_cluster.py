@@ -124,6 +124,10 @@ class Cluster:
         """End slurmctld."""
         self._end("slurmctld", number)
 
+    def answers(self) -> bool:
+        """Whether slurmctld answers."""
+        return self._call("scontrol", "ping").returncode == 0
+
     def idle(self) -> bool:
         """Whether the node has nothing to do, and takes jobs."""
         for name, process in self._processes.items():
