@@ -139,9 +139,10 @@ class Known:
         if report.kind == "epilog":
             self._ending(job, report, task)
             return events
-        if task.state == "over" and report.end == task.end:
+        told, task.end = task.end, report.end
+        # Also where squeue told the end before.
+        if task.state == "over" and told in ("", report.end):
             return events
-        task.end = report.end
         if report.state in mapping.AGAIN:
             return events + self.again(job, report.task)
         names = mapping.STATES.get(report.state)
@@ -221,7 +222,7 @@ class Known:
         if task.state in ("running", "ending") and restart <= task.restart:
             return []
         self._set(job, name, task, "running")
-        task.outcome, task.restart = "", restart
+        task.outcome, task.end, task.restart = "", "", restart
         events = []
         if job.state != "running":
             job.state, job.over_at = "running", 0.0

@@ -137,15 +137,16 @@ class Spool:
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder, 0o700)
-            os.rename(f"{self.path}/{name}", f"{folder}/{name}")
+            # Not a link: the user of slurmctld may be another, who must not lead root elsewhere.
+            opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.rename(f"{self.path}/{name}", name, dst_dir_fd=opened)
+                _remove_oldest(opened)
+            finally:
+                os.close(opened)
         except OSError as error:
             self.stuck[name] = why = f"{shown(name)} cannot be moved to {BAD}: {error.strerror}"
             return why
-        for old in sorted(os.scandir(folder), key=lambda e: e.stat(follow_symlinks=False).st_mtime)[
-            :-MAX_BAD
-        ]:
-            with contextlib.suppress(OSError):
-                os.unlink(old.path)
         return f"it is now in {folder}"
 
     def remove_dead(self) -> int:
@@ -164,6 +165,17 @@ class Spool:
                         os.unlink(entry.path)
                         removed += 1
         return removed
+
+
+def _remove_oldest(folder: int) -> None:
+    """Remove the oldest files of an open directory beyond MAX_BAD."""
+    names = os.listdir(folder)
+    if len(names) <= MAX_BAD:
+        return
+    times = {name: os.lstat(name, dir_fd=folder).st_mtime for name in names}
+    for name in sorted(names, key=times.__getitem__)[:-MAX_BAD]:
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=folder)
 
 
 def watch(path: str, notice: Callable[[], object], stop: threading.Event) -> str:

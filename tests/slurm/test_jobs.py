@@ -120,6 +120,17 @@ def test_a_task_of_a_finished_array_that_is_requeued_ends_the_array_again() -> N
     assert ended == ["complete-work-100-1", "complete-job-100"]
 
 
+def test_the_completion_plugin_may_come_after_squeue_told_the_end() -> None:
+    slurm = Slurm()
+    slurm.prolog(7)
+    slurm.epilog(7)
+    slurm.known.ended(slurm.known.jobs[7], "", ("complete",), NOW)
+    assert slurm.jobcomp(7, "COMPLETED", END=5) == []
+    assert slurm.prolog(7, SLURM_JOB_RESTART_COUNT=1) == ["running-job-7"]
+    slurm.known.ended(slurm.known.jobs[7], "", ("failed",), NOW)
+    assert slurm.jobcomp(7, "FAILED", END=6) == []
+
+
 def test_an_id_that_is_used_again_is_a_new_job() -> None:
     slurm = Slurm()
     slurm.prolog(7)

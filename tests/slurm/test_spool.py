@@ -87,6 +87,14 @@ def test_the_oldest_files_set_aside_are_removed(spool: Spool) -> None:
     assert len([*bad.iterdir()]) == spools.MAX_BAD
 
 
+def test_a_link_does_not_lead_elsewhere(spool: Spool, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (Path(spool.path) / spools.BAD).symlink_to(tmp_path / "elsewhere")
+    leave(spool, "x")
+    assert "cannot be moved" in spool.set_aside("x")
+    assert [*(tmp_path / "elsewhere").iterdir()] == []
+
+
 def test_files_of_dead_hooks_are_removed_and_of_living_ones_not(spool: Spool) -> None:
     uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
     dead = uptime - spools.DEAD_SECONDS - 1
@@ -124,7 +132,7 @@ def test_a_file_that_cannot_be_removed_is_not_taken_again(
     first = leave(spool, f"{BOOT}.1.00.1.event")
     second = leave(spool, f"{BOOT}.2.00.1.event")
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "unlink", refuse)
