@@ -393,6 +393,7 @@ class _Connection:
     @classmethod
     async def open(cls, path: str) -> _Connection:
         """Connect. Raises NoAgent."""
+        client._check_owner(path)
         while True:
             try:
                 return cls(path, await anyio.connect_unix(path))

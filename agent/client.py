@@ -902,22 +902,35 @@ def default_paths() -> List[str]:
     """The pipes to try if none is named: the caller's own, then root's.
 
     The caller's own is left out if its folder belongs to another user: anyone can make a folder in
-    /tmp, and an agent's answers hold code that will be run.
+    /tmp, and an agent's answers hold code that will be run. Only root can make that of root's.
+    """
+    own = default_pipe(os.environ, os.geteuid())
+    if own == ROOT_PIPE:
+        return [ROOT_PIPE]
+    try:
+        _check_owner(own)
+    except _Absent:
+        pass
+    except NoAgent:
+        return [ROOT_PIPE]
+    return [own, ROOT_PIPE]
+
+
+def _check_owner(path: str) -> None:
+    """Raise NoAgent if a path is the caller's own default pipe, and its folder is not the caller's.
+
+    This is done before each connection: while no agent runs, another user can make the folder.
     """
     uid = os.geteuid()
-    own = default_pipe(os.environ, uid)
-    paths = [] if _belongs_to_another(os.path.dirname(own), uid) else [own]
-    if own != ROOT_PIPE:
-        paths.append(ROOT_PIPE)
-    return paths
-
-
-def _belongs_to_another(folder: str, uid: int) -> bool:
+    if path == ROOT_PIPE or path != default_pipe(os.environ, uid):
+        return
+    folder = os.path.dirname(path)
     try:
         found = os.lstat(folder)
-    except OSError:
-        return False
-    return not stat.S_ISDIR(found.st_mode) or found.st_uid not in (uid, 0)
+    except OSError as error:
+        raise _no_connection(path, error) from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (uid, 0):
+        raise NoAgent("{}: {} belongs to another user".format(path, folder))
 
 
 def _about(
@@ -1076,6 +1089,7 @@ class _Connection:
         return line
 
     def _connect(self, deadline: float) -> socket.socket:
+        _check_owner(self._path)
         one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             while True:

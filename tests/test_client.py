@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
-from agent import client
+from agent import aio, client
 from agent.client import AgentError, Client, NoAgent, Refused, Subscription, TimedOut
 from support.agents import DEADLINE
 from support.stand_in import (
@@ -402,6 +403,36 @@ def test_a_default_folder_that_is_somebody_elses_is_not_tried(
     if os.getuid() == 0:
         os.chown(folder, 4711, 4711)
         assert client.default_paths() == [str(folder / "pipe"), client.ROOT_PIPE]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_default_folder_that_another_user_makes_later_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, start: Start
+) -> None:
+    """A client outlives its agent and the folder of its pipe."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    folder = tmp_path / "callback-agent-4711"
+    [path, _] = client.default_paths()
+
+    async def ask() -> Any:
+        async with aio.Client(path, timeout=DEADLINE, restart=0) as agent:
+            return await agent.status()
+
+    with Client(path, timeout=DEADLINE, restart=0) as agent:
+        with pytest.raises(NoAgent, match="there is no pipe"):
+            agent.status()
+        folder.mkdir()
+        server = StandIn(folder / "pipe", [once, once, once, once])
+        assert agent.status() == ANSWER
+        assert anyio.run(ask) == ANSWER
+        os.chown(folder, 4712, 4712)
+        for call in (agent.status, agent.subscribe, lambda: anyio.run(ask)):
+            with pytest.raises(NoAgent, match="belongs to another user"):
+                call()
+        server.stop()
+    assert server.accepted == 2
 
 
 def test_a_child_that_forked_does_not_use_its_parents_connection(start: Start) -> None:

@@ -146,7 +146,7 @@ sub _connect {
         my $address = eval { local $SIG{__WARN__} = sub { }; pack_sockaddr_un($path) };
         _fail('NoAgent', "$path: this cannot be a pipe: empty, too long or not bytes")
             if !$address || $path =~ /\A\z|\0/ || unpack_sockaddr_un($address) ne $path;
-        my $problem = $path eq $own ? _problem(File::Basename::dirname($path)) : '';
+        my $problem = $path eq $own && $path ne ROOT_PIPE ? _problem(File::Basename::dirname($path)) : '';
         while (!$problem) {
             if (connect $socket, $address) {
                 @{$self}{qw(socket buffer process)} = ($socket, '', $$);

@@ -81,38 +81,32 @@ static outcome connect_to(callback_agent *agent, const char *path, double end)
     return failed(agent, CALLBACK_AGENT_TIMED_OUT, path, "no answer in time");
 }
 
-/* Connects to the caller's own pipe if its folder is the caller's or root's. Anyone can make one in
- * /tmp, and answers hold code that will be run. */
-static outcome connect_to_own(callback_agent *agent, double end)
-{
-    const char *run = getenv("XDG_RUNTIME_DIR"), *tmp = getenv("TMPDIR");
-    uid_t user = geteuid();
-    char path[PATH_BYTES] = "/run/callback-agent";
-    struct stat found;
-    if (user != 0 && run && *run == '/')
-        snprintf(path, sizeof path, "%s/callback-agent", run);
-    else if (user != 0)
-        snprintf(path, sizeof path, "%s/callback-agent-%lu", tmp && *tmp == '/' ? tmp : "/tmp",
-                 (unsigned long)user);
-    int error = lstat(path, &found) ? errno : 0;
-    agent->may_return |= error == ENOENT;
-    if (error)
-        return failed(agent, CALLBACK_AGENT_ABSENT, path, strerror(error));
-    if (!S_ISDIR(found.st_mode) || (found.st_uid != user && found.st_uid != 0))
-        return failed(agent, CALLBACK_AGENT_ABSENT, path, "this folder belongs to another user");
-    strncat(path, "/pipe", sizeof path - strlen(path) - 1);
-    return connect_to(agent, path, end);
-}
-
-/* Connects to the named pipe, or to the first default one where an agent is. */
+/* Connects to the named pipe, or else to the caller's own, or root's. The folder of the caller's own
+ * must be theirs: anyone can make one in /tmp, and answers hold code that will be run. */
 static outcome connect_any(callback_agent *agent, double end)
 {
+    const char *run = getenv("XDG_RUNTIME_DIR"), *tmp = getenv("TMPDIR");
+    char path[PATH_BYTES], own[sizeof agent->message];
+    struct stat found;
+    outcome how = CALLBACK_AGENT_ABSENT;
     agent->may_return = 0;
-    if (agent->path)
-        return connect_to(agent, agent->path, end);
-    outcome how = connect_to_own(agent, end);
-    if (how == CALLBACK_AGENT_ABSENT && geteuid() != 0) {
-        char own[sizeof agent->message];
+    if (agent->path || geteuid() == 0)
+        return connect_to(agent, agent->path ? agent->path : ROOT_PIPE, end);
+    if (run && *run == '/')
+        snprintf(path, sizeof path, "%.400s/callback-agent", run);
+    else
+        snprintf(path, sizeof path, "%.400s/callback-agent-%lu", tmp && *tmp == '/' ? tmp : "/tmp",
+                 (unsigned long)geteuid());
+    if (lstat(path, &found) != 0) {
+        agent->may_return = 1;
+        failed(agent, how, path, strerror(errno));
+    } else if (!S_ISDIR(found.st_mode) || (found.st_uid != geteuid() && found.st_uid != 0)) {
+        failed(agent, how, path, "this folder belongs to another user");
+    } else {
+        strncat(path, "/pipe", sizeof path - strlen(path) - 1);
+        how = connect_to(agent, path, end);
+    }
+    if (how == CALLBACK_AGENT_ABSENT) {
         strcpy(own, agent->message);
         how = connect_to(agent, ROOT_PIPE, end);
         strcpy(agent->message, own);
