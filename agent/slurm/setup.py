@@ -55,7 +55,11 @@ def steps(conf: Path, hook: str, spool: str) -> list[Step]:
     for path in (hook, spool):
         if not _PLAIN.fullmatch(path):
             raise BadPath(f"{path}: expected an absolute path of letters, digits and / . _ + -")
-    settings, found = _settings(conf)
+    try:
+        settings = slurm_conf.read(conf)
+    except OSError as error:
+        text = f"{error.filename or conf}: {error.strerror}; name the configuration of slurmctld"
+        return [Step(text, ("callback-agent slurm setup --slurm-conf FILE",))]
     user = settings["slurmuser"].value if "slurmuser" in settings else "root"
     lines: list[Step] = []
     for name in _HOOKS:
@@ -65,15 +69,7 @@ def steps(conf: Path, hook: str, spool: str) -> list[Step]:
     if any(step.todo and not step.optional for step in lines):
         text = "slurmctld reads slurm.conf when it starts; running jobs go on"
         lines.append(Step(text, ("systemctl restart slurmctld",)))
-    return [_spool(spool, user), _hook(hook, spool), *found, *lines]
-
-
-def _settings(conf: Path) -> tuple[dict[str, Setting], list[Step]]:
-    try:
-        return slurm_conf.read(conf), []
-    except OSError as error:
-        why = f"{error.filename or conf}: {error.strerror}"
-        return {}, [Step(why, ("callback-agent slurm setup --slurm-conf FILE",))]
+    return [_spool(spool, user), _hook(hook, spool), *lines]
 
 
 def _spool(spool: str, user: str) -> Step:
