@@ -240,20 +240,24 @@ class Client:
         """The results of some requests. They are sent again while the agent is not there."""
         wait_until = min(deadline.at, time.monotonic() + self.restart)
         pause = client._CONNECT_PAUSE
+        absent: NoAgent | None = None
         while True:
             with self._limit(deadline):
                 is_new = not self._idle
                 try:
                     async with self._connection() as connection:
+                        absent = None
                         return await connection.ask(lines)
-                except client._Absent:
+                except client._Absent as error:
                     if is_new and time.monotonic() + pause > wait_until:
                         raise
+                    absent = error
                 if is_new:
                     await anyio.sleep(pause)
                     pause = min(2 * pause, client._LONGEST_PAUSE)
                 continue
-            raise client._too_late(self.path, deadline)
+            # If it slept for too long, it is known why there is no answer.
+            raise absent or client._too_late(self.path, deadline)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[_Connection]:

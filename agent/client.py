@@ -496,6 +496,9 @@ class Client:
                 if time.monotonic() + pause > wait_until:
                     raise
                 time.sleep(pause)
+                if time.monotonic() > deadline.at:
+                    # It slept for too long. It is known why there is no answer.
+                    raise
                 pause = min(2 * pause, _LONGEST_PAUSE)
             except socket.timeout:
                 if connection is not None:

@@ -9,15 +9,17 @@ import math
 import subprocess
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import anyio
 import msgspec
 import pytest
 
-from agent import client
+from agent import aio, client
 from agent.client import AgentError, BadArgument, Client, NoAgent, Refused, TimedOut
 from agent.rpc import messages
 from support.agents import DEADLINE, Agent, running, wait_for, write
@@ -104,6 +106,23 @@ def test_a_restart_is_not_seen_by_threads_that_ask(tmp_path: Path) -> None:
 def test_who_waits_for_no_restart_hears_at_once(tmp_path: Path) -> None:
     with pytest.raises(NoAgent, match="no pipe"):
         Client(str(tmp_path / "pipe"), timeout=math.inf, restart=0).status()
+
+
+def test_no_agent_is_not_reported_as_a_slow_one_by_a_process_that_sleeps_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "pipe")
+    sleep, sleep_of_anyio = time.sleep, anyio.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(10 * seconds))
+    monkeypatch.setattr(anyio, "sleep", lambda seconds: sleep_of_anyio(10 * seconds))
+
+    async def ask() -> Any:
+        async with aio.Client(path, timeout=0.2) as agent:
+            return await agent.status()
+
+    for call in (Client(path, timeout=0.2).status, lambda: anyio.run(ask)):
+        with pytest.raises(NoAgent, match="there is no pipe"):
+            call()
 
 
 LOOP: list[Any] = []
