@@ -46,6 +46,8 @@ class Habit(NamedTuple):
 _EVENT = r"[\w*]+-\w+(?:-(?!\.\*)[\w*.]*[\w*])+"
 #: Nearly every trigger: such events, in parentheses or not, with operators between them.
 _PLAIN = re.compile(rf"\(?{_EVENT}\)?(?: (?:&&|\|\|) \(?{_EVENT}\)?)*")
+#: An event whose label has several words, such as `render 12`.
+_PLAIN_LABEL = re.compile(r"[a-z*]+-[a-z]+(?:-[\w*]+)+(?: \w+)+")
 
 _ENTITIES = {"&amp;": "&", "&quot;": '"', "&nbsp;": " ", "&#124;": "|", "&#38;": "&"}
 _ENTITY = re.compile("|".join(_ENTITIES))
@@ -69,7 +71,7 @@ def is_plain(value: str) -> bool:
 
     Not every such text is found to be one, but nearly all are.
     """
-    return _PLAIN.fullmatch(value) is not None
+    return _PLAIN.fullmatch(value) is not None or _PLAIN_LABEL.fullmatch(value) is not None
 
 
 def in_value(

@@ -137,9 +137,20 @@ def _common(one: bytes, other: bytes) -> int:
     for at in range(0, length, _BLOCK):
         left, right = one[at : at + _BLOCK], other[at : at + _BLOCK]
         if left != right:
-            pairs = enumerate(zip(left, right, strict=False))
-            return next((at + n for n, (a, b) in pairs if a != b), length)
+            return at + _common_in_block(left, right)
     return length
+
+
+def _common_in_block(one: bytes, other: bytes) -> int:
+    """As `_common`, by halves: comparing byte by byte takes milliseconds for a block."""
+    same, most = 0, min(len(one), len(other))
+    while same < most:
+        half = (same + most + 1) // 2
+        if one[same:half] == other[same:half]:
+            same = half
+        else:
+            most = half - 1
+    return same
 
 
 def _common_end(one: bytes, other: bytes, start: int) -> int:
@@ -151,7 +162,7 @@ def _common_end(one: bytes, other: bytes, start: int) -> int:
         left = one[len(one) - end - size : len(one) - end]
         right = other[len(other) - end - size : len(other) - end]
         if left != right:
-            end += _common(left[::-1], right[::-1])
+            end += _common_in_block(left[::-1], right[::-1])
             break
         end += size
     if _begins_line(one, len(one) - end) and _begins_line(other, len(other) - end):

@@ -101,7 +101,7 @@ class _Planner:
         number: int,
     ) -> None:
         name, column = setting.name, setting.column
-        if tree is None or any(p.severity is Severity.ERROR for p in problems):
+        if tree is None or (problems and any(p.severity is Severity.ERROR for p in problems)):
             if names.bad_name(name, 0) is None:
                 self._broken.append(Broken(name, number, column))
             return
@@ -122,18 +122,28 @@ class _Planner:
         following = self._text[number] if number < len(self._text) else ""
         if "\r" in line or ("=" not in following and following.partition("#")[0].strip()):
             return None, None
+        name, equals, value = line.partition(" = ")
+        if equals and name in self._names and "#" not in value and value[:1] not in '"{':
+            # Nearly every line. A name holds neither `=` nor `#`.
+            tree = self._known(value) if len(line) <= conf.MAX_LINE else None
+            if tree is not None:
+                return conf.Setting(name, value, number, 1, len(name) + 4), tree
         try:
             setting = conf.registration(line, number)
         except ProblemError:
             return None, None
         if setting is None or setting.name not in self._names:
             return None, None
-        tree = self._parsed.get(setting.value)
-        if tree is None and habits.is_plain(setting.value):
-            tree, problems = trigger.parse(setting.value)
+        return setting, self._known(setting.value)
+
+    def _known(self, value: str) -> trigger.Trigger | None:
+        """The trigger of a text that has no problem, where that is soon seen."""
+        tree = self._parsed.get(value)
+        if tree is None and habits.is_plain(value):
+            tree, problems = trigger.parse(value)
             if problems:
-                return None, None
-        return setting, tree
+                return None
+        return tree
 
     def plan(self, data: bytes) -> Plan:
         """The plan, after all lines; `data` are the bytes of the file."""

@@ -60,6 +60,8 @@ class Or:
         return " || ".join(f"({p})" if isinstance(p, And) else str(p) for p in self.parts)
 
 
+_SIGNS: dict[type[And | Or], str] = {And: "&&", Or: "||"}
+
 #: Stands for a term with an error. A tree that holds it is not used.
 _NO_TERM = Term("", "", "")
 
@@ -108,7 +110,7 @@ def parse(text: str) -> tuple[Trigger | None, list[Problem]]:
         if _is_term(text):
             tree = parse_term(text, 0, problems)  # Nearly every trigger is one term.
         else:
-            tree = _Parser(text, problems).parse()
+            tree = _flat(text) or _Parser(text, problems).parse()
         # The canonical text, which is less than twice as long, must be readable too.
         if tree and 2 * len(text) > MAX_LENGTH and (length := len(str(tree))) > MAX_LENGTH:
             message = f"this trigger has {length} characters when written out"
@@ -134,6 +136,22 @@ def _is_term(text: str) -> bool:
     if len(words) == 1:
         return words[0] == text and text.lower() not in ("and", "or")
     return words != [] and text == text.strip() and _OPERATOR.search(text) is None
+
+
+def _flat(text: str) -> Trigger | None:
+    """The tree of a text without parentheses that has operators of one kind and no problems; None
+    of any other. Most triggers with operators are such a text."""
+    if "(" in text or ")" in text or _may_have_words(text):
+        return None
+    kind: type[And | Or] = And if "&&" in text else Or
+    if ("||" in text) is (kind is And):
+        return None  # operators of both kinds, or none
+    problems: list[Problem] = []
+    try:
+        parts = [parse_term(part.strip(), 0, problems) for part in text.split(_SIGNS[kind])]
+    except ProblemError:
+        return None
+    return None if problems else kind(tuple(parts))
 
 
 class _Token(NamedTuple):

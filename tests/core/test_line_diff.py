@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,21 @@ def test_it_is_small_and_soon_made(before: bytes, now: bytes, is_cut: bool) -> N
     diff = unified(before, now)
     assert 0 < len(diff.encode()) <= MAX_BYTES
     assert diff.endswith(CUT + "\n") is is_cut
+
+
+def test_bytes_are_not_compared_one_by_one() -> None:
+    before = b"".join(b"a.py = done-job-%d\n" % n for n in range(4000))
+    now = before.replace(b"-2000\n", b"-twothousand\n")
+    steps = 0
+
+    def count(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    sys.setprofile(count)
+    try:
+        shift = Shift.between(before, now)
+    finally:
+        sys.setprofile(None)
+    assert shift == Shift(2001, 2002, 0)
+    assert steps < 1000

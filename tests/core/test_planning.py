@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core import planning
+from agent.core import habits, lines, planning, trigger
+from agent.core.diagnostic import Problem
 
 _FIELDS = st.sampled_from(
     [
@@ -20,6 +23,11 @@ _FIELDS = st.sampled_from(
         "slef",
         "7",
         "lab el",
+        "lab 7",
+        "done_job",
+        'a"b',
+        "a # b",
+        "or",
         "*",
         "a.*",
         "",
@@ -39,10 +47,45 @@ _LINES = st.builds(
 @given(
     st.lists(st.one_of(_LINES, st.sampled_from(["", "# x = y", "&& done-job-self"])), max_size=9)
 )
-def test_a_line_that_is_only_glanced_at_has_nothing_to_find(lines: list[str]) -> None:
-    data = "\n".join(lines).encode()
+def test_a_line_that_is_only_glanced_at_has_nothing_to_find(text: list[str]) -> None:
+    data = "\n".join(text).encode()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(habits, "_PLAIN_LABEL", re.compile("(?!)"))
+        patch.setattr(trigger, "_flat", lambda _: None)
         patch.setattr(planning._Planner, "_glance", lambda *_: (None, None))
         examined = planning.plan(data, "/d/callbacks.conf")
     assert planning.plan(data, "/d/callbacks.conf") == examined
     assert planning.plan(data, "/d/callbacks.conf", examined) == examined
+
+
+USUAL = [
+    *("done-job-self", "failed-work-lab-7-*", "failed-job-render 7", "complete-job-1234"),
+    *("done-job-a && done-job-b", "done-job-a || failed-job-b || killed-job-c"),
+    "(done-work-a-1 && done-work-b-1) || failed-job-c",
+]
+
+
+def test_a_usual_line_is_not_examined_and_a_known_trigger_not_parsed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    examined, parsed = list[str](), list[str]()
+    examine, parse = lines.examine, trigger.parse
+
+    def counted_examine(line: str, number: int) -> lines.Examined:
+        examined.append(line)
+        return examine(line, number)
+
+    def counted_parse(text: str) -> tuple[trigger.Trigger | None, list[Problem]]:
+        parsed.append(text)
+        return parse(text)
+
+    monkeypatch.setattr(lines, "examine", counted_examine)
+    monkeypatch.setattr(trigger, "parse", counted_parse)
+    data = "".join(f"f{n}.py = {t}\n" for t in USUAL for n in range(3)).encode()
+    plan = planning.plan(data, "/d/callbacks.conf")
+    assert plan.findings == ()
+    # A name is examined once.
+    assert examined == [f"f{n}.py = {USUAL[0]}" for n in range(3)]
+    parsed.clear()
+    assert planning.plan(data, "/d/callbacks.conf", plan) == plan
+    assert parsed == []

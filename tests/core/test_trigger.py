@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from agent.core import trigger
 from agent.core.diagnostic import Severity
 from agent.core.event import TYPES, Event, EventError, glob
 from agent.core.spelling import one_letter_away
@@ -214,3 +215,11 @@ def test_operators_in_place_of_words_give_the_same_trigger(text: str) -> None:
     again, left = parse(text)
     assert str(again) == str(tree)
     assert "word-operator" not in [p.code for p in left]
+
+
+@given(HOSTILE | WORDS | triggers())
+def test_a_text_without_parentheses_has_the_tree_that_the_whole_parser_makes(text: str) -> None:
+    tree, problems = trigger.parse(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trigger, "_flat", lambda _: None)
+        assert trigger.parse(text) == (tree, problems)
