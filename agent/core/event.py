@@ -209,6 +209,15 @@ class Event(NamedTuple):
         )
 
 
+def view_of(owner: Job, job: Job | None) -> tuple[object, ...]:
+    """What decides how an owner sees the events of a job, or events given as text. Two owners for
+    which it is the same see the same."""
+    if job is None:
+        return owner.id, owner.pid
+    parent = _parent(owner)
+    return owner.id == job.id, parent == job.id, parent == owner.pid, owner.pgrp == job.pgrp
+
+
 def _parent(job: Job) -> int | None:
     """The id of a job's parent, None if it is not given."""
     return None if job.pid is None or job.pid <= NO_PARENT else job.pid

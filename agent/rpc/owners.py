@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from agent.core.event import Event
-from agent.core.index import Callback, Index, Match
+from agent.core.index import Callback, Index, Match, Pending
 from agent.rpc import question
 from agent.rpc.messages import Job, LookupParams, OwnerPartial, OwnerResult
-from agent.rpc.question import Check, PendingReader, Question
+from agent.rpc.question import Check, PendingReader
 
 _encode = msgspec.json.Encoder().encode
 
@@ -22,38 +22,64 @@ _encode = msgspec.json.Encoder().encode
 def matches(index: Index, params: LookupParams, check: Check) -> list[Match]:
     """The match of each owner, parallel to `owners`. Owners to whom everything looks the same
     share one object. Raises BadText, and what `check` raises."""
-    known: dict[tuple[frozenset[str], str | None, tuple[Event, ...]], Match] = {}
-    counts: Callable[[str], bool] | None = None
-    found = []
-    for event, before, pending in _questions(params, check):
-        if pending:
-            found.append(index.lookup(event, before, check, pending))
-            continue
-        if counts is None:
-            counts = index.contexts_that_count(event)
-        # All else is the same for every owner.
-        seen = frozenset(filter(counts, event.contexts)), event.text, before
-        match = known.get(seen)
-        if match is None:
-            match = known[seen] = index.lookup(event, before, check)
-        found.append(match)
-    return found
-
-
-def _questions(params: LookupParams, check: Check) -> Iterator[Question]:
-    """What is asked for each owner."""
     reader = PendingReader(check)
     # A bad event is refused even where there are no owners.
     question.event_of(params.event, Job(), "/params/event")
     everyone = reader.read(params.pending or (), "/params/pending")
+    shared = _Shared(index, params, everyone, check)
+    found = []
     for i, owner in enumerate(params.owners or ()):
         check()
-        pending = everyone
-        if owner.pending is not None:
-            pending = reader.read(owner.pending, f"/params/owners/{i}/pending")
-        event = question.event_of(params.event, owner, "/params/event")
-        before = question.occurred(params.occurred, owner, check) if params.occurred else ()
-        yield Question(event, before, pending)
+        if owner.pending is None:
+            found.append(shared.match(owner))
+            continue
+        event, before = shared.events(owner)
+        pending = reader.read(owner.pending, f"/params/owners/{i}/pending")
+        found.append(index.lookup(event, before, check, pending))
+    return found
+
+
+class _Shared:
+    """The matches of owners that have no `pending` of their own. Only how they see the events
+    differs."""
+
+    def __init__(self, index: Index, params: LookupParams, pending: Pending, check: Check) -> None:
+        self._index = index
+        self._params = params
+        self._pending = pending
+        self._check = check
+        self._given = (params.event, *(params.occurred or ()))
+        #: By what decides how an owner sees the events; and by what they then look like.
+        self._by_view: dict[tuple[object, ...], Match] = {}
+        self._by_look: dict[tuple[object, ...], Match] = {}
+        self._counts: Callable[[str], bool] | None = None
+
+    def match(self, owner: Job) -> Match:
+        """The match of one owner."""
+        seen = tuple(question.view(one, owner) for one in self._given)
+        match = self._by_view.get(seen)
+        if match is None:
+            match = self._by_view[seen] = self._of_events(*self.events(owner))
+        return match
+
+    def events(self, owner: Job) -> tuple[Event, tuple[Event, ...]]:
+        """The event and what occurred, as an owner sees them."""
+        event = question.event_of(self._params.event, owner, "/params/event")
+        if not self._params.occurred:
+            return event, ()
+        return event, question.occurred(self._params.occurred, owner, self._check)
+
+    def _of_events(self, event: Event, before: tuple[Event, ...]) -> Match:
+        if self._pending:
+            return self._index.lookup(event, before, self._check, self._pending)
+        if self._counts is None:
+            self._counts = self._index.contexts_that_count(event)
+        # All else is the same for every owner.
+        look = frozenset(filter(self._counts, event.contexts)), event.text, before
+        match = self._by_look.get(look)
+        if match is None:
+            match = self._by_look[look] = self._index.lookup(event, before, self._check)
+        return match
 
 
 def callbacks(index: Index, found: Iterable[Match]) -> list[Callback]:
