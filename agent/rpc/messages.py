@@ -242,12 +242,13 @@ def _not_both(one: str, other: str) -> dict[str, Any]:
 
 def _objects_need(*owner: str) -> dict[str, Any]:
     """The rule that `occurred` holds objects only where it is known from which job they are seen:
-    where the event is an object, or one of these members is given."""
+    where the event is an object, or one of these members is given. A refusal names the last."""
+    description = "the job from which the objects in occurred are seen"
     return {
         "anyOf": [
             {"required": ["event"], "properties": {"event": {"type": "object"}}},
             {"properties": {"occurred": {"type": "array", "items": {"type": "string"}}}},
-            *({"required": [name]} for name in owner),
+            *({"description": description, "required": [name]} for name in owner),
         ]
     }
 
@@ -307,7 +308,7 @@ class LookupParams(ExplainParams, frozen=True):
     )
     SCHEMA_RULE: ClassVar[dict[str, Any]] = {
         "allOf": [
-            _objects_need("owner", "owners"),
+            _objects_need("owners", "owner"),
             _not_both("occurred", "pending"),
             _not_both("owner", "owners"),
             {
