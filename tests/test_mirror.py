@@ -90,6 +90,16 @@ def some_calls(
         yield "explain", {**about, "occurred": case.occurred, "code": r.random() < 0.5}
 
 
+def some_events(r: Random, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Calls about events in text that differ in little, mostly in the extra."""
+    extras = [*cases.EXTRAS, *cases.ODD_EXTRAS, *cases.TIMES]
+    for number in range(count):
+        extra = str(number) if r.random() < 0.3 else r.choice(extras)
+        context = r.choice(["self", "self", "parent", "7", "007", "a"])
+        name, kind = r.choice(cases.NAMES), r.choice(["job", "work", "work", *cases.EXTRA_TYPES])
+        yield "lookup", {"event": f"{name}-{kind}-{context}-{extra}"}
+
+
 def said(call: Callable[[], Any]) -> Any:
     """What a call returns, encoded as the agent does; or the error that it raises."""
     try:
@@ -119,7 +129,8 @@ def test_calls_are_answered_byte_for_byte_as_by_the_pipe(tmp_path: Path) -> None
         ]
         calls = [("list", {}), ("list", {"code": True})]
         calls += [call for case in found for call in some_calls(r, case, pending)]
-        assert len(calls) > 6 * CASES
+        calls += some_events(r, 4 * CASES)
+        assert len(calls) > 10 * CASES
         expected = []
         for start in range(0, len(calls), 100):
             sent = b"".join(

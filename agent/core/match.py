@@ -20,7 +20,7 @@ not touch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 
 from agent.core.event import DONE, TYPES, Event
 from agent.core.patterns import Patterns, edit_patterns, edited
@@ -93,6 +93,30 @@ def contexts_that_count(tree: Tree, event: Event, steps: Steps) -> Callable[[str
     differ only in other contexts satisfy the same terms."""
     found = _slots(tree, event, steps)
     return lambda context: any(context in slots for slots in found)
+
+
+def extras_that_count(
+    tree: Tree, event: Event, steps: Steps
+) -> tuple[Container[str | None], ...] | None:
+    """The extras that terms require which an event like this one may satisfy. Events that differ
+    only in an extra that is in none of these satisfy the same terms.
+
+    None if that cannot be said: terms require a pattern of the extra, or the event has no extra, or
+    a label, which is compared together with it.
+    """
+    if event.extra is None or event.text is not None:
+        return None
+    count = []
+    for slots in _slots(tree, event, steps):
+        for context in (*event.contexts, "*"):
+            extras = slots.get(context)
+            if extras is None:
+                continue
+            if not extras.only_literal():
+                return None
+            if len(extras.literal) > (None in extras.literal):
+                count.append(extras.literal)
+    return tuple(count)
 
 
 def _any_context(extras: Patterns[Numbers], event: Event, steps: Steps) -> Iterator[Numbers]:

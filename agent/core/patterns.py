@@ -175,6 +175,10 @@ class Patterns(Generic[V]):
         if self.general is not None:
             yield from self.general.find(text, _WHOLE, steps)
 
+    def only_literal(self) -> bool:
+        """Whether all texts that are not in `literal` match the same patterns."""
+        return self.general is None and not any(self.lengths)
+
     def find_tails(self, text: str, steps: Steps) -> Iterator[V]:
         """What is filed under each pattern that matches the rest of the text after some hyphen."""
         starts = [at + 1 for at, character in enumerate(text) if character == "-"]

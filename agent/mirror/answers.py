@@ -1,23 +1,23 @@
 """What one index answers, and until when it may.
 
-An answer is computed by the functions that compute the agent's own. Each is kept by its arguments.
-Most events of a farm are asked for only once (the frame is in them), so an answer is also kept by
-the callbacks that fire.
+An answer is computed by the functions that compute the agent's own. Each is kept by its arguments,
+and by what was found, so that all that find the same share it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import marshal
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeGuard
+from collections.abc import Callable, Container, Iterator, Mapping
+from typing import Any, Final, NoReturn, TypeGuard
 
 import msgspec
 
 from agent import client
 from agent.core.event import Event
-from agent.core.index import Index
+from agent.core.index import Index, Match
 from agent.mirror.frozen import frozen
 from agent.rpc import jsonrpc, question, results
 from agent.rpc.lines import MAX_LINE
@@ -34,14 +34,14 @@ MAX_KEPT_ARGUMENTS: Final = 4096
 #: The version of `marshal` without references: equal values of equal types give equal bytes.
 _MARSHAL_VERSION: Final = 2
 
-Key = str | bytes | tuple[int, ...]
+Key = str | bytes | tuple[object, ...]
 
 
 class Answers:
     """One index, and its answers. For any thread."""
 
     __slots__ = (
-        *("_kept", "_lock", "_max_kept_bytes", "_size"),
+        *("_heads", "_kept", "_lock", "_max_kept_bytes", "_size"),
         *("coded", "current_at", "events", "index", "replaced", "until"),
     )
 
@@ -59,6 +59,9 @@ class Answers:
         self.replaced = False
         #: Answers to lookups of an event alone, by its text.
         self.events: dict[str, Any] = {}
+        #: The same by what stands before the extra, with the extras for which the answer may be
+        #: another. Most events of a farm are asked for only once: the frame is their extra.
+        self._heads: dict[str, tuple[tuple[Container[str | None], ...], Any]] = {}
         #: Other answers, by arguments, and by the callbacks that fire.
         self._kept: dict[Key, Any] = {}
         self._size = 0
@@ -101,21 +104,28 @@ class Answers:
 
     def to_event(self, event: str) -> Any:
         """The answer to a lookup of an event in ASCII, without anything else. Raises Refused."""
+        parts = event.split("-", 3)
+        head = event[: -len(parts[3])] if len(parts) == 4 and parts[3] else ""
+        known = self._heads.get(head)
+        if known is not None:
+            for extras in known[0]:
+                if parts[3] in extras:
+                    break
+            else:
+                return known[1]
         try:
-            found = self.index.lookup(Event.from_text(event))
+            asked = Event.from_text(event)
         except ValueError:
             # Explained as the agent does.
             return self.to_call("lookup", {"event": event}, results.no_limit)
-        key = tuple(map(id, found.callbacks))
-        answer = None if found.partial else self._kept.get(key)
-        if answer is None:
-            encoded = results.encoded_match(self.index, found, False, results.no_limit)
-            answer = frozen(msgspec.json.decode(encoded))
-            if not found.partial:
-                self._keep(self._kept, key, answer, len(encoded) + 8 * len(key))
-            self._keep(self.events, event, answer, len(event) + len(encoded))
-        else:
-            self._keep(self.events, event, answer, len(event))
+        answer = self._to_match(self.index.lookup(asked))
+        if known is None and head:
+            extras_that_count = self.index.extras_that_count(asked)
+            if extras_that_count is not None and not any(
+                asked.extra in extras for extras in extras_that_count
+            ):
+                self._keep(self._heads, head, (extras_that_count, answer), len(head))
+        self._keep(self.events, event, answer, len(event))
         return answer
 
     def to_call(self, method: str, params: Mapping[str, Any], spend: Spend) -> Any:
@@ -132,10 +142,28 @@ class Answers:
         index = self.coded if params.get("code") else self.index
         if index is None or len(line) > MAX_LINE:
             return None
-        encoded = _result(index, method, line, spend)
-        answer = frozen(msgspec.json.decode(encoded))
+        request = _request(line)
+        with _refusing(request):
+            if method == "lookup" and request.params.owners is None and not request.params.code:
+                one = question.of(request.params, lambda: spend(0))
+                found = index.lookup(one.event, one.occurred, lambda: spend(0), one.pending)
+                answer, size = self._to_match(found), 0
+            else:
+                encoded = _COMPUTE[method](index, request.params, spend)
+                answer, size = frozen(msgspec.json.decode(encoded)), len(encoded)
         if key is not None:
-            self._keep(self._kept, key, answer, len(key) + len(encoded))
+            self._keep(self._kept, key, answer, len(key) + size)
+        return answer
+
+    def _to_match(self, found: Match) -> Any:
+        """The answer to a lookup that found this."""
+        key = (tuple(map(id, found.callbacks)), tuple((id(c), m) for c, m in found.partial))
+        answer = self._kept.get(key)
+        if answer is None:
+            encoded = results.encoded_match(self.index, found, False, results.no_limit)
+            answer = frozen(msgspec.json.decode(encoded))
+            places = len(found.callbacks) + 2 * len(found.partial)
+            self._keep(self._kept, key, answer, len(encoded) + 8 * places)
         return answer
 
     def _keep(self, kept: dict[Any, Any], key: Key, answer: Any, size: int) -> None:
@@ -144,6 +172,7 @@ class Answers:
         if self._size > self._max_kept_bytes:
             # Computing an answer again is cheap; an order of use would cost every lookup.
             self.events.clear()
+            self._heads.clear()
             self._kept.clear()
             self._size = size
         if size <= self._max_kept_bytes:
@@ -166,19 +195,26 @@ _COMPUTE: Final[Mapping[str, Callable[[Index, Any, Spend], bytes]]] = {
 }
 
 
-def _result(index: Index, method: str, line: bytes, spend: Spend) -> bytes:
-    """The encoded result of the request on a line. Raises Refused as the client does."""
-    request: Any = jsonrpc.read(line)
+def _request(line: bytes) -> Any:
+    """The request on a line. Raises Refused as the client does."""
+    request = jsonrpc.read(line)
     if isinstance(request, jsonrpc.Refusal):
-        response = request.response
-    else:
-        try:
-            return _COMPUTE[method](index, request.params, spend)
-        except BadText as wrong:
-            response = question.refusal(request.id, wrong)
-    message = msgspec.json.decode(response)
-    client._answers("", message, 0)
-    raise AssertionError(message)
+        _refuse(request.response)
+    return request
+
+
+@contextlib.contextmanager
+def _refusing(request: Any) -> Iterator[None]:
+    """Raises Refused as the client does for text that is not an event."""
+    try:
+        yield
+    except BadText as wrong:
+        _refuse(question.refusal(request.id, wrong))
+
+
+def _refuse(response: bytes) -> NoReturn:
+    client._answers("", msgspec.json.decode(response), 0)
+    raise AssertionError(response)
 
 
 def plain(event: object) -> TypeGuard[str]:

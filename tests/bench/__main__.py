@@ -8,14 +8,19 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
-from bench import peers
-from bench.measure import FULL, MEASUREMENTS, QUICK, Bench
+from bench import measure, mirrors, peers
+from bench.measure import FULL, QUICK, Bench
 from bench.process import BenchError
 from bench.report import Row, loads, machine, table
 
 # Everything is bounded by itself; this bounds the whole, in seconds.
 WHOLE_LIMIT = 590
 
+MEASUREMENTS = {
+    **measure.MEASUREMENTS,
+    mirrors.mirror_known: ("mirror-known",),
+    mirrors.mirror_new: ("mirror-new",),
+}
 ROWS = [name for names in MEASUREMENTS.values() for name in names]
 
 
@@ -41,7 +46,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
     return options
 
 
-def measure(only: list[str], quick: bool) -> list[Row]:
+def measured(only: list[str], quick: bool) -> list[Row]:
     """The rows asked for."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -75,7 +80,7 @@ def main() -> int:
             file=sys.stderr,
         )
     try:
-        rows = measure(options.only, options.quick)
+        rows = measured(options.only, options.quick)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

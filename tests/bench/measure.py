@@ -155,12 +155,12 @@ def _against_redis(
             mine, floor = bench.rounds(shape, ours, echo)
             return mine, [], floor
         folder = bench.new_folder("redis")
-        redis = stack.enter_context(peers.redis(folder, _length(ours.answer)))
+        redis = stack.enter_context(peers.redis(folder, length(ours.answer)))
         mine, other, floor = bench.rounds(shape, ours, redis, echo)
         return mine, other, floor
 
 
-def _length(answer: bytes) -> int:
+def length(answer: bytes) -> int:
     """Length of an answer with its number in place of the mark."""
     return len(answer) + 6
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent.core.event import Event
 from agent.core.index import Index, ServedDirectory
@@ -175,3 +176,44 @@ def test_the_digest_names_what_is_served_and_nothing_else() -> None:
     assert digest != Index.of(1, [first]).digest
     off = ServedDirectory.of("/a", unit(["done-job-self"]), frozenset())
     assert digest != Index.of(1, [off, second]).digest
+
+
+@given(cases(), st.lists(st.text(), max_size=3))
+def test_events_with_other_extras_than_those_that_count_have_the_same_result(
+    one: Case, more: list[str]
+) -> None:
+    question = events(one)
+    if not question:
+        return
+    index = Index.of(1, [served(one.triggers)])
+    event = question[0]
+    count = index.extras_that_count(event)
+    required = {term.extra for c in index.callbacks() for term in terms(c.registration.trigger)}
+    if event.extra is None or event.text is not None:
+        assert count is None
+    if count is None:
+        return
+    # Those of all terms, pieces of them, and any.
+    extras = {*more, *(extra.replace("*", "x") for extra in required if extra), event.extra, "7"}
+    results = [
+        index.lookup(event._replace(extra=extra))
+        for extra in extras
+        if extra and not any(extra in literals for literals in count)
+    ]
+    assert all(result == results[0] for result in results)
+
+
+def test_which_extras_count() -> None:
+    triggers = ["done-work-self-*", "done-work-self-7 && done-work-12-x*", "done-work-parent-8"]
+    index = Index.of(1, [served(triggers)])
+
+    def count(event: str) -> list[set[object]] | None:
+        found = index.extras_that_count(Event.from_text(event))
+        return None if found is None else [set(literals) for literals in found]  # type: ignore[call-overload]
+
+    assert count("done-work-self-1") == [{"7", None}]
+    assert count("complete-work-parent-1") == [{"8"}]
+    assert count("running-work-self-1") == []
+    assert count("done-work-12-1") is None
+    assert count("done-job-self") is None
+    assert count("done-work-label-1") is None
