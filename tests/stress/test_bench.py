@@ -19,7 +19,13 @@ ROOT = Path(__file__).resolve().parents[2]
     reason="needs a C compiler, and redis and watchman, which the agent is measured beside",
 )
 def test_the_bench_runs() -> None:
-    command = [str(ROOT / "scripts/bench"), "--quick", "--json", "--only", "one,edit-p50,mirror-new"]
+    command = [
+        str(ROOT / "scripts/bench"),
+        "--quick",
+        "--json",
+        "--only",
+        "one,edit-p50,mirror-new",
+    ]
     environ = {**os.environ, "PYTHON": sys.executable}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environ)
     assert done.returncode == 0, done.stderr
