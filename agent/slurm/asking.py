@@ -16,7 +16,7 @@ from typing import Any
 
 from agent.client import AgentError, Client, Refused
 from agent.core.trigger import parse, terms
-from agent.slurm.jobs import Event, Job, Known
+from agent.slurm.known import Event, Job, Known
 from agent.slurm.store import Pending
 
 #: Seconds that the agent may take for one answer: it refuses by itself what takes more than 20 s.

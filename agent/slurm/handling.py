@@ -16,10 +16,10 @@ from typing import Any
 
 from agent.core.counting import count
 from agent.core.quoting import shown
-from agent.slurm import mapping
+from agent.slurm import jobs, mapping
 from agent.slurm.asking import Agent, AgentError, Refused
 from agent.slurm.commands import Row
-from agent.slurm.jobs import Event, Job
+from agent.slurm.known import Event, Job
 from agent.slurm.log import Log
 from agent.slurm.mapping import BadReport
 from agent.slurm.queue import Answer, Follower
@@ -149,7 +149,7 @@ class Handler:
         return False
 
     def _report(self, report: mapping.Report, one: Waiting, batch: Batch) -> int:
-        events = self.known.report(report, time.time())
+        events = jobs.reported(self.known, report, time.time())
         job = self.known.job(report.job)
         if job is None:
             return report.job
@@ -228,17 +228,17 @@ class Handler:
 
         Each batch is kept before the next is begun.
         """
-        jobs: dict[int, list[Row]] = {}
+        queue: dict[int, list[Row]] = {}
         for row in answer.rows:
-            jobs.setdefault(row.array or row.id, []).append(row)
+            queue.setdefault(row.array or row.id, []).append(row)
         for job in self.known.jobs.values():
             if not job.is_over:
-                jobs.setdefault(job.id, [])
+                queue.setdefault(job.id, [])
         adopts = not self._store.counters().get(_ADOPTED)
-        numbers = sorted(job for job in jobs if self.follower.is_newer(job, answer))
+        numbers = sorted(job for job in queue if self.follower.is_newer(job, answer))
         for first in range(0, len(numbers), BATCH):
             batch = Batch()
-            part = {number: jobs[number] for number in numbers[first : first + BATCH]}
+            part = {number: queue[number] for number in numbers[first : first + BATCH]}
             self._kept(batch, lambda: self._look_all(part, answer, adopts, batch))  # noqa: B023
             yield batch
             if batch.agent:
@@ -249,13 +249,13 @@ class Handler:
             self._log.said("INFO", f"the queue is seen for the first time: {there}, without events")
 
     def _look_all(
-        self, jobs: dict[int, list[Row]], answer: Answer, adopts: bool, batch: Batch
+        self, queue: dict[int, list[Row]], answer: Answer, adopts: bool, batch: Batch
     ) -> None:
-        for number, rows in jobs.items():
+        for number, rows in queue.items():
 
             def work(number: int = number, rows: Sequence[Row] = rows) -> None:
                 now = time.time()
-                job, events = self.known.seen(number, rows[0].name if rows else "")
+                job, events = jobs.seen(self.known, number, rows[0].name if rows else "")
                 job.array = job.array or any(row.task for row in rows)
                 new = bool(events)
                 events += self.follower.look(job, rows, self.known, answer, now)

@@ -17,7 +17,7 @@ from typing import Any
 from agent.core.counting import count
 from agent.core.quoting import escape_json, printable
 from agent.runner import Result
-from agent.slurm.jobs import Event, Job
+from agent.slurm.known import Event, Job
 from agent.slurm.store import Run
 
 #: Outcomes of callbacks that are no trouble.

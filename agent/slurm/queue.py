@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from agent.slurm import mapping
+from agent.slurm import jobs, mapping
 from agent.slurm.commands import Row, SlurmError
-from agent.slurm.jobs import Event, Job, Known
+from agent.slurm.known import Event, Job, Known
 
 #: Seconds between an epilog and the question how the task ended, if no completion plugin says it.
 GRACE = 1.0
@@ -131,7 +131,7 @@ class Follower:
             if row.state in _RUNNING:
                 task = known.tasks[job.id].get(row.task)
                 if task is None or task.state in ("", "waiting"):
-                    events += known.runs(job, row.task, row.id, row.nodes)
+                    events += jobs.runs(known, job, row.task, row.id, row.nodes)
         if waits and not active and (job.state != "running" or not job.array):
             events += self._waits(job, waits, known)
         asked = {name for number, name in answer.missing if number == job.id}
@@ -144,10 +144,10 @@ class Follower:
         task = known.tasks[job.id].get("")
         if task is not None and task.state in ("running", "ending"):
             self._ending.pop((job.id, ""), None)
-            return known.again(job, "")
+            return jobs.again(known, job, "")
         if job.is_over:
             return []
-        return known.queued(job, all(row.is_held for row in waits))
+        return jobs.queued(known, job, all(row.is_held for row in waits))
 
     def _count(self, job: Job, active: set[str], is_there: bool, known: Known) -> None:
         """Count what is not in the queue and has to be."""
@@ -189,10 +189,10 @@ class Follower:
             if name not in rows and task is not None and task.succeeded is not None:
                 names = ("complete",) if task.succeeded else ("failed",)
             self._ending.pop((job.id, name), None)
-            events += known.ended(job, name, names, now)
+            events += jobs.ended(known, job, name, names, now)
         if None in asked:
             cancelled = any(not n.isdecimal() and n and rows[n].state == "CANCELLED" for n in rows)
             if cancelled and not job.is_over:
-                events += known.end_rest(job, now)
-            events += known.gone(job, now)
+                events += jobs.end_rest(known, job, now)
+            events += jobs.gone(known, job, now)
         return events

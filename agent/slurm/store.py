@@ -5,6 +5,8 @@ jobs, what is pending, and the callbacks that it fires. Only then is its file re
 spool. A callback is marked before it starts and dropped when it has ended. So whatever ends the
 daemon, no event is lost and none is handled twice; a callback that was running then is run again,
 as a repeat.
+
+The class has methods to read and to write each thing that is kept, so more than 15.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from agent.slurm.jobs import Job, Known, Task
+from agent.slurm.known import Job, Known, Task
 
 #: The form of the database. Another form is refused.
 FORM = 1

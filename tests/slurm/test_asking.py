@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agent.client import Client, Refused
 from agent.slurm import asking
 from agent.slurm.asking import Agent
-from agent.slurm.jobs import Event, Job, Known
+from agent.slurm.known import Event, Job, Known
 from agent.slurm.store import Pending
 from support.agents import running, write
 

@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.slurm import mapping
-from agent.slurm.jobs import Known
+from agent.slurm import jobs, mapping
+from agent.slurm.known import Known
 from agent.slurm.mapping import Report
 from support.slurm_site import completion, script
 
@@ -31,7 +31,7 @@ class Slurm:
         one = report(environment)
         events = [
             f"{event.name}-{event.type}-{one.job}" + (f"-{event.extra}" if event.extra else "")
-            for event in self.known.report(one, NOW)
+            for event in jobs.reported(self.known, one, NOW)
             if event.type != "host"
         ]
         self.events += events
@@ -124,10 +124,10 @@ def test_the_completion_plugin_may_come_after_squeue_told_the_end() -> None:
     slurm = Slurm()
     slurm.prolog(7)
     slurm.epilog(7)
-    slurm.known.ended(slurm.known.jobs[7], "", ("complete",), NOW)
+    jobs.ended(slurm.known, slurm.known.jobs[7], "", ("complete",), NOW)
     assert slurm.jobcomp(7, "COMPLETED", END=5) == []
     assert slurm.prolog(7, SLURM_JOB_RESTART_COUNT=1) == ["running-job-7"]
-    slurm.known.ended(slurm.known.jobs[7], "", ("failed",), NOW)
+    jobs.ended(slurm.known, slurm.known.jobs[7], "", ("failed",), NOW)
     assert slurm.jobcomp(7, "FAILED", END=6) == []
 
 
@@ -157,9 +157,11 @@ def test_a_node_belongs_to_the_array_of_its_task() -> None:
     slurm = Slurm()
     slurm.prolog(100, 3)
     on_node = report(script("prolog_slurmd", 104, SLURMD_NODENAME="node1"))
-    assert [str(e) for e in slurm.known.report(on_node, NOW)] == ["assigned-host-self-node1"]
+    assert [str(e) for e in jobs.reported(slurm.known, on_node, NOW)] == [
+        "assigned-host-self-node1"
+    ]
     unknown = report(script("epilog_slurmd", 999, SLURMD_NODENAME="node1"))
-    assert slurm.known.report(unknown, NOW) == []
+    assert jobs.reported(slurm.known, unknown, NOW) == []
     assert 999 not in slurm.known.jobs
 
 
@@ -174,13 +176,35 @@ def test_nobody_joins_the_group_of_another_user() -> None:
     assert (jobs[11].label, jobs[12].parent) == ("mine", 0)
 
 
+def test_a_parent_in_a_comment_may_become_known_later() -> None:
+    slurm = Slurm()
+    comment = {"SLURM_JOB_COMMENT": "parent=10"}
+    slurm.prolog(11, **comment)
+    assert slurm.known.jobs[11].parent == 0
+    slurm.prolog(10)
+    slurm.epilog(11, **comment)
+    assert (slurm.known.jobs[11].parent, slurm.known.jobs[11].pgrp) == (10, 10)
+
+
+def test_a_job_without_a_comment_has_no_parent() -> None:
+    """Slurm's ids of some tasks are not known: they are not the id that nothing has."""
+    slurm = Slurm()
+    slurm.prolog(100, 0)
+    slurm.jobcomp(100, "CANCELLED", ARRAYJOBID=100)
+    tasks = [(100, name, task) for name, task in slurm.known.tasks[100].items()]
+    slurm.known = Known(slurm.known.jobs.values(), tasks)
+    slurm.prolog(7)
+    assert (slurm.known.jobs[7].parent, slurm.known.jobs[7].pgrp) == (0, 7)
+    assert slurm.known.job(0) is None
+
+
 def test_the_group_is_the_root_of_the_chain_of_dependencies() -> None:
     slurm = Slurm()
     known = slurm.known
     for number, parent in ((10, ""), (11, "afterok:10(unfulfilled)"), (12, "afterany:11")):
-        job, _ = known.seen(number, "render")
+        job, _ = jobs.seen(known, number, "render")
         known.describe(job, 1, "mia", "", parent)
-    other, _ = known.seen(13, "render")
+    other, _ = jobs.seen(known, 13, "render")
     known.describe(other, 2, "tom", "", "afterok:12")
     assert [known.jobs[n].pgrp for n in (10, 11, 12, 13)] == [10, 10, 10, 13]
     assert [known.jobs[n].parent for n in (10, 11, 12, 13)] == [0, 10, 11, 12]
