@@ -178,7 +178,7 @@ def test_nobody_joins_the_group_of_another_user() -> None:
 
 def test_a_parent_in_a_comment_may_become_known_later() -> None:
     slurm = Slurm()
-    comment = {"SLURM_JOB_COMMENT": "parent=10"}
+    comment: dict[str, Any] = {"SLURM_JOB_COMMENT": "parent=10"}
     slurm.prolog(11, **comment)
     assert slurm.known.jobs[11].parent == 0
     slurm.prolog(10)
