@@ -7,7 +7,6 @@ out first, and of the rest only the first MAX_LINES lines are compared.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import SequenceMatcher
 from typing import NamedTuple
 
 #: The most bytes of a diff, in UTF-8: two screens. Whoever wants more has both files.
@@ -96,6 +95,8 @@ def unified(
 
 def _hunks(old: list[bytes], new: list[bytes], first: int) -> Iterator[str]:
     """The lines of a diff after its head. `first` counts the lines before these."""
+    from difflib import SequenceMatcher  # most agents need it never, and no agent at its start
+
     for group in SequenceMatcher(None, old, new).get_grouped_opcodes(CONTEXT):
         old_range = _range(first, group[0][1], group[-1][2])
         new_range = _range(first, group[0][3], group[-1][4])

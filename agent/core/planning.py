@@ -106,7 +106,8 @@ class _Planner:
                 self._broken.append(Broken(name, number, column))
             return
         self._names.add(name)
-        text = str(tree)
+        # What was parsed before is known by its canonical text.
+        text = setting.value if setting.value in self._parsed else str(tree)
         if problems:
             self._warned.add(text)
         earlier = self._first.setdefault((name, text), number)

@@ -360,8 +360,9 @@ def _wrong_targets(
     directory: str, lines: Iterable[Registration], usable: Mapping[str, Implementation]
 ) -> Iterator[Diagnostic]:
     """A warning for each line whose Qube code acts on something that no event of it has."""
-    for line in lines:
-        if line.file not in usable or languages.language_of(line.file) != "qube":
+    of_qube = {file for file in usable if languages.language_of(file) == "qube"}
+    for line in lines if of_qube else ():
+        if line.file not in of_qube:
             continue
         types = {term.type for term in trigger.terms(line.trigger)}
         problem = languages.wrong_target(usable[line.file].code, types)

@@ -8,7 +8,7 @@ was served before and what is served now. So a record of a change always has a c
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from agent.core.index import Callback, ServedDirectory
@@ -105,10 +105,9 @@ def derived(
             continue
         if was is not None:
             conf_known = f"{path}/{CONF}" in known
-            for cause in _of_served(was, served, directory.unit, directory.info):
+            for cause in _of_served(was, served, directory, conf_known):
                 # Which lines there are is explained by a callbacks.conf that is known to be edited.
-                by_lines = cause.change == "added" or cause.path.endswith(f"/{CONF}")
-                if cause.path not in known and not (conf_known and by_lines):
+                if cause.path not in known and not (conf_known and cause.change == "added"):
                     found.append(cause)
         elif served.callbacks and qb_conf not in known:
             # At the start. Later, the cause is qb.conf, which lists the directory.
@@ -117,13 +116,14 @@ def derived(
 
 
 def _of_served(
-    before: ServedDirectory,
-    now: ServedDirectory,
-    unit: Unit | None,
-    info: Callable[[str], FileInfo | None],
+    before: ServedDirectory, now: ServedDirectory, directory: Known, conf_known: bool
 ) -> list[Cause]:
     """What must have changed on disk, given what a directory served before and serves now.
-    `unit` is what is accepted of it now, with the lines whose files are missing."""
+
+    `directory` is what is known of it now; its unit has the lines whose files are missing too. With
+    `conf_known`, whether callbacks.conf must have changed is not asked: it takes time.
+    """
+    unit = directory.unit
     old = {c.registration.file: c.implementation.digest for c in before.callbacks}
     new = {c.registration.file: c.implementation.digest for c in now.callbacks}
     named = unit.files() if unit else frozenset()
@@ -135,13 +135,18 @@ def _of_served(
             changes[file] = "added"
         elif file in new and old[file] != new[file]:
             changes[file] = "modified"
-    lines = {_line(c) for c in before.callbacks} ^ {_line(c) for c in now.callbacks}
-    if any(file in old and file in new for file, _, _ in lines):
-        changes[CONF] = "modified"
-    elif any(file not in new and file not in named for file in old):
-        changes[CONF] = "modified" if named or unit is None else "removed"
+    if not conf_known:
+        lines = {_line(c) for c in before.callbacks} ^ {_line(c) for c in now.callbacks}
+        if any(file in old and file in new for file, _, _ in lines):
+            changes[CONF] = "modified"
+        elif any(file not in new and file not in named for file in old):
+            changes[CONF] = "modified" if named or unit is None else "removed"
     return [
-        Cause(f"{now.directory}/{file}", change, None if change == "removed" else info(file))
+        Cause(
+            f"{now.directory}/{file}",
+            change,
+            None if change == "removed" else directory.info(file),
+        )
         for file, change in changes.items()
     ]
 

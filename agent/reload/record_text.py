@@ -257,6 +257,8 @@ def _changes(changes: Iterable[Change]) -> Iterator[str]:
 def _diffs(record: Record, said: _Said) -> Iterator[str]:
     """The lines of callbacks.conf files that differ, except those whose callbacks are listed as
     added or removed."""
+    if not record.conf_diff:
+        return  # as at the start, when every callback is a change
     listed = {(c.path.rpartition("/")[0], c.change, c.line) for c in record.changes}
     for diff in record.conf_diff:
         directory = diff.path.rpartition("/")[0]

@@ -14,9 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.diagnostic import Diagnostic, Severity
+from agent.core.index import ServedDirectory
+from agent.core.planning import plan
+from agent.core.unit import Implementation, Unit
+from agent.reload import causes
 from agent.reload.compared import Compared
 from support.sites import Site
 
+FLAGS = frozenset({"qube", "mail"})
 ONE = "a.qcb = done-job-self\n"
 #: Warns of the single quote, in each line.
 STANDING = "".join(f"a.qcb = done-job-'{n}'\n" for n in range(40))
@@ -164,3 +169,20 @@ def test_a_finding_that_moved_is_not_new(line: int) -> None:
     one = Diagnostic(Severity.WARNING, "x", "/a", line, 1, f"as in line {line}")
     other = Diagnostic(Severity.WARNING, "x", "/a", 3, 1, "as in line 9")
     assert [bool(d.new) for d in Compared([one]).diagnostics([other, other])] == [False, True]
+
+
+def test_lines_are_not_compared_where_callbacks_conf_is_known_to_be_edited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Comparing the lines of a large directory would delay each edit."""
+    code = {"a.qcb": Implementation.of(b"block-self\n")}
+    before, now = (
+        ServedDirectory.of("/d", Unit(plan(conf, "/d/callbacks.conf").registrations, code), FLAGS)
+        for conf in (b"a.qcb = done-job-self\n", b"a.qcb = failed-job-self\n")
+    )
+    compared = list[object]()
+    monkeypatch.setattr(causes, "_line", compared.append)
+    found = causes.derived(["/d/callbacks.conf"], {"/d": before}, {"/d": now}, {}, "/etc/qb.conf")
+    assert (found, compared) == ([], [])
+    causes.derived([], {"/d": before}, {"/d": now}, {}, "/etc/qb.conf")
+    assert len(compared) == 2
