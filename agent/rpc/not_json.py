@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
+#: The first half of a surrogate pair without the second.
+_FIRST_HALF = re.compile(
+    rb"(?<!\\)(?:\\\\)*(\\u[dD][89abAB][0-9a-fA-F]{2})(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+)
+
 
 def explain(line: bytes, refused: ValueError) -> dict[str, str]:
     """What was found on a line that the decoder refused, and what was expected.
@@ -11,14 +18,16 @@ def explain(line: bytes, refused: ValueError) -> dict[str, str]:
     expected = "one JSON value in UTF-8 on the line"
     # The decoder adds a path into the value, which says nothing more than the byte does.
     found = str(refused).removeprefix("JSON is malformed: ").partition(" - at `")[0]
+    half = _FIRST_HALF.search(line)
     if line.startswith(b"\xef\xbb\xbf"):
         expected += ", without a byte order mark"
         found = "a byte order mark"
     elif isinstance(refused, UnicodeDecodeError):
         # The decoder counts from the beginning of a string.
         found = f"a byte that is not UTF-8 (byte {_first_bad_byte(line)})"
-    elif "surrogate" in found:
-        place = found[found.find("(byte") :]
+    elif "surrogate" in found or ("truncated" in found and half):
+        # Near the end of the line, the decoder misses the second half as the rest of its input.
+        place = f"(byte {half.end(1)})" if half else found[found.find("(byte") :]
         expected = r"both halves of a surrogate pair, as in \ud83d\ude00, or the character itself"
         found = f"an escape of one half of a surrogate pair {place}"
     elif "truncated" in found:

@@ -31,6 +31,8 @@ def bad_params(method: str, params: Any) -> dict[str, Any]:
     ("line", "found", "expected"),
     [
         (rb'{"event":"\ud800-job-self"}', "half of a surrogate pair (byte 16)", r"\ud83d\ude00"),
+        (rb'{"event":"\ud800"}', "half of a surrogate pair (byte 16)", "both halves"),
+        (rb'{"event":"\\ud800"', "a line that ends inside a JSON value", "one JSON value"),
         (rb'{"event":"\udc00"}', "one half of a surrogate pair", "both halves"),
         (rb'{"event":"\ud800\ud800"}', "one half of a surrogate pair", "both halves"),
         (b'{"event":"a-job-\xed\xa0\x80"}', "not UTF-8 (byte 16)", "in UTF-8"),
