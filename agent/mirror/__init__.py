@@ -103,18 +103,18 @@ class Mirror:
     @property
     def generation(self) -> int:
         """That of the index that is here; 0 before the first is."""
-        return self._follower.answers.index.generation
+        return self._here().index.generation
 
     @property
     def digest(self) -> str:
         """That of the index that is here."""
-        return self._follower.answers.index.digest
+        return self._here().index.digest
 
     @property
     def age(self) -> float:
         """Seconds since this index was known to be the one that is served; infinite before the
         first is here."""
-        answers = self._follower.answers
+        answers = self._here()
         return time.monotonic() - answers.current_at if answers.current_at else math.inf
 
     @property
@@ -122,6 +122,10 @@ class Mirror:
         """Whether the agent is connected, and was heard of in the last seconds."""
         self._follower.start()
         return self._follower.alive
+
+    def _here(self) -> Answers:
+        self._follower.start()
+        return self._follower.answers
 
     @overload
     def lookup(

@@ -66,7 +66,7 @@ class Answers:
         self._kept: dict[Key, Any] = {}
         self._size = 0
         self._max_kept_bytes = max_kept_bytes
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     @property
     def served(self) -> tuple[int, str, frozenset[str]]:
@@ -99,7 +99,7 @@ class Answers:
 
     def forked(self) -> None:
         """This is the child of a fork: no other thread is left, and nothing is known."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.until = 0.0
 
     def to_event(self, event: str) -> Any:

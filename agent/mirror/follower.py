@@ -78,7 +78,8 @@ class Follower:
         """Prepare for the first thread of this process."""
         self._process = os.getpid()
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
+        # Reentrant, as a signal handler may ask, too.
+        self._starting = threading.RLock()
         self._ready = threading.Event()
         self._closing = threading.Event()
 
@@ -133,6 +134,7 @@ class Follower:
             try:
                 with Client(self._path, self._timeout, restart=0) as agent:
                     self._subscription = agent.subscribe(heartbeat=self._pace.heartbeat)
+                    self.error = None
                     self._follow(agent, self._subscription)
             except AgentError as error:
                 self.error = error

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from support.agents import write
+from agent.client import Client
+from support.agents import DEADLINE, write
 from support.requests import CONF, exchange, line
 from support.sites import Site
 
@@ -52,6 +53,20 @@ def test_results_name_what_is_held_from_the_record_to_the_next(site: Site) -> No
     # A directory that is listed no more is not held, though nobody corrected it.
     site.path_list(site.directory)
     assert asked(site) == [None] * 7
+
+
+def test_a_subscription_knows_what_is_held(site: Site) -> None:
+    with Client(str(site.agent.pipe)).subscribe() as records:
+        assert records.held == []
+        assert "held" not in site.agent.call("subscribe")
+        site.edit("nonsense\n")
+        records.next(DEADLINE)
+        assert records.held == [str(site.directory)] == site.agent.call("subscribe")["held"]
+        with Client(str(site.agent.pipe)).subscribe() as later:
+            assert later.held == records.held
+        site.edit(CONF)
+        records.next(DEADLINE)
+        assert records.held == []
 
 
 def test_results_agree_with_status_at_every_instant(site: Site) -> None:
