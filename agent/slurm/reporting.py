@@ -34,9 +34,11 @@ class Times:
     def wait(self, ends: float | None) -> float:
         """Seconds until something is due; `ends` is when an end is to be asked for, as `uptime`."""
         now = time.monotonic()
-        due = min(now + SCAN_INTERVAL, self._tidy, self._retry or now + SCAN_INTERVAL)
-        self._retry = None
-        wait = due - now
+        if self._retry is not None:
+            # What is due has failed, and would fail again at once.
+            retry, self._retry = self._retry, None
+            return max(0.0, retry - now)
+        wait = min(SCAN_INTERVAL, self._tidy - now)
         if not self._asking:
             wait = min(wait, self._ask - now)
             if ends is not None:
