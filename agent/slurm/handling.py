@@ -152,6 +152,9 @@ class Handler:
         events = jobs.reported(self.known, report, time.time())
         job = self.known.job(report.job)
         if job is None:
+            text = f"a node reports job {report.job}, of which nothing is known ({one.name})"
+            batch.told.append(lambda: self._log.said("INFO", text))
+            self._store.count("events")
             return report.job
         self._ask(one.name, one.time, job, events, batch, always=True)
         return job.id

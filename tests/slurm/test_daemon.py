@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from support.agents import wait_for
-from support.slurm_site import Site
+from support.slurm_site import Site, script
 
 PREFIX = ("submit", "running", "waiting")
 
@@ -235,6 +235,17 @@ def test_what_is_not_an_event_is_set_aside(site: Site) -> None:
     wait_for(lambda: site.status()[1].get("counters", {}).get("events_bad") == 2)
     assert len([*(site.spool / "bad").iterdir()]) == 2
     assert site.errors().count("is not an event") == 2
+
+
+def test_nodes_and_a_job_that_nobody_knows(site: Site) -> None:
+    serve(site, host="assigned-host-self-node1")
+    site.prolog(100, 3)
+    site.call(script("prolog_slurmd", 104, SLURMD_NODENAME="node1"))
+    site.call(script("epilog_slurmd", 999, SLURMD_NODENAME="node1"))
+    wait_for(lambda: any("job 999" in one.get("message", "") for one in site.told("message")))
+    wait_for(lambda: site.noted() == ["host 100"])
+    assert site.events()[-1] == "assigned-host-100-node1"
+    assert [*site.spool.iterdir()] == []
 
 
 def test_callbacks_run_as_another_user(site: Site) -> None:
