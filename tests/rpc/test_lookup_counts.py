@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 from hypothesis import given
@@ -107,3 +108,24 @@ def test_of_requests_that_are_refused_together_none_counts() -> None:
         raise AssertionError("the last event is refused")
     assert cache.counted == 0
     assert cache.drain() == []
+
+
+class Asked(dict[Any, Any]):
+    """Counts how often something is looked up."""
+
+    count = 0
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self.count += 1
+        return super().get(key, default)
+
+
+def test_the_same_parameters_in_a_row_are_found_once() -> None:
+    cache = LookupCache(INDEX)
+    one, other = (unread(LookupParams(event)) for event in ("done-job-x", "done-job-y"))
+    cache.responses([one, other], bool)
+    asked = cache._results = Asked(cache._results)
+    cache.drain()
+    cache.responses([*[one] * 20, *[other] * 9, one], bool)
+    assert asked.count == 3
+    assert by_file(cache.drain()) == {"1.py": 30, "4.py": 21}
