@@ -44,9 +44,10 @@ from agent.client import (
     Refused,
     TimedOut,
 )
-from agent.mirror.answers import Answers, plain
+from agent.mirror.answers import Answers
 from agent.mirror.follower import Follower
 from agent.mirror.frozen import frozen
+from agent.rpc.question import QUICK_CHARACTERS
 
 __all__ = ["Mirror"]
 
@@ -164,13 +165,12 @@ class Mirror:
         """As `Client.lookup`."""
         if owner is None and occurred is None and pending is None and owners is None and not code:
             answers = self._follower.answers
-            answer = answers.events.get(event) if type(event) is str else None
-            # Compared after the answer was found: then it was current when it was given.
-            if answer is not None and time.monotonic() < answers.until:
-                return answer
-            if plain(event) and answers.is_current():
-                answer = answers.to_event(event)
-                if answers.is_current():
+            if type(event) is str:
+                answer = answers.events.get(event)
+                if answer is None and len(event) <= QUICK_CHARACTERS and event.isascii():
+                    answer = answers.to_event(event)
+                # Compared after the answer was found: then it was current when it was given.
+                if answer is not None and time.monotonic() < answers.until:
                     return answer
         params = client._about(event, owner, occurred, pending)
         if owners is not None:

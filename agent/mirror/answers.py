@@ -11,7 +11,7 @@ import marshal
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
-from typing import Any, Final, NoReturn, TypeGuard
+from typing import Any, Final, NoReturn
 
 import msgspec
 
@@ -103,7 +103,8 @@ class Answers:
         self.until = 0.0
 
     def to_event(self, event: str) -> Any:
-        """The answer to a lookup of an event in ASCII, without anything else. Raises Refused."""
+        """The answer to a lookup of an event alone, a text in ASCII of at most QUICK_CHARACTERS.
+        Raises Refused."""
         parts = event.split("-", 3)
         head = event[: -len(parts[3])] if len(parts) == 4 and parts[3] else ""
         known = self._heads.get(head)
@@ -215,8 +216,3 @@ def _refusing(request: Any) -> Iterator[None]:
 def _refuse(response: bytes) -> NoReturn:
     client._answers("", msgspec.json.decode(response), 0)
     raise AssertionError(response)
-
-
-def plain(event: object) -> TypeGuard[str]:
-    """Whether an event is one for `to_event`: text that is sent as it is, and quick to look up."""
-    return type(event) is str and len(event) <= question.QUICK_CHARACTERS and event.isascii()
