@@ -15,7 +15,7 @@ from typing import Any
 
 from agent.core.counting import count
 from agent.core.quoting import printable, shown
-from agent.slurm.spool import Spool, SpoolError, Waiting
+from agent.slurm.spool import BAD, Spool, SpoolError, Waiting
 
 #: Seconds without a write after which a daemon counts as stuck: longer than any of its steps.
 STUCK_SECONDS = 60.0
@@ -106,10 +106,10 @@ def read(folder: str, spool: str) -> JsonObject:
     except OSError as error:
         unusable = f"the spool {spool} cannot be read: {error.strerror}"
     found = waits([]) | found | {"running": running}
-    return {**found, "faults": list(_faults(found, unusable, folder))}
+    return {**found, "faults": list(_faults(found, unusable, folder, spool))}
 
 
-def _faults(found: JsonObject, unusable: str, folder: str) -> Iterator[str]:
+def _faults(found: JsonObject, unusable: str, folder: str, spool: str) -> Iterator[str]:
     if not found["running"]:
         yield f"no daemon runs in {folder}: start one with `callback-agent slurm run`"
     elif "time" not in found:
@@ -118,6 +118,9 @@ def _faults(found: JsonObject, unusable: str, folder: str) -> Iterator[str]:
         yield f"the daemon has not written its status for {age:.0f} s: it is stuck"
     if unusable:
         yield unusable
+    with contextlib.suppress(OSError):
+        if bad := len(os.listdir(f"{spool}/{BAD}")):
+            yield f"{count(bad, 'file')} in {spool}/{BAD}: no events; look at them and remove them"
     if found["running"]:
         for name in ("agent", "slurm", "store", "spool", "daemon"):
             if why := found.get("trouble", {}).get(name):
@@ -134,8 +137,10 @@ def lines(found: JsonObject) -> Iterator[str]:
     waits = f", the oldest for {found['oldest_seconds']:.0f} s" if found["waiting"] else ""
     yield f"events waiting: {found['waiting']}{waits}"
     counted = found.get("counters", {})
-    bad = counted.get("events_bad", 0)
-    yield f"events handled: {counted.get('events', 0)}" + (f", {bad} set aside" if bad else "")
+    bad, refused = counted.get("events_bad", 0), counted.get("events_refused", 0)
+    said = f", {bad} set aside" if bad else ""
+    said += f", {refused} refused by the agent" if refused else ""
+    yield f"events handled: {counted.get('events', 0)}{said}"
     outcomes = {
         name.removeprefix("callbacks_"): number
         for name, number in counted.items()
@@ -170,6 +175,8 @@ def metrics(found: JsonObject) -> bytes:
     family("events_total", total, "Events handled.", ("", counted.get("events", 0)))
     bad = counted.get("events_bad", 0)
     family("events_bad_total", total, "Files set aside that were not events.", ("", bad))
+    refused = counted.get("events_refused", 0)
+    family("events_refused_total", total, "Events that the agent refused.", ("", refused))
     outcomes = [
         (f'{{outcome="{name.removeprefix("callbacks_")}"}}', float(number))
         for name, number in sorted(counted.items())

@@ -235,6 +235,9 @@ def test_what_is_not_an_event_is_set_aside(site: Site) -> None:
     wait_for(lambda: site.status()[1].get("counters", {}).get("events_bad") == 2)
     assert len([*(site.spool / "bad").iterdir()]) == 2
     assert site.errors().count("is not an event") == 2
+    code, found = site.status()
+    assert (code, len(found["faults"])) == (1, 1)
+    assert found["faults"][0].startswith(f"2 files in {site.spool}/bad: no events")
 
 
 def test_nodes_and_a_job_that_nobody_knows(site: Site) -> None:

@@ -122,7 +122,13 @@ def test_what_the_status_of_nothing_is(tmp_path: Path) -> None:
 
 def test_the_status_for_a_person_and_for_prometheus() -> None:
     found = {
-        "counters": {"events": 5, "events_bad": 1, "callbacks_failed": 2, "repeats": 1},
+        "counters": {
+            "events": 5,
+            "events_bad": 1,
+            "events_refused": 2,
+            "callbacks_failed": 2,
+            "repeats": 1,
+        },
         "waiting": 3,
         "oldest_seconds": 7.25,
         "callbacks_waiting": 4,
@@ -136,7 +142,7 @@ def test_the_status_for_a_person_and_for_prometheus() -> None:
         "state: not ok",
         "fault: down",
         "events waiting: 3, the oldest for 7 s",
-        "events handled: 5, 1 set aside",
+        "events handled: 5, 1 set aside, 2 refused by the agent",
         "callbacks: 2 failed (1 repeat)",
         "callbacks waiting: 4",
         "running: /farm/a.py for job 7, for 3 s",
@@ -151,6 +157,7 @@ def test_the_status_for_a_person_and_for_prometheus() -> None:
     assert values == {
         ("events_total",): 5,
         ("events_bad_total",): 1,
+        ("events_refused_total",): 2,
         ("callbacks_total", "failed"): 2,
         ("repeats_total",): 1,
         ("events_waiting",): 3,
