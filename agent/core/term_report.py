@@ -228,8 +228,8 @@ def check_label(report: Report, text: str, row: EventType, at: int) -> None:
     rest = text[at:]
     context, _, extra = rest.partition("-")
     lower = context.lower()
-    edit = Edit(at, at + len(context), lower)
     if lower in JOB:
+        edit = Edit(at, at + len(context), lower)
         message = f"{context} is read as a label, the context is {lower}"
         report.add("context-case", at, len(context), message, f"write {lower}", edit)
     elif len(lower) <= _LONGEST and (not extra or row.extra is not None):
@@ -240,7 +240,7 @@ def check_label(report: Report, text: str, row: EventType, at: int) -> None:
                 f'{shown(text)} matches only jobs labelled "{shown(context)}";'
                 f" did you mean {shown(meant)}?"
             )
-            edit = edit._replace(text=near)
+            edit = Edit(at, at + len(context), near)
             report.add("suspicious", at, len(context), message, f"write {near}", edit)
     if "-" in (rest[0], rest[-1]):
         _warn_odd_hyphen(report, rest, at)
