@@ -48,7 +48,7 @@ class Slurm:
     def row(self, task: int | None, state: str, tasks: str = "") -> Row:
         own = JOB if task is None else JOB + task + 1
         name = tasks or ("" if task is None else str(task))
-        times = {"priority": 0, "submitted": 0, "started": 0, "ended": 0}
+        times: Any = {"priority": 0, "submitted": 0, "started": 0, "ended": 0}
         who: Any = {"user": "mia", "uid": 1000, "partition": "p", "nodes": "node1"}
         what: Any = {"directory": "", "command": "", "name": "wrap", "comment": ""}
         return Row(own, JOB, name, state, "None", "", **who, **times, **what)
