@@ -349,7 +349,8 @@ def test_logrotate_takes_the_file_and_rotates(tmp_path: Path) -> None:
     logrotate = shutil.which("logrotate") or "/usr/sbin/logrotate"
     log = tmp_path / "reload.log"
     log.write_text("x" * (2 << 20))
-    text = LOGROTATE.read_text().replace("/var/log/callback-agent/reload.log", str(log))
+    (tmp_path / "slurm.log").write_text("x")
+    text = LOGROTATE.read_text().replace("/var/log/callback-agent", str(tmp_path))
     owner = f"{os.geteuid()} {os.getegid()}"
     text = text.replace("root root", owner)
     conf = tmp_path / "conf"
