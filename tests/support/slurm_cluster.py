@@ -86,8 +86,7 @@ class Cluster:
             "SlurmctldHost": f"{host}(127.0.0.1)",
             "SlurmctldPort": ports[0],
             "SlurmdPort": ports[1],
-            # What is requeued may start again after 5 s: the default is 120 s.
-            "AuthInfo": f"socket={folder}/munge/socket,cred_expire=5",
+            "AuthInfo": f"socket={folder}/munge/socket",
             "StateSaveLocation": folder / "state",
             "SlurmdSpoolDir": folder / "spool",
             "SlurmctldPidFile": folder / "state/slurmctld.pid",
