@@ -49,7 +49,7 @@ class Agent:
 
     def check(self) -> None:
         """Raise AgentError if it does not answer."""
-        self._client.lookup("dummy-job-self")
+        self._client.status()
 
     def close(self) -> None:
         """Close the connections."""
