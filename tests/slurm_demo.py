@@ -5,7 +5,9 @@ All of it is in a temporary folder, and is ended and removed at the end.
 
 from __future__ import annotations
 
+import contextlib
 import re
+import signal
 import sys
 
 from support.agents import wait_for
@@ -110,4 +112,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Whatever ends it, all that it started ends too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())
+    sys.exit(130)

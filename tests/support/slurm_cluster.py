@@ -35,8 +35,6 @@ _SETTINGS = {
     "SlurmUser": "slurm",
     "AuthType": "auth/munge",
     "ProctrackType": "proctrack/linuxproc",
-    "TaskPlugin": "task/none",
-    "SwitchType": "switch/none",
     "ReturnToService": "2",
     "SchedulerType": "sched/builtin",
     "SchedulerParameters": "sched_min_interval=0,sched_interval=1,batch_sched_delay=0",
