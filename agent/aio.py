@@ -361,9 +361,7 @@ class Subscription:
             until = self._records.wait_until(deadline)
             with anyio.move_on_after(until - time.monotonic()):
                 if self._connection is None:
-                    self._connection = await _Connection.open(self._records.path)
-                    # If it cannot be sent, what is received says why.
-                    await self._connection.send(self._records.request())
+                    self._connection = await self._connect()
                 self._records.add(await self._connection.message())
                 return True
             self._records.check_silence(self._connection.heard if self._connection else 0.0)
@@ -377,6 +375,17 @@ class Subscription:
             await anyio.sleep(max(0.0, min(pause, left)))
             return left >= pause
         return True
+
+    async def _connect(self) -> _Connection:
+        """A new connection, on which the request is sent."""
+        connection = await _Connection.open(self._records.path)
+        try:
+            # If it cannot be sent, what is received says why.
+            await connection.send(self._records.request())
+        except BaseException:
+            await connection.aclose()
+            raise
+        return connection
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

@@ -721,9 +721,7 @@ class Subscription:
             until = self._records.wait_until(deadline)
             try:
                 if self._connection is None:
-                    self._connection = _Connection(self._records.path, until)
-                    # If it cannot be sent, what is received says why.
-                    self._connection.send(self._records.request(), until)
+                    self._connection = self._connect(until)
                 self._records.add(self._connection.message(until))
             except socket.timeout:
                 self._records.check_silence(self._connection.heard if self._connection else 0.0)
@@ -738,6 +736,17 @@ class Subscription:
             time.sleep(max(0.0, min(pause, left)))
             if left < pause:
                 raise socket.timeout() from None
+
+    def _connect(self, until: float) -> "_Connection":
+        """A new connection, on which the request is sent."""
+        connection = _Connection(self._records.path, until)
+        try:
+            # If it cannot be sent, what is received says why.
+            connection.send(self._records.request(), until)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

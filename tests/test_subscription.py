@@ -13,14 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from agent import aio
+from agent import aio, client
 from agent.client import AgentError, BadArgument, Client, NoAgent, RecordsLost, Refused, TimedOut
 from support.agents import DEADLINE, Agent, running, wait_for, write
 from support.requests import call
-from support.stand_in import Behaviour, StandIn, answer, line, requests, says
+from support.stand_in import Behaviour, StandIn, answer, line, requests, says, silent
 
 #: What a test reads records with: `subscribe(path, timeout, restart, **params)`.
 Subscribe = Callable[..., Any]
@@ -285,6 +286,40 @@ def test_a_new_connection_that_is_not_answered_is_given_up(
     records = impatient(subscribe(server.path, heartbeat=60, restart=DEADLINE))
     with pytest.raises(NoAgent, match="nothing came for"):
         records.next()
+
+
+def test_a_connection_on_which_the_request_was_not_sent_in_time_is_not_used(
+    subscribe: Subscribe, start: Callable[..., StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three = {"instance": "i", "sequence": 3}
+    server = start(
+        resumed(None, record(3)), silent, resumed(three, {**record(3), "missed": []}, told(4))
+    )
+    records = subscribe(server.path, heartbeat=60, restart=DEADLINE)
+    is_late = iter([True])
+    send, asynchronous_send = client._Connection.send, aio._Connection.send
+
+    def late(connection: Any, data: bytes, deadline: float) -> Any:
+        if next(is_late, False):
+            raise TimeoutError
+        return send(connection, data, deadline)
+
+    async def asynchronous_late(connection: Any, data: bytes) -> Any:
+        if next(is_late, False):
+            await anyio.sleep_forever()
+        return await asynchronous_send(connection, data)
+
+    monkeypatch.setattr(client._Connection, "send", late)
+    monkeypatch.setattr(aio._Connection, "send", asynchronous_late)
+
+    def come() -> Any:
+        try:
+            return records.next(0.05)
+        except TimedOut:
+            return None
+
+    assert wait_for(come, "the record") == record(4)
+    assert server.accepted == 3
 
 
 @pytest.mark.parametrize(
