@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.check import Checked, in_order
-from agent.core import trigger
 from agent.core.diagnostic import Diagnostic, Severity
 from agent.core.diff import FiresDifferently, fires_differently
 from agent.core.event import Event
 from agent.core.index import Callback, Change, Index, ServedDirectory, changes
 from agent.core.line_diff import unified
-from agent.core.unit import CONF, Implementation, Registration, Unit, evaluate
+from agent.core.unit import CONF, Unit, evaluate
+from agent.rpc import listed
 
 #: Bytes of the diff of one file, and lines of it that are compared.
 MAX_DIFF_BYTES = 1 << 20
@@ -102,8 +102,9 @@ def compare(
     directory, reading = served.directory, checked.reading
     result = Compared(directory, checked.path, served, served, checked.held)
     if checked.held:
-        by_severity = sorted(in_order(checked.findings), key=lambda f: f.severity != Severity.ERROR)
-        result.finding = next(iter(by_severity), None)
+        result.finding = min(
+            in_order(checked.findings), key=lambda f: f.severity != Severity.ERROR, default=None
+        )
     if reading.fault is not None or (reading.plan is None and reading.held is not None):
         # It cannot be read, so what was served stays.
         return result
@@ -135,17 +136,8 @@ def served_directories(
 
     Raises LookupError, TypeError or ValueError if they do not have the form of a callback.
     """
-    found: dict[str, list[Callback]] = {path: [] for path in paths}
-    for row in callbacks:
-        tree, _ = trigger.parse(row["trigger"])
-        if tree is None:
-            raise ValueError(f"{row['trigger']} is not a trigger")
-        registration = Registration(row["file"], tree, row["trigger"], row["line"])
-        implementation = Implementation(b"", row["digest"])
-        directory, language, enabled = row["directory"], row["language"], row["enabled"]
-        callback = Callback(directory, registration, implementation, language, enabled)
-        found.setdefault(directory, []).append(callback)
-    return {path: ServedDirectory(path, tuple(listed)) for path, listed in found.items()}
+    found = {path: ServedDirectory(path, ()) for path in paths}
+    return found | {one.directory: one for one in listed.directories(callbacks)}
 
 
 def fired(

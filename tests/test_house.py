@@ -27,7 +27,7 @@ LAYERS = {
     "reload": {"core", "timing", "rpc", "disk", "settings"},
     "server": {"core", "timing", "rpc", "settings", "reload"},
     "check": {"core", "timing", "disk", "settings", "reload"},
-    "diff": {"core", "check"},
+    "diff": {"core", "rpc", "check"},
     "daemon": {"core", "timing", "rpc", "disk", "settings", "reload", "server"},
     "cli": {
         *("core", "timing", "settings", "reload", "check", "diff", "daemon"),

@@ -11,12 +11,13 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from agent.core import trigger
-from agent.core.unit import Implementation, Registration, Unit
+from agent.core.trigger import Trigger
+from agent.core.unit import Implementation, Unit
 from agent.disk.permissions import Trust
 from agent.reload import last_good, state_files, stored
 from agent.reload.state_files import CodeFiles, Damaged
 from agent.reload.stored import StoredUnit
+from agent.rpc import listed
 
 
 def stored_unit(state: str, pipe: str, directory: str, trust: Trust) -> StoredUnit | None:
@@ -55,12 +56,10 @@ def listed_unit(callbacks: Iterable[Mapping[str, Any]]) -> Unit | None:
     """
     registrations = []
     implementations: dict[str, Implementation] = {}
+    trees: dict[str, Trigger] = {}
     for callback in callbacks:
-        file, text = callback["file"], callback["trigger"]
-        tree, _ = trigger.parse(text)
-        if tree is None:
-            raise ValueError(f"{text} is not a trigger")
-        registrations.append(Registration(file, tree, text, callback["line"]))
+        registrations.append(listed.registration(callback, trees))
+        file = callback["file"]
         if file not in implementations:
             code = callback.get("code")
             raw = base64.b64decode(callback["code_base64"]) if code is None else code.encode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,24 +21,44 @@ def index(result: Mapping[str, Any], before: Index | None = None) -> Index:
     trees: dict[str, Trigger] = {}
     if before is not None:
         trees = {c.registration.text: c.registration.trigger for c in before.callbacks()}
+    made = Index.of(result["generation"], directories(result["callbacks"], trees))
+    return replace(made, digest=result["digest"], held=tuple(result.get("held", ())))
+
+
+def directories(
+    callbacks: Iterable[Mapping[str, Any]], trees: dict[str, Trigger] | None = None
+) -> list[ServedDirectory]:
+    """The directories of the callbacks of a result of `list`, without code.
+
+    `trees` are triggers that are parsed already, by their text; others are added. Raises
+    LookupError, TypeError or ValueError if they do not have the form of callbacks.
+    """
+    trees = {} if trees is None else trees
     by_directory: dict[str, list[Callback]] = {}
-    for one in result["callbacks"]:
-        text = one["trigger"]
-        tree = trees.get(text)
-        if tree is None:
-            tree = trees[text] = _parsed(text)
+    for one in callbacks:
         directory = one["directory"]
         callback = Callback(
             directory,
-            Registration(one["file"], tree, text, one["line"]),
+            registration(one, trees),
             Implementation(b"", one["digest"]),
             one["language"],
             one["enabled"],
         )
         by_directory.setdefault(directory, []).append(callback)
-    served = [ServedDirectory(path, tuple(found)) for path, found in by_directory.items()]
-    made = Index.of(result["generation"], served)
-    return replace(made, digest=result["digest"], held=tuple(result.get("held", ())))
+    return [ServedDirectory(path, tuple(found)) for path, found in by_directory.items()]
+
+
+def registration(callback: Mapping[str, Any], trees: dict[str, Trigger]) -> Registration:
+    """The line that registered a callback of a result of `list`. `trees`, and what is raised, as
+    for `directories`."""
+    text = callback["trigger"]
+    tree = trees.get(text)
+    if tree is None:
+        tree, _ = trigger.parse(text)
+        if tree is None:
+            raise ValueError(f"{text} is not a trigger")
+        trees[text] = tree
+    return Registration(callback["file"], tree, text, callback["line"])
 
 
 def with_code(index: Index, code: Mapping[str, Implementation]) -> Index:
@@ -54,10 +74,3 @@ def with_code(index: Index, code: Mapping[str, Implementation]) -> Index:
         for one in index.served
     )
     return replace(index, served=served)
-
-
-def _parsed(text: str) -> Trigger:
-    tree, _ = trigger.parse(text)
-    if tree is None:
-        raise ValueError(f"{text} is not a trigger")
-    return tree
