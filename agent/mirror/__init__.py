@@ -223,9 +223,10 @@ class Mirror:
             self._follower.wants_code = True
         self._follower.start()
         answers = self._follower.answers
-        if answers.is_current() or (self._may_be_last(answers) and self._follower.gone):
+        if self._may_answer(answers):
             answer = self._answer(answers, method, params, deadline)
-            if answer is not None and (answers.is_current() or self._may_be_last(answers)):
+            # It may have taken long.
+            if answer is not None and self._may_answer(answers):
                 return answer
         try:
             answer = frozen(getattr(self._client, method)(**params, timeout=timeout))
@@ -248,7 +249,12 @@ class Mirror:
         elif answer["digest"] != answers.index.digest:
             answers.doubt()
 
+    def _may_answer(self, answers: Answers) -> bool:
+        """Whether this index answers without a question to the agent."""
+        return answers.is_current() or (self._may_be_last(answers) and self._follower.gone)
+
     def _may_be_last(self, answers: Answers) -> bool:
+        """Whether this index may answer if the agent does not."""
         return self.last_index and not answers.replaced
 
     def _answer(self, answers: Answers, method: str, params: dict[str, Any], deadline: Any) -> Any:

@@ -143,7 +143,7 @@ class Answers:
         index = self.coded if params.get("code") else self.index
         if index is None or len(line) > MAX_LINE:
             return None
-        request = _request(line)
+        request = _read(line)
         with _refusing(request):
             if method == "lookup" and request.params.owners is None and not request.params.code:
                 one = question.of(request.params, lambda: spend(0))
@@ -169,15 +169,16 @@ class Answers:
 
     def _keep(self, kept: dict[Any, Any], key: Key, answer: Any, size: int) -> None:
         size += ENTRY_OVERHEAD
-        self._size += size
-        if self._size > self._max_kept_bytes:
-            # Computing an answer again is cheap; an order of use would cost every lookup.
-            self.events.clear()
-            self._heads.clear()
-            self._kept.clear()
-            self._size = size
-        if size <= self._max_kept_bytes:
-            kept[key] = answer
+        with self._lock:
+            self._size += size
+            if self._size > self._max_kept_bytes:
+                # Computing an answer again is cheap; an order of use would cost every lookup.
+                self.events.clear()
+                self._heads.clear()
+                self._kept.clear()
+                self._size = size
+            if size <= self._max_kept_bytes:
+                kept[key] = answer
 
 
 def _key(method: str, params: Any) -> bytes | None:
@@ -196,7 +197,7 @@ _COMPUTE: Final[Mapping[str, Callable[[Index, Any, Spend], bytes]]] = {
 }
 
 
-def _request(line: bytes) -> Any:
+def _read(line: bytes) -> Any:
     """The request on a line. Raises Refused as the client does."""
     request = jsonrpc.read(line)
     if isinstance(request, jsonrpc.Refusal):

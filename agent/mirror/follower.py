@@ -3,8 +3,8 @@
 **What counts as current.** The agent reports each change of what it serves on the subscription, and
 a heartbeat every second. An index may answer for some seconds after the last of these messages (see
 `Pace`), and no longer than until a message says that another index is served, or the connection
-ends. The caller's thread compares the time at each answer, so this holds even if the
-thread that follows is late, or is gone because a process was forked.
+ends. The caller's thread compares the time at each answer, so this holds even if the thread that
+follows is late, or is gone because a process was forked.
 
 The thread extends that time only when it has read everything that has come.
 """
@@ -37,15 +37,13 @@ class Pace(NamedTuple):
     #: Without a message, until it is no longer known what is served: time for a heartbeat that is
     #: late on a busy machine.
     max_silence: float = 3.0
-    #: After which the thread looks up from waiting for a record.
+    #: That the thread waits for a record at a time. Then it looks what else is to be done.
     interval: float = 0.5
 
 
 #: Seconds between two attempts to connect: the first, and the longest.
 FIRST_PAUSE: Final = 0.02
 LONGEST_PAUSE: Final = 1.0
-#: Digests that are asked for at once.
-MAX_DIGESTS: Final = 1000
 
 _NO_INDEX: Final = replace(Index.of(0, ()), digest="")
 
@@ -198,8 +196,8 @@ class Follower:
         wanted = {c.implementation.digest for c in answers.index.callbacks()}
         code = {digest: self._code[digest] for digest in wanted & self._code.keys()}
         unknown = sorted(wanted - code.keys())
-        for start in range(0, len(unknown), MAX_DIGESTS):
-            found = agent.code(unknown[start : start + MAX_DIGESTS])
+        for start in range(0, len(unknown), client._MAX_DIGESTS):
+            found = agent.code(unknown[start : start + client._MAX_DIGESTS])
             with self._readable():
                 made = map(_implementation, found["code"].values())
                 code |= {implementation.digest: implementation for implementation in made}
