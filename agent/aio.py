@@ -56,9 +56,6 @@ _Lines = list[bytes]
 _Results = list[Any]
 _Lookups = list[LookupResult]
 
-#: Bytes that are received at a time: a whole ordinary answer.
-_READ_BYTES = 1 << 16
-
 
 class Client:
     """Connections to the agent whose pipe is at `path`. The first call opens one.
@@ -467,7 +464,7 @@ class _Connection:
             if searched > client.MAX_ANSWER_BYTES:
                 raise client._not_an_agent(self._path, "its answer does not end")
             try:
-                self._rest += await self._stream.receive(_READ_BYTES)
+                self._rest += await self._stream.receive(client._READ_BYTES)
                 self.heard = time.monotonic()
             except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
                 raise client._HungUp(f"{self._path}: the agent closed the connection") from None

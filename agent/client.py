@@ -53,7 +53,6 @@ from typing import (
     Mapping,
     Optional,
     Sequence,
-    Tuple,
     Union,
     overload,
 )
@@ -781,7 +780,7 @@ class _Records:
         #: The newest record that came, or that is lost.
         self._newest = since
         #: What is not returned yet: positions and records, None for those that are lost.
-        self._waiting = deque()  # type: deque[Tuple[Optional[Since], Optional[Record]]]
+        self._waiting = deque()  # type: deque[tuple[Optional[Since], Optional[Record]]]
         self._quiet_since = time.monotonic()
         #: Since when the agent seems silent, but what has arrived may not be read yet.
         self._doubted_since = None  # type: Optional[float]
@@ -1162,10 +1161,12 @@ def _answers(path: str, message: Dict[str, Any], number: int) -> bool:
 
 
 def _refusal(path: str, error: Any, index: Optional[int]) -> AgentError:
-    code, message, data = _error_parts(error)
-    if code is None:
-        return _not_an_agent(path, "its error has no code and message")
-    return Refused(code, message, data, index)
+    """The exception for a JSON-RPC error."""
+    if isinstance(error, dict):
+        code, message = error.get("code"), error.get("message")
+        if isinstance(code, int) and not isinstance(code, bool) and isinstance(message, str):
+            return Refused(code, message, error.get("data"), index)
+    return _not_an_agent(path, "its error has no code and message")
 
 
 def _windows(lines: List[bytes]) -> Iterator[List[bytes]]:
@@ -1180,17 +1181,6 @@ def _windows(lines: List[bytes]) -> Iterator[List[bytes]]:
         size += len(line)
     if window:
         yield window
-
-
-def _error_parts(error: Any) -> Tuple[Optional[int], str, Any]:
-    """Code, message and data of a JSON-RPC error; the code is None if it is not one."""
-    if not isinstance(error, dict):
-        return None, "", None
-    code = error.get("code")
-    message = error.get("message")
-    if not isinstance(code, int) or isinstance(code, bool) or not isinstance(message, str):
-        return None, "", None
-    return code, message, error.get("data")
 
 
 def _too_late(path: str, deadline: _Deadline) -> TimedOut:
