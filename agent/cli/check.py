@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from agent.check import Checked, Subject
 
 FULL, CONCISE, JSON, GITHUB = "full", "concise", "json", "github"
-#: The file that names its directory too.
-_CONF = "callbacks.conf"
 
 
 @click.command()
@@ -80,11 +78,10 @@ def check(
         host = Host.here()
         named = [_directory(utf8(path, "PATH"), host) for path in paths if path]
         rounds = _Rounds(given(context), host, tuple(dict.fromkeys(named)), first_reading)
-        report = _Report(JSON if as_json else output_format, strict, rounds)
+        report = _Report(JSON if as_json else output_format, strict, rounds, with_time=watch)
         process.leave_working_directory()
         raise_fd_limit()
         if watch:
-            report.with_time = True
             with contextlib.suppress(KeyboardInterrupt):
                 watch_directories(
                     rounds.subjects, rounds.settings.qb_conf, report.print, timing(context)
@@ -97,8 +94,10 @@ def check(
 
 def _directory(path: str, host: Host) -> str:
     """The directory that a PATH means. Raises SettingsError."""
+    from agent.core.unit import CONF
+
     directory = absolute_directory(path, host)
-    if posixpath.basename(directory) == _CONF:
+    if posixpath.basename(directory) == CONF:
         return posixpath.dirname(directory)
     return directory
 
@@ -144,7 +143,7 @@ class _Report:
     strict: bool
     rounds: _Rounds
     #: Whether the last line of a round begins with the time of day.
-    with_time: bool = False
+    with_time: bool
     #: The exit status after the last round.
     status: int = field(default=0, init=False)
 

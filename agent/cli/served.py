@@ -56,6 +56,7 @@ class Serving:
             try:
                 with client.Client(pipe) as agent:
                     found.pipe, found.status = pipe, agent.status()
+                # Raises if the answer has another form.
                 _ = found.directories, found._agents_settings
                 return found
             except client.NoAgent as error:
@@ -156,7 +157,8 @@ class Serving:
                 why = _why(state, error)
                 continue
             if found is None:
-                return None, "" if not self.directories[directory]["digest"] else _missing(state)
+                serves_nothing = not self.directories[directory]["digest"]
+                return None, "" if serves_nothing else f"{state} has nothing of it"
             if self._is_served(directory, found.unit):
                 return found, ""
             why = f"{state} has another version than the agent serves"
@@ -212,7 +214,3 @@ def judged_lines(judged: Mapping[str, str], tally: str) -> Iterator[str]:
 def _why(state: str, error: BaseException) -> str:
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return f"{state}: {text or type(error).__name__}"
-
-
-def _missing(state: str) -> str:
-    return f"{state} has nothing of it"
