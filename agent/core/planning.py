@@ -67,7 +67,7 @@ class _Planner:
 
     def read(self) -> None:
         """Take all lines."""
-        #: Up to this line, all are part of an earlier one.
+        # Up to this line, all are part of an earlier one.
         until = 0
         for number, line in enumerate(self._text, 1):
             if len(self._findings) > MAX_UNCAPPED:
@@ -106,7 +106,7 @@ class _Planner:
                 self._broken.append(Broken(name, number, column))
             return
         self._names.add(name)
-        # What was parsed before is known by its canonical text.
+        # Triggers that were parsed before are found by their canonical text.
         text = setting.value if setting.value in self._parsed else str(tree)
         if problems:
             self._warned.add(text)

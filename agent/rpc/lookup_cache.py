@@ -101,7 +101,7 @@ class LookupCache:
     def result(self, params: LookupParams, late: Callable[[], bool] = lambda: False) -> bytes:
         """The result of `lookup`. Raises BadText; and NotQuick if it takes long, or `late()` is
         true before it is computed."""
-        answer = self._known(params)
+        answer = self._cached(params)
         if answer is None:
             answer = self._compute(params, late)
             self._store(params, _size(params), answer)
@@ -153,7 +153,7 @@ class LookupCache:
             for lookup, (encoded, _) in zip(lookups, answers, strict=True)
         ]
 
-    def _known(self, key: _Key) -> _Answer | None:
+    def _cached(self, key: _Key) -> _Answer | None:
         return self._results.get(key) or self._large.get(key)
 
     def _small(self, text: bytes, late: Callable[[], bool]) -> _Answer:
@@ -162,7 +162,7 @@ class LookupCache:
         answer = self._results.get(text)
         if answer is None:
             params = _decode_params(text)
-            answer = self._known(params) or self._compute(params, late)
+            answer = self._cached(params) or self._compute(params, late)
             if len(answer[0]) > MAX_BATCHED_RESULT:
                 # It is answered alone, where its parameters are known and not their text.
                 self._store(params, _size(params), answer)
@@ -186,9 +186,9 @@ class LookupCache:
             answer = self._encoded(found, params.code)
         else:
             fires = (params.code, *map(id, found.callbacks))
-            known = self._known(fires)
-            answer = known or self._encoded(found, params.code)
-            if known is None:
+            cached = self._cached(fires)
+            answer = cached or self._encoded(found, params.code)
+            if cached is None:
                 self._store(fires, 8 * len(fires), answer)
         return answer
 

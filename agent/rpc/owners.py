@@ -33,9 +33,9 @@ def matches(index: Index, params: LookupParams, check: Check) -> list[Match]:
         if owner.pending is None:
             found.append(shared.match(owner))
             continue
-        event, before = shared.events(owner)
+        event, occurred = shared.events(owner)
         pending = reader.read(owner.pending, f"/params/owners/{i}/pending")
-        found.append(index.lookup(event, before, check, pending))
+        found.append(index.lookup(event, occurred, check, pending))
     return found
 
 
@@ -69,16 +69,16 @@ class _Shared:
             return event, ()
         return event, question.occurred(self._params.occurred, owner, self._check)
 
-    def _of_events(self, event: Event, before: tuple[Event, ...]) -> Match:
+    def _of_events(self, event: Event, occurred: tuple[Event, ...]) -> Match:
         if self._pending:
-            return self._index.lookup(event, before, self._check, self._pending)
+            return self._index.lookup(event, occurred, self._check, self._pending)
         if self._counts is None:
             self._counts = self._index.contexts_that_count(event)
         # All else is the same for every owner.
-        look = frozenset(filter(self._counts, event.contexts)), event.text, before
+        look = frozenset(filter(self._counts, event.contexts)), event.text, occurred
         match = self._by_look.get(look)
         if match is None:
-            match = self._by_look[look] = self._index.lookup(event, before, self._check)
+            match = self._by_look[look] = self._index.lookup(event, occurred, self._check)
         return match
 
 

@@ -26,8 +26,8 @@ MAX_INLINE_RECORDS = 1 << 16
 
 
 @dataclass
-class _Begins:
-    """A subscription whose response is in the making."""
+class _Beginning:
+    """A subscription whose response is not sent yet."""
 
     connection: Client
     #: The newest record that the response covers.
@@ -52,9 +52,9 @@ class Subscriptions:
         self, params: SubscribeParams, connection: Client
     ) -> bytes | Callable[[Spend], bytes]:
         """The result of `subscribe`, or what computes it. The subscription begins when the
-        connection has sent it. One that the connection has already gets the new heartbeat."""
+        connection has sent it. If there is one already, only its heartbeat changes."""
         recorder = self._records.recorder
-        begins = _Begins(connection, recorder.sequence, params.heartbeat)
+        beginning = _Beginning(connection, recorder.sequence, params.heartbeat)
         missed = None
         if params.since is not None and params.since.instance == recorder.instance:
             missed = self._records.after(params.since.sequence)
@@ -65,11 +65,11 @@ class Subscriptions:
             recorder.sequence,
             UNSET if params.since is None else missed,
         )
-        connection.after_response(partial(self._begin, begins))
-        return in_worker_if_long(partial(_encoded, begins, encode), missed or ())
+        connection.after_response(partial(self._begin, beginning))
+        return in_worker_if_long(partial(_encoded, beginning, encode), missed or ())
 
     def unsubscribe(self, connection: Client) -> None:
-        """Send nothing more after the response that is in the making."""
+        """Send nothing more after the response to this request."""
         connection.after_response(partial(self.forget, connection))
 
     def forget(self, connection: Client) -> None:
@@ -78,22 +78,22 @@ class Subscriptions:
         if timer is not None:
             timer.cancel()
 
-    def _begin(self, begins: _Begins) -> None:
-        connection = begins.connection
-        if not begins.answered or connection.gone:
+    def _begin(self, beginning: _Beginning) -> None:
+        connection = beginning.connection
+        if not beginning.answered or connection.gone:
             return
         if connection not in self._timers:
-            between = self._records.after(begins.sequence)
+            between = self._records.after(beginning.sequence)
             if between is None:
-                # It would not know that it missed some.
+                # Some are no longer known, and the subscriber was not told that it missed any.
                 connection.abort()
                 return
             for record in between:
                 connection.notify(jsonrpc.notification("reload", record))
         self.forget(connection)
         self._timers[connection] = None
-        if begins.heartbeat is not None:
-            self._beat_later(connection, begins.heartbeat)
+        if beginning.heartbeat is not None:
+            self._beat_later(connection, beginning.heartbeat)
 
     def _notify(self, record: bytes) -> None:
         line = jsonrpc.notification("reload", record)
@@ -106,7 +106,7 @@ class Subscriptions:
 
     def _beat(self, connection: Client, seconds: float) -> None:
         self._beat_later(connection, seconds)
-        # Who does not read what was sent would only be sent more and more to read.
+        # A subscriber that does not read needs no more heartbeats: they would only pile up.
         if not connection.blocked:
             connection.notify(jsonrpc.notification("heartbeat", results.heartbeat(self._index())))
 
@@ -120,7 +120,7 @@ def in_worker_if_long(
     return encode()
 
 
-def _encoded(begins: _Begins, encode: Callable[[], bytes]) -> bytes:
+def _encoded(beginning: _Beginning, encode: Callable[[], bytes]) -> bytes:
     encoded = encode()
-    begins.answered = True
+    beginning.answered = True
     return encoded
