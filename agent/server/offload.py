@@ -66,31 +66,30 @@ class Workers:
     """A few threads that do work in the order in which it came."""
 
     def __init__(self, count: int, name: str) -> None:
+        """Raises RuntimeError or MemoryError if no thread can be started."""
         self._count = count
         self._name = name
-        self._threads = 0
         self._queue: SimpleQueue[
             tuple[Callable[[], Any], asyncio.Future[Any], asyncio.AbstractEventLoop]
         ] = SimpleQueue()
+        # One at once: later, the system may allow no more.
+        self._start()
+        self._threads = 1
 
     def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Do work in a thread. The future gets its result, or what it raised.
-
-        Raises RuntimeError or MemoryError if there is no thread and none can be started.
-        """
-        while self._threads < self._count:
-            try:
-                threading.Thread(target=self._run_all, name=self._name, daemon=True).start()
-            except (RuntimeError, MemoryError):
-                # A limit of the system. The threads that run are enough, if there are any.
-                if not self._threads:
-                    raise
-                break
-            self._threads += 1
+        """Do work in a thread. The future gets its result, or what it raised."""
+        # A limit of the system: the threads that run are enough.
+        with contextlib.suppress(RuntimeError, MemoryError):
+            while self._threads < self._count:
+                self._start()
+                self._threads += 1
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._queue.put((work, future, loop))
         return future
+
+    def _start(self) -> None:
+        threading.Thread(target=self._run_all, name=self._name, daemon=True).start()
 
     def _run_all(self) -> None:
         while True:
