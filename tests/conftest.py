@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from support import strangers
 from support.messages import logged
+from support.stand_in import Behaviour, StandIn, Start
 from support.strangers import Strangers
 
 # A machine that runs other tests at the same time is slow at times; that is no failure.
@@ -47,3 +48,17 @@ def place() -> Iterator[Path]:
         place = Path(folder).resolve()
         place.chmod(0o755)
         yield place
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts servers that stand in for the agent, each at a pipe of its own."""
+    servers: list[StandIn] = []
+
+    def start(*behaviours: Behaviour) -> StandIn:
+        servers.append(StandIn(tmp_path / f"pipe{len(servers)}", list(behaviours)))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from support.stand_in import (
     ANSWER,
     Behaviour,
     StandIn,
+    Start,
     answer,
     hang_up,
     hang_up_after_reading,
@@ -39,28 +40,12 @@ from support.stand_in import (
     well,
 )
 
-Start = Callable[..., StandIn]
-
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who gives no timeout waits longer here: a shared machine may stand still for seconds."""
     for opening in (Client.__init__, Subscription.__init__):
         monkeypatch.setattr(opening, "__defaults__", (DEADLINE,))
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    servers: list[StandIn] = []
-
-    def start(*behaviours: Behaviour) -> StandIn:
-        server = StandIn(tmp_path / f"pipe{len(servers)}", list(behaviours))
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 def half(request: dict[str, Any]) -> bytes:

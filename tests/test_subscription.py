@@ -21,7 +21,7 @@ from agent import aio, client
 from agent.client import AgentError, BadArgument, Client, NoAgent, RecordsLost, Refused, TimedOut
 from support.agents import DEADLINE, Agent, running, wait_for, write
 from support.requests import call
-from support.stand_in import Behaviour, StandIn, answer, line, requests, says, silent
+from support.stand_in import Behaviour, Start, answer, line, requests, says, silent
 
 #: What a test reads records with: `subscribe(path, timeout, restart, **params)`.
 Subscribe = Callable[..., Any]
@@ -68,19 +68,6 @@ def subscribe(request: pytest.FixtureRequest) -> Iterator[Subscribe]:
             portal.call(one.aclose)
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., StandIn]]:
-    servers: list[StandIn] = []
-
-    def start(*behaviours: Behaviour) -> StandIn:
-        servers.append(StandIn(tmp_path / f"pipe{len(servers)}", list(behaviours)))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
-
-
 def record(sequence: int, instance: str = "i") -> dict[str, Any]:
     index = {"generation": sequence, "digest": f"d{sequence}"}
     return {"instance": instance, "sequence": sequence, **index}
@@ -105,9 +92,7 @@ def resumed(expected: Any, result: dict[str, Any], *then: bytes) -> Behaviour:
 # Records that are made while nobody is connected -------------------------------------------------
 
 
-def test_what_was_missed_on_the_way_is_not_missing(
-    subscribe: Subscribe, start: Callable[..., StandIn]
-) -> None:
+def test_what_was_missed_on_the_way_is_not_missing(subscribe: Subscribe, start: Start) -> None:
     """The agent closed the connection, and has made records before there was another."""
     two = {"instance": "i", "sequence": 4}
     three = {"instance": "i", "sequence": 7}
@@ -178,7 +163,7 @@ def test_a_subscription_goes_on_over_a_restart(subscribe: Subscribe, tmp_path: P
 
 
 def test_an_agent_that_does_not_come_back_is_waited_for_as_long_as_the_caller_says(
-    subscribe: Subscribe, start: Callable[..., StandIn], tmp_path: Path
+    subscribe: Subscribe, start: Start, tmp_path: Path
 ) -> None:
     def serve_once(**params: Any) -> Any:
         server = start(resumed(None, {**record(3), "missed": []}))
@@ -251,9 +236,7 @@ def impatient(records: Any) -> Any:
     return records
 
 
-def test_an_agent_that_is_silent_is_gone(
-    subscribe: Subscribe, start: Callable[..., StandIn]
-) -> None:
+def test_an_agent_that_is_silent_is_gone(subscribe: Subscribe, start: Start) -> None:
     """After `heartbeat + timeout` seconds, in one call or in many."""
     server = start(*[says(lambda r: answer(r, record(3)), hold=True)] * 3)
     began = time.monotonic()
@@ -280,7 +263,7 @@ def test_an_agent_that_is_silent_is_gone(
 
 
 def test_a_new_connection_that_is_not_answered_is_given_up(
-    subscribe: Subscribe, start: Callable[..., StandIn]
+    subscribe: Subscribe, start: Start
 ) -> None:
     server = start(resumed(None, record(3)), says(hold=True))
     records = impatient(subscribe(server.path, heartbeat=60, restart=DEADLINE))
@@ -289,7 +272,7 @@ def test_a_new_connection_that_is_not_answered_is_given_up(
 
 
 def test_a_connection_on_which_the_request_was_not_sent_in_time_is_not_used(
-    subscribe: Subscribe, start: Callable[..., StandIn], monkeypatch: pytest.MonkeyPatch
+    subscribe: Subscribe, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     three = {"instance": "i", "sequence": 3}
     server = start(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -278,19 +277,11 @@ def test_watch_checks_again_at_each_change_until_sigint(
     watching.reports(well)
     qb_conf.write_text("supervisor_language_flags = qube\n")
     watching.reports("1 directory: 1 warning")
-    rounds = watching.rounds()
-    assert len(rounds) < 20
-    # Without a change nothing is done: a second writer is seen at once, and is the only one.
-    used = cpu_seconds(watching.process.pid)
     write(directory, "# one\n# two\n")
-    watching.reports("1 directory: nothing found")
-    assert cpu_seconds(watching.process.pid) - used < 1
+    watching.reports(well)
+    # Without a change nothing is reported.
+    assert len(watching.rounds()) < 20
     assert watching.end() == 0
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_watch_judges_each_round_by_what_is_served_then(

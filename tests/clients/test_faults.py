@@ -29,6 +29,7 @@ from support.stand_in import (
     ANSWER,
     Behaviour,
     StandIn,
+    Start,
     answer,
     hang_up,
     hang_up_after_reading,
@@ -45,7 +46,6 @@ USER = 54321
 BRIEF = "0.3"
 
 Talk = Callable[..., dict[str, Any]]
-Start = Callable[..., StandIn]
 
 
 class Client:
@@ -93,20 +93,6 @@ class Client:
 def language(request: pytest.FixtureRequest) -> str:
     drivers.needed(request.param)
     return str(request.param)
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    servers: list[StandIn] = []
-
-    def start(*behaviours: Behaviour) -> StandIn:
-        server = StandIn(tmp_path / f"pipe{len(servers)}", list(behaviours))
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 @contextlib.contextmanager

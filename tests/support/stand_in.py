@@ -56,6 +56,10 @@ class StandIn:
             open_socket.close()
 
 
+#: Starts a server with these behaviours: the fixture `start`.
+Start = Callable[..., StandIn]
+
+
 def requests(connection: socket.socket) -> Iterator[dict[str, Any]]:
     with connection.makefile("rb") as lines:
         for line in lines:
