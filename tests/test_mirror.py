@@ -192,6 +192,21 @@ def test_the_first_calls_do_not_wait_for_the_index(
         wait_for(lambda: mirror.age < DEADLINE)
 
 
+def test_where_no_thread_can_be_started_the_agent_is_asked(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with mirror_of(agent) as mirror:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            first = mirror.lookup("failed-job-label3")
+            assert [c["file"] for c in first["callbacks"]] == ["n3.py"]
+            assert (mirror.alive, mirror.generation) == (False, 0)
+        assert local(mirror).lookup("failed-job-label3") == first
+
+
 def test_results_cannot_be_changed_and_copies_can(agent: Agent) -> None:
     with mirror_of(agent) as mirror:
         through_the_pipe = mirror.lookup("failed-job-label3")
@@ -296,6 +311,24 @@ def test_after_close_the_agent_is_asked_and_the_thread_ends(agent: Agent) -> Non
     assert not thread.is_alive()
     assert not mirror.alive
     mirror._client.close()
+
+
+def test_an_index_that_is_loaded_while_the_mirror_is_closed_never_answers(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = follower.Follower._load
+
+    def closed(self: Any, one: Client) -> Any:
+        self.close()
+        return load(self, one)
+
+    monkeypatch.setattr(follower.Follower, "_load", closed)
+    with mirror_of(agent, last_index=True) as mirror:
+        mirror.lookup(EVENT)
+        thread = mirror._follower._thread
+        assert thread is not None
+        thread.join(DEADLINE)
+        assert mirror._follower.answers.replaced
 
 
 def test_a_mirror_that_nobody_holds_ends_its_thread(agent: Agent) -> None:

@@ -90,7 +90,8 @@ class Follower:
         )
 
     def start(self) -> None:
-        """Start the thread, if it does not run."""
+        """Start the thread, if it does not run. If the system has no thread left, a later call
+        does."""
         if self._process != os.getpid():
             self.forked()  # by something that does not tell Python
         thread = self._thread
@@ -99,8 +100,9 @@ class Follower:
         with self._starting:
             if self._thread is thread:
                 new = threading.Thread(target=self._run, name="callback mirror", daemon=True)
-                new.start()
-                self._thread = new
+                with contextlib.suppress(RuntimeError):
+                    new.start()
+                    self._thread = new
 
     def wait(self, timeout: float) -> bool:
         """Wait until an index is current, for so many seconds at most; whether one is."""
@@ -144,6 +146,9 @@ class Follower:
     def _disconnect(self) -> None:
         self._ready.clear()
         self.answers.doubt()
+        if self._closed:
+            # It may have been loaded after `close`.
+            self.answers.replace()
         self.gone = not self._closed
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
