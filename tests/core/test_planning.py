@@ -58,6 +58,22 @@ def test_a_line_that_is_only_glanced_at_has_nothing_to_find(text: list[str]) -> 
     assert planning.plan(data, "/d/callbacks.conf", examined) == examined
 
 
+@pytest.mark.parametrize(
+    ("data", "message", "hint"),
+    [
+        (b"\0", "holds nothing but NUL bytes", "restore it from a copy"),
+        (bytes(4096), "holds nothing but NUL bytes", "restore it from a copy"),
+        ("a.py = x\n".encode("utf-16-le"), "is UTF-16", "save it as UTF-8"),
+        ("\n".encode("utf-16-le"), "is UTF-16", "save it as UTF-8"),
+    ],
+)
+def test_a_file_of_nul_bytes_is_not_taken_for_utf_16(data: bytes, message: str, hint: str) -> None:
+    (found,) = planning.plan(data, "/d/callbacks.conf").findings
+    assert (found.code, found.line, found.column) == ("not-utf-8", 1, 1)
+    assert message in found.message
+    assert str(found.hint).startswith(hint)
+
+
 USUAL = [
     *("done-job-self", "failed-work-lab-7-*", "failed-job-render 7", "complete-job-1234"),
     *("done-job-a && done-job-b", "done-job-a || failed-job-b || killed-job-c"),
