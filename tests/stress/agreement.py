@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -152,7 +152,7 @@ def kind(question: Question, outcome: dict[str, Any]) -> list[str]:
 def compare(agent: Agent, questions: Questions, count: int) -> bool:
     """Ask so many questions. Whether all answers were the same."""
     kinds: Counter[str] = Counter()
-    took: Counter[str] = Counter()
+    took: defaultdict[str, float] = defaultdict(float)
     differing = 0
     with contextlib.ExitStack() as stack:
         pipe = stack.enter_context(contextlib.closing(Line(agent)))
@@ -168,7 +168,7 @@ def compare(agent: Agent, questions: Questions, count: int) -> bool:
             for name, call in calls.items():
                 began = time.monotonic()
                 answers[name] = call(*question)
-                took[name] += time.monotonic() - began  # type: ignore[assignment]
+                took[name] += time.monotonic() - began
             kinds.update(kind(question, answers["pipe"]))
             questions.learn(answers["pipe"])
             expected = same(answers["pipe"])

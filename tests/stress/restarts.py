@@ -126,8 +126,8 @@ class Run:
         return thread
 
     def _restart(self, which: int) -> None:
-        """Restart an agent, and wait for its subscriber: who comes after the next restart only
-        cannot know what this run of the agent did."""
+        """Restart an agent, and wait until its subscriber is back: one that misses a whole run of
+        the agent cannot get the records of that run."""
         agent = self.agents[which]
         status = agent.stop()
         if status:
