@@ -464,7 +464,9 @@ def test_what_is_known_to_be_replaced_never_answers_again(
             mirror.lookup(EVENT)
 
 
-def test_an_agent_that_is_stopped_is_not_alive(tmp_path: Path) -> None:
+def test_an_agent_that_is_stopped_is_not_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = write(tmp_path / "callback", f"a.py = {EVENT}\n", a_py="0\n")
     with running(tmp_path, directory) as agent:
         assert agent.process is not None
@@ -479,6 +481,11 @@ def test_an_agent_that_is_stopped_is_not_alive(tmp_path: Path) -> None:
                     strict.explain(EVENT, timeout=0.1)
                 assert lenient.lookup(EVENT) == before
                 assert lenient.age > 0.5
+                with monkeypatch.context() as patch:
+                    # Not noticed yet: the agent is asked first, and takes all the time.
+                    patch.setattr(Mirror, "_may_answer", lambda *_: False)
+                    found = lenient.explain(EVENT, timeout=1)
+                    assert [c["verdict"] for c in found["callbacks"]] == ["fires"]
             finally:
                 agent.process.send_signal(signal.SIGCONT)
             wait_for(lambda: strict.alive and lenient.alive)

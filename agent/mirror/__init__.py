@@ -234,7 +234,8 @@ class Mirror:
             answers = self._follower.answers
             answer = None
             if self._may_be_last(answers):
-                answer = self._answer(answers, method, params, deadline)
+                # The agent took all the time of the call.
+                answer = self._answer(answers, method, params, client._Deadline(deadline.seconds))
             if answer is None:
                 raise
             return answer
