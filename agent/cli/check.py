@@ -15,6 +15,7 @@ import click
 
 from agent.cli import findings as forms
 from agent.cli.completing import directories
+from agent.cli.input import not_empty
 from agent.cli.output import encoded_lines, json_line, paint, say, utf8, write
 from agent.cli.setting_options import given, setting_options
 from agent.cli.starting import start_errors, timing
@@ -68,6 +69,8 @@ def check(
 
     Exit status: 0 no errors, 1 errors (with --strict also for warnings).
     """
+    for path in paths:
+        not_empty(path, "PATH")
     from agent.daemon import process
 
     with start_errors():
@@ -76,7 +79,7 @@ def check(
         from agent.daemon.descriptors import raise_fd_limit
 
         host = Host.here()
-        named = [_directory(utf8(path, "PATH"), host) for path in paths if path]
+        named = [_directory(utf8(path, "PATH"), host) for path in paths]
         rounds = _Rounds(given(context), host, tuple(dict.fromkeys(named)), first_reading)
         report = _Report(JSON if as_json else output_format, strict, rounds, with_time=watch)
         process.leave_working_directory()

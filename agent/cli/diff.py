@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.asking import ask
-from agent.cli.completing import directories
+from agent.cli.completing import directories, files
 from agent.cli.exits import NO_AGENT, USAGE, Failed
 from agent.cli.findings import concise
+from agent.cli.input import content, not_empty
 from agent.cli.output import paint, print_json, print_lines, say, utf8
 from agent.cli.setting_options import given, setting_options
 from agent.cli.starting import start_errors
@@ -45,8 +47,8 @@ _MARKS = {
 )
 @click.option(
     "--events",
-    type=click.File("rb"),
     metavar="FILE",
+    shell_complete=files,
     help="Also compare which callbacks fire for these events, one a line; - is standard input.",
 )
 @setting_options(DIFF)
@@ -57,7 +59,7 @@ def diff(
     /,
     directory: str | None,
     replaces: str | None,
-    events: Any,
+    events: str | None,
     as_json: bool,
     **_: Any,
 ) -> int:
@@ -68,6 +70,9 @@ def diff(
 
     Exit status: 0 nothing differs, 1 something does.
     """
+    for text, what in ((directory, "DIR"), (replaces, "--replaces"), (events, "--events")):
+        if text is not None:
+            not_empty(text, what)
     if replaces and not directory:
         raise click.UsageError("--replaces needs DIR, the directory that takes the place")
     asked = _events(events) if events else []
@@ -172,15 +177,21 @@ def _compare(serving: Serving, served: ServedDirectory, old: Subject, new: Check
 # Events ------------------------------------------------------------------------------------------
 
 
-def _events(file: Any) -> list[tuple[str, Event]]:
-    """The events of a file, with their texts. Raises Failed."""
+def _events(file: str) -> list[tuple[str, Event]]:
+    """The events of a file, or with `-` of standard input, with their texts. Raises Failed."""
     from agent.core.event import Event, EventError
 
     found = []
+    name: str = file
+    source: str | int = file
+    if file == "-":
+        name, source = "standard input", 0
+        if sys.stdin is None:
+            raise Failed(USAGE, f"--events: {name} is closed; name a file")
     try:
-        text = file.read().decode()
+        text = content(source, "--events", name).decode()
     except UnicodeDecodeError as error:
-        raise Failed(USAGE, f"{file.name}: it is not UTF-8 ({error.reason})") from None
+        raise Failed(USAGE, f"{name}: it is not UTF-8 ({error.reason})") from None
     for number, line in enumerate(text.split("\n"), 1):
         event = line.strip()
         if not event or event.startswith("#"):
@@ -189,7 +200,7 @@ def _events(file: Any) -> list[tuple[str, Event]]:
             found.append((event, Event.from_text(event)))
         except EventError as wrong:
             raise Failed(
-                USAGE, f"{file.name}:{number}: {wrong.message}; expected {wrong.expected}"
+                USAGE, f"{name}:{number}: {wrong.message}; expected {wrong.expected}"
             ) from None
     return found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +14,7 @@ from agent.cli import rendering, screen
 from agent.cli.asking import ask, not_understood
 from agent.cli.completing import files
 from agent.cli.exits import USAGE, Failed
+from agent.cli.input import content, not_empty
 from agent.cli.lookup import doubts, event_options, params_of
 from agent.cli.output import print_json, print_lines, say
 from agent.cli.rendering import JsonObject
@@ -236,9 +236,7 @@ def _jobs(file: str | None) -> list[JsonObject]:
     if file is None:
         return []
     try:
-        found = json.loads(Path(file).read_bytes())
-    except OSError as error:
-        raise Failed(USAGE, f"--jobs: {file}: {error.strerror}") from None
+        found = json.loads(content(not_empty(file, "--jobs"), "--jobs", file))
     except (ValueError, RecursionError) as error:
         raise Failed(USAGE, f"--jobs: {file} is not JSON: {error}") from None
     if not isinstance(found, list) or not all(_id(job) for job in found):

@@ -9,6 +9,7 @@ import click
 from agent import manual
 from agent.cli.completing import pages
 from agent.cli.exits import USAGE, Failed
+from agent.cli.input import not_empty
 from agent.cli.output import paint, print_page
 
 #: The title of a page, a heading, or a topic in the list of topics.
@@ -31,7 +32,7 @@ def help_(topic: str | None) -> int:
     if topic is None:
         print_page(_coloured(manual.overview()))
         return 0
-    page = manual.find(topic)
+    page = manual.find(not_empty(topic, "TOPIC"))
     if page is None:
         near = manual.near(topic)
         meant = f"; did you mean {' or '.join(near)}?" if near else ""

@@ -14,6 +14,7 @@ from agent.cli import log_following
 from agent.cli.asking import ask
 from agent.cli.completing import files, served
 from agent.cli.exits import NO_AGENT, USAGE, Failed
+from agent.cli.input import not_empty
 from agent.cli.log_colour import coloured
 from agent.cli.log_entries import Entry, Wanted
 from agent.cli.log_files import newest, whole_lines
@@ -89,6 +90,8 @@ def log(
         raise click.UsageError("--follow shows what comes from now on: leave out --until")
     if since is not None and until is not None and until < since:
         raise click.UsageError(f"--until {until} is before --since {since}")
+    if path is not None:
+        not_empty(path, "--path")
     most = records
     if most is None and since is None and until is None:
         most = DEFAULT_RECORDS

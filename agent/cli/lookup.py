@@ -10,6 +10,7 @@ import click
 from agent.cli import rendering, screen
 from agent.cli.asking import show
 from agent.cli.completing import events
+from agent.cli.input import not_empty
 from agent.cli.options import Command, code_option, json_option, pipe_option
 from agent.cli.output import utf8
 from agent.cli.rendering import JsonObject
@@ -133,7 +134,7 @@ def params_of(event: str, about: Mapping[str, Any]) -> dict[str, Any]:
     """The event, the owner and what occurred, as parameters of a request. Raises UsageError."""
     job = _job(about, "", "--label")
     owner = _job(about, "owner_", "--owner-label")
-    asked: str | dict[str, Any] = utf8(event, "EVENT")
+    asked: str | dict[str, Any] = not_empty(utf8(event, "EVENT"), "EVENT")
     if job:
         name, _, rest = event.partition("-")
         type_, _, rest = rest.partition("-")
@@ -146,7 +147,7 @@ def params_of(event: str, about: Mapping[str, Any]) -> dict[str, Any]:
         asked = {"name": name, "type": type_, "job": job}
         if extra:
             asked["extra"] = extra
-    occurred = [utf8(before, "--occurred") for before in about["occurred"]]
+    occurred = [not_empty(utf8(before, "--occurred"), "--occurred") for before in about["occurred"]]
     return {"event": asked, "owner": owner or None, "occurred": occurred or None}
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -175,6 +177,54 @@ def test_an_event_that_cannot_be_one_is_named(run: Run, tmp_path: Path) -> None:
     done = run("diff", "--events", "events")
     assert done.returncode == 2
     assert "events:2: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("-", "--events: standard input is closed; name a file"),
+        ("/dev/zero", "--events: /dev/zero has more than 16 MiB; no more is read"),
+        (".", "--events: .: Is a directory"),
+    ],
+)
+def test_events_that_cannot_be_read_are_an_error_of_usage(
+    tmp_path: Path, environment: dict[str, str], file: str, says: str
+) -> None:
+    command = [sys.executable, "-m", "agent", "diff", "--events", file]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *command],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"callback-agent: {says}\n"
+
+
+def test_events_may_come_through_a_pipe(
+    agent: Agent, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """As of a process substitution, or on standard input."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    command = [sys.executable, "-m", "agent", "diff", "--pipe", str(agent.pipe), "--events"]
+    for file in (str(fifo), "-"):
+        script = '(echo done-job-self; echo failed-job-7) > "$0" & exec "$@" < "$0"'
+        if file != "-":
+            script = script.removesuffix(' < "$0"')
+        done = subprocess.run(
+            ["sh", "-c", script, str(fifo), *command, file],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.stderr == "2 directories: 0 of 2 events fire differently\n"
+        assert done.returncode == 0
 
 
 def test_without_an_agent_it_exits_3_in_one_line(run: Run, tmp_path: Path) -> None:
