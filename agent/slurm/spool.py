@@ -149,9 +149,8 @@ class Spool:
             return why
         return f"it is now in {folder}"
 
-    def remove_dead(self) -> int:
-        """Remove what hooks began DEAD_SECONDS ago and did not finish; how many. Raises OSError."""
-        removed = 0
+    def remove_dead(self) -> None:
+        """Remove what hooks began DEAD_SECONDS ago and did not finish. Raises OSError."""
         uptime, now = time.clock_gettime(time.CLOCK_BOOTTIME), time.time()
         with os.scandir(self.path) as entries:
             for entry in entries:
@@ -163,8 +162,6 @@ class Spool:
                     age = uptime - float(name[2]) if ours else now - entry.stat().st_mtime
                     if age > DEAD_SECONDS:
                         os.unlink(entry.path)
-                        removed += 1
-        return removed
 
 
 def _remove_oldest(folder: int) -> None:

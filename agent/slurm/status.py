@@ -31,8 +31,8 @@ class InUse(Exception):
     """Another daemon has this directory."""
 
 
-def lock(folder: str) -> int:
-    """Take the lock of a daemon's directory, for as long as the process runs; its descriptor.
+def lock(folder: str) -> None:
+    """Take the lock of a daemon's directory, for as long as the process runs.
 
     Raises InUse, OSError.
     """
@@ -42,7 +42,6 @@ def lock(folder: str) -> int:
     except BlockingIOError:
         os.close(file)
         raise InUse(f"{folder} is in use by another daemon; name another with --state") from None
-    return file
 
 
 def _is_locked(folder: str) -> bool:

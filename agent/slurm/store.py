@@ -185,7 +185,7 @@ class Store:
             return found.fetchone() is not None
 
     def handled(self, name: str) -> None:
-        """Mark it."""
+        """Mark the event of this name as handled. In a transaction."""
         self._db.execute("INSERT INTO handled (name) VALUES (?)", (name,))
 
     def forget_handled(self) -> None:

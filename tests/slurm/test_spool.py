@@ -105,8 +105,10 @@ def test_files_of_dead_hooks_are_removed_and_of_living_ones_not(spool: Spool) ->
         leave(spool, f"{OTHER_BOOT}.2.00.1.tmp"),
         leave(spool, f"{BOOT}.{dead:.2f}.1.event"),
     }
-    assert spool.remove_dead() == (2 if dead > 0 else 1)
-    assert {path.name for path in Path(spool.path).iterdir()} >= kept
+    spool.remove_dead()
+    left = {path.name for path in Path(spool.path).iterdir()}
+    # A machine that started just now has no uptime that is dead.
+    assert left == kept if dead > 0 else left >= kept
 
 
 def test_a_spool_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
