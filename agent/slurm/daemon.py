@@ -22,7 +22,7 @@ from agent.slurm.asking import Agent, AgentError
 from agent.slurm.handling import BATCH, Batch, Handler
 from agent.slurm.log import Log, report
 from agent.slurm.queue import Answer, Queue
-from agent.slurm.reporting import Reporter, Times
+from agent.slurm.reporting import REPORT_INTERVAL, Reporter, Times
 from agent.slurm.running import Pool, user
 from agent.slurm.spool import Spool, Waiting, watch
 from agent.slurm.store import Run, Store, StoreError
@@ -144,6 +144,9 @@ class Daemon:
         for one in messages:
             if isinstance(one, _Done):
                 self._ran(one)
+            elif isinstance(one, Answer):
+                # Also if what follows fails: the next question must not wait for it.
+                times.answered()
         if _Stop in messages:
             return False
         try:
@@ -221,7 +224,6 @@ class Daemon:
     # The queue ----------------------------------------------------------------------------------
 
     def _answered(self, answer: Answer, waiting: list[Waiting]) -> None:
-        self._times.answered()
         if answer.error:
             self._reporter.fails("slurm", answer.error)
             return
@@ -283,13 +285,15 @@ class Daemon:
         )
 
     def _finish(self) -> None:
-        """Wait for the callbacks that run."""
-        self._pool.close()
-        with contextlib.suppress(Empty):
-            while True:
-                one = self._messages.get_nowait()
+        """Wait for the callbacks that run; what waits does not start any more."""
+        while self._pool.running:
+            with contextlib.suppress(Empty):
+                one = self._messages.get(timeout=REPORT_INTERVAL)
                 if isinstance(one, _Done):
                     self._ran(one)
+            with contextlib.suppress(StoreError):  # It is tried again.
+                self._drop_ended()
+            self._report()
         try:
             self._drop_ended()
             self._store.close()

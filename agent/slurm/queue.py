@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -56,7 +57,7 @@ def uptime() -> float:
 
 
 def ask(queue: Queue, missing: Iterable[Task], done: Callable[[Answer], object]) -> None:
-    """Ask in a thread, which calls `done`."""
+    """Ask in a thread. `done` is called once, whatever happens."""
     wanted = frozenset(missing)
     asked = uptime()
 
@@ -67,10 +68,16 @@ def ask(queue: Queue, missing: Iterable[Task], done: Callable[[Answer], object])
             ended = queue.rows(ids, ended=True) if ids else []
         except SlurmError as error:
             done(Answer(asked, error=str(error)))
+        except Exception:
+            # An error of this program.
+            done(Answer(asked, error=" ".join(traceback.format_exc().split())))
         else:
             done(Answer(asked, rows, wanted, ended))
 
-    threading.Thread(target=work, name="squeue", daemon=True).start()
+    try:
+        threading.Thread(target=work, name="squeue", daemon=True).start()
+    except RuntimeError as error:
+        done(Answer(asked, error=f"squeue cannot be asked: {error}"))
 
 
 class Follower:
@@ -88,7 +95,11 @@ class Follower:
                     self._ending[number, name] = now
 
     def touched(self, job: int, task: str, known: Known) -> None:
-        """A hook reported something of a task."""
+        """A hook reported something of a task. Of a job that is not known, nothing is kept."""
+        if job not in known.jobs:
+            return
+        for name in (task, None):
+            self._missed.pop((job, name), None)
         self._touched[job] = now = uptime()
         found = known.tasks.get(job, {}).get(task)
         if found is not None and found.state == "ending":
@@ -114,8 +125,11 @@ class Follower:
 
     def forget(self, jobs: Iterable[int]) -> None:
         """Forget these jobs."""
-        for job in jobs:
+        gone = set(jobs)
+        for job in gone:
             self._touched.pop(job, None)
+        self._missed = {task: n for task, n in self._missed.items() if task[0] not in gone}
+        self._ending = {task: at for task, at in self._ending.items() if task[0] not in gone}
 
     def look(
         self, job: Job, rows: Sequence[Row], known: Known, answer: Answer, now: float

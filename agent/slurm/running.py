@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import pwd
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from agent import runner
@@ -83,7 +83,6 @@ class Pool:
         }
         self._begin, self._done = begin, done
         self._free = at_once
-        self._threads = ThreadPoolExecutor(at_once, "callback")
         #: By owner: those that wait, and those that run. Owners with none are not there.
         self._waiting: dict[int, deque[Run]] = {}
         self.running: dict[int, dict[int, Run]] = {}
@@ -98,7 +97,11 @@ class Pool:
         self._waiting.setdefault(run.owner, deque()).append(run)
 
     def start(self) -> None:
-        """Start what can. The owners take turns. Raises what `begin` raises."""
+        """Start what can. The owners take turns.
+
+        Raises what `begin` raises, and RuntimeError if there can be no more threads: what could not
+        start still waits.
+        """
         for owner in list(self._waiting):
             if not self._free:
                 return
@@ -110,11 +113,12 @@ class Pool:
         while waiting and self._free and _may_start(waiting[0], running):
             run = waiting[0]
             self._begin(run)
+            # If it raises, the callback still waits.
+            threading.Thread(target=self._run, args=(run,), name="callback").start()
             waiting.popleft()
             running = self.running.setdefault(owner, {})
             running[run.number] = run
             self._free -= 1
-            self._threads.submit(self._run, run)
         # Those that are still to run go behind the others.
         del self._waiting[owner]
         if waiting:
@@ -127,10 +131,6 @@ class Pool:
         del running[run.number]
         if not running:
             del self.running[run.owner]
-
-    def close(self) -> None:
-        """Wait until all that run have ended; what waits does not start any more."""
-        self._threads.shutdown()
 
     def _run(self, run: Run) -> None:
         environment = {**self._who.environment, **({REPEAT: "1"} if run.repeat else {})}

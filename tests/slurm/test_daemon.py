@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,6 +176,10 @@ def test_a_callback_that_was_running_is_run_again_and_told_so(site: Site) -> Non
     site.daemon.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
         site.daemon.wait(0.2)
+    # Meanwhile it says how it is.
+    since = time.time()
+    wait_for(lambda: site.status()[1]["time"] > since)
+    assert [one["owner"] for one in site.status()[1]["callbacks_running"]] == [7]
     (site.folder / "go").touch()
     assert site.daemon.wait(60) == 0
     (ran,) = site.told("callback")

@@ -68,7 +68,6 @@ def ran(runs: Sequence[Run], at_once: int) -> list[tuple[str, int]]:
         pool.ended(run)
         pool.start()
     assert (pool.waiting, pool.running) == (0, {})
-    pool.close()
     return farm.steps
 
 
@@ -113,7 +112,30 @@ def test_a_begin_that_fails_is_tried_again() -> None:
     pool.start()
     pool.ended(done.get(timeout=DEADLINE))
     assert farm.asked == ["kill job 7"]
-    pool.close()
+
+
+def test_a_callback_whose_thread_cannot_start_still_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    farm = Recorder()
+    done: SimpleQueue[Run] = SimpleQueue()
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool = Pool(farm, HERE, {}, 1, DEADLINE, lambda _: None, lambda run, _: done.put(run))
+    for number in (1, 2):
+        pool.add(run_of(number, 7, None))
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError, match="new thread"):
+            pool.start()
+    assert (pool.waiting, pool.running) == (2, {})
+    for number in (1, 2):
+        pool.start()
+        run = done.get(timeout=DEADLINE)
+        assert run.number == number
+        pool.ended(run)
+    assert farm.asked == ["kill job 7"] * 2
+    assert done.empty()
 
 
 def test_whom_callbacks_run_as(monkeypatch: pytest.MonkeyPatch) -> None:
