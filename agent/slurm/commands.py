@@ -118,26 +118,10 @@ class Slurm:
 
         Raises NotThere if slurmctld did not answer, else SlurmError.
         """
-        said = " ".join([program, *arguments])
-        try:
-            done = subprocess.run(
-                [program, *arguments],
-                env={**self._environ, **(more or {})},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=self._time_limit,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise NotThere(f"{said}: no answer within {self._time_limit:g} s") from None
-        except OSError as error:
-            why = f"{error.strerror}; install Slurm's client programs or set PATH"
-            raise SlurmError(f"{said}: {program} cannot be run: {why}") from None
-        if done.returncode != 0:
-            why = " ".join(done.stderr.decode(errors="replace").split())
-            kind = NotThere if _NO_ANSWER.search(why) else SlurmError
-            raise kind(f"{said}: {why or f'exit status {done.returncode}'}")
-        return done.stdout.decode(errors="replace")
+        command = [program, *arguments]
+        environ = {**self._environ, **(more or {})}
+        advice = "install Slurm's client programs or set PATH"
+        return printed(" ".join(command), command, advice, self._time_limit, environ)
 
     def setting(self, name: str) -> str:
         """A value of slurmctld's configuration, such as MailProg; empty if it has none.
@@ -146,6 +130,39 @@ class Slurm:
         """
         found = re.search(rf"(?m)^{name} *= (.*)$", self.call("scontrol", "show", "config"))
         return found[1].strip() if found else ""
+
+
+def printed(
+    said: str,
+    command: Sequence[str],
+    advice: str,
+    time_limit: float,
+    environ: Mapping[str, str] | None = None,
+    text: str = "",
+) -> str:
+    """What a program prints that gets `text` as its input, and may take `time_limit` seconds.
+
+    Errors begin with `said`. `advice` is what to do if it cannot be run. Raises NotThere if it did
+    not end in time or reached no slurmctld, else SlurmError.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            env=environ,
+            input=text.encode(errors="replace"),
+            capture_output=True,
+            timeout=time_limit,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise NotThere(f"{said}: no answer within {time_limit:g} s") from None
+    except OSError as error:
+        raise SlurmError(f"{said}: it cannot be run: {error.strerror}; {advice}") from None
+    if done.returncode != 0:
+        why = " ".join(done.stderr.decode(errors="replace").split())
+        kind = NotThere if _NO_ANSWER.search(why) else SlurmError
+        raise kind(f"{said}: {why or f'exit status {done.returncode}'}")
+    return done.stdout.decode(errors="replace")
 
 
 #: What Slurm's programs say when they reach no slurmctld.

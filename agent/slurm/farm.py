@@ -9,7 +9,6 @@ The class has the methods of the protocol, so more than 15.
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any, NoReturn
 from agent.core.quoting import printable
 from agent.runner import Target
 from agent.slurm import mapping
-from agent.slurm.commands import Row, Slurm, SlurmError
+from agent.slurm.commands import Row, Slurm, SlurmError, printed
 
 #: The state of a task while its epilog runs. Slurm then does not say how it ended.
 _ENDING = "COMPLETING"
@@ -113,24 +112,13 @@ class SlurmFarm:
         )
         subject = printable(f"Slurm Job_id={_spec(target)} Name={rows[0].name} {told}")
         lines = [f"{_name(row)} {row.state} {row.nodes}".rstrip() for row in rows]
-        try:
-            done = subprocess.run(
-                [program, "-s", subject, address],
-                input="".join(f"{line}\n" for line in lines),
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=_MAIL_TIME_LIMIT,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise SlurmError(f"mail: {program}: no end in {_MAIL_TIME_LIMIT:g} s") from None
-        except OSError as error:
-            why = f"{error.strerror}; set MailProg in slurm.conf"
-            raise SlurmError(f"mail: MailProg {program} cannot be run: {why}") from None
-        if done.returncode:
-            why = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
-            raise SlurmError(f"mail: {program}: {why}")
+        printed(
+            f"mail: MailProg {program}",
+            [program, "-s", subject, address],
+            "set MailProg in slurm.conf",
+            _MAIL_TIME_LIMIT,
+            text="".join(f"{line}\n" for line in lines),
+        )
 
     def _address(self, target: Target, row: Row) -> str:
         shown = self._slurm.call("scontrol", "show", "job", _spec(target))

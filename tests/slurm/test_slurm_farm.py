@@ -164,6 +164,14 @@ def test_mail_is_sent_by_slurms_own_program(one: Cluster, slurm: Slurm, farm: Fa
     assert mailed.read_text().splitlines()[:3] == [
         "-s", f"Slurm Job_id={job} Name=a\\nBcc: b FAILED", "mia@farm",
     ]  # fmt: skip
+    mail = Path(slurm.setting("MailProg"))
+    for code, why in (
+        ("#!/bin/sh\necho no such user >&2; exit 1\n", "no such user"),
+        ("#!/nowhere\n", "it cannot be run: No such file or directory; set MailProg in slurm.conf"),
+    ):
+        mail.write_text(code)
+        with pytest.raises(SlurmError, match=f"mail: MailProg {mail}: {why}"):
+            farm.mail(Target(job), "status")
     job = one.sbatch("sleep 100", "--mail-user=-Xlog", "--mail-type=INVALID_DEPEND")
     with pytest.raises(SlurmError, match=rf"-Xlog of job {job} is not an address"):
         farm.mail(Target(job), "status")
