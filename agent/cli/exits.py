@@ -6,6 +6,8 @@ from __future__ import annotations
 USAGE = 2
 #: No agent, or one that does not answer.
 NO_AGENT = 3
+#: Another daemon has the directory. `serve` has the same for the pipe (agent.daemon).
+IN_USE = 4
 #: The output could not be written.
 NO_OUTPUT = 5
 

@@ -9,20 +9,12 @@ import click
 
 from agent import client, runner, slurm
 from agent.cli.completing import directories, files
-from agent.cli.exits import USAGE, Failed
+from agent.cli.exits import IN_USE, USAGE, Failed
 from agent.cli.fire import interpreter
 from agent.cli.options import pipe_option
 from agent.cli.output import print_json, print_lines
-from agent.cli.slurm_setup import setup
+from agent.cli.slurm_setup import setup, spool_option
 
-_spool = click.option(
-    "--spool",
-    default=slurm.SPOOL,
-    show_default=True,
-    metavar="DIR",
-    shell_complete=directories,
-    help="Where the hooks of Slurm leave events.",
-)
 _state = click.option(
     "--state",
     default=slurm.STATE,
@@ -46,7 +38,7 @@ slurm_.add_command(setup)
 
 
 @slurm_.command()
-@_spool
+@spool_option
 @_state
 @pipe_option
 @click.option(
@@ -132,7 +124,7 @@ def run(pipe: str | None, interpreters: Sequence[str], **options: Any) -> int:
             lambda about: SlurmFarm(queue, about),
         )
     except InUse as error:
-        raise Failed(4, str(error)) from None
+        raise Failed(IN_USE, str(error)) from None
     except (SpoolError, StoreError, NoUser) as error:
         raise Failed(USAGE, str(error)) from None
     except OSError as error:
@@ -142,7 +134,7 @@ def run(pipe: str | None, interpreters: Sequence[str], **options: Any) -> int:
 
 
 @slurm_.command()
-@_spool
+@spool_option
 @_state
 @click.option("--json", "as_json", is_flag=True, help="Print all of it, one JSON value.")
 def status(spool: str, state: str, as_json: bool) -> int:

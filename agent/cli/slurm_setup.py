@@ -16,6 +16,16 @@ from agent.core.quoting import printable
 from agent.slurm import SPOOL
 from agent.slurm.setup import CONF, HOOK, BadPath, Step, steps
 
+#: `--spool` of the commands of the adapter.
+spool_option = click.option(
+    "--spool",
+    default=SPOOL,
+    show_default=True,
+    metavar="DIR",
+    shell_complete=directories,
+    help="Where the hooks of Slurm leave events.",
+)
+
 
 @click.command()
 @click.option(
@@ -29,14 +39,7 @@ from agent.slurm.setup import CONF, HOOK, BadPath, Step, steps
     shell_complete=files,
     help="Slurm's configuration, which is read and not changed.",
 )
-@click.option(
-    "--spool",
-    default=SPOOL,
-    show_default=True,
-    metavar="DIR",
-    shell_complete=directories,
-    help="Where the hook leaves events.",
-)
+@spool_option
 @click.option(
     "--hook",
     default=HOOK,
