@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar, TypeVarTuple, Unpack
 
 import anyio
@@ -71,6 +71,16 @@ class Checked:
     reading: Reading
     #: The bytes of its callbacks.conf; empty where it was not read.
     conf: bytes
+
+    def at(self, path: str) -> Checked:
+        """The same under another path of the directory."""
+        findings = (
+            replace(f, path=path + f.path.removeprefix(self.path))
+            if f.path == self.path or f.path.startswith(f"{self.path}/")
+            else f
+            for f in self.findings
+        )
+        return replace(self, path=path, findings=tuple(findings))
 
     def source(self, path: str) -> bytes | None:
         """The bytes of a file as it was read; None if it was not."""

@@ -116,8 +116,10 @@ class _Rounds:
         self._named = named
         self._first_reading = first_reading
         self.settings = read(given, host=host)
-        #: By directory, how it is judged.
+        #: By directory as it was named, how it is judged.
         self.judged: dict[str, str] = {}
+        #: By path of a directory that is checked, the path that was named.
+        self._names: dict[str, str] = {}
 
     def subjects(self) -> list[Subject]:
         """The directories of the next round, with what is accepted of them now. Blocks.
@@ -129,13 +131,24 @@ class _Rounds:
         self.settings = read(self._given, host=self._host)
         directories = self._named or self.settings.directories
         if self._first_reading:
-            self.judged = dict.fromkeys(directories, AS_NEW)
+            self.judged, self._names = dict.fromkeys(directories, AS_NEW), {}
             serving = Serving(self.settings, self._given)
             return [serving.new_subject(path) for path in directories]
         serving = Serving.find(self.settings, self._given)
         found = {path: serving.subject(path) for path in directories}
-        self.judged = {path: how for path, (_, how) in found.items()}
-        return [subject for subject, _ in found.values()]
+        # Two paths may lead to one that is served: it is checked once, under the first.
+        subjects: dict[str, Subject] = {}
+        self.judged, self._names = {}, {}
+        for path, (subject, how) in found.items():
+            if subject.path not in subjects:
+                subjects[subject.path] = subject
+                self._names[subject.path] = path
+                self.judged[path] = how
+        return [*subjects.values()]
+
+    def as_named(self, checked: Checked) -> Checked:
+        """What was found in a directory, under the path that was named."""
+        return checked.at(self._names.get(checked.path, checked.path))
 
 
 @dataclass(slots=True)
@@ -155,6 +168,7 @@ class _Report:
         from agent.check import in_order
         from agent.cli.served import AS_NEW, judged_lines
 
+        checked = [self.rounds.as_named(c) for c in checked]
         settings = self.rounds.settings
         found = in_order(
             [

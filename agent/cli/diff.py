@@ -142,17 +142,19 @@ def _pairs(
     if candidate is None:
         subjects = [serving.subject(path)[0] for path in all_listed]
         return [(subject, subject) for subject in subjects]
+    same, _ = serving.served_as(candidate)
     if listed is None:
-        if candidate in all_listed:
-            listed = candidate
+        if same is not None:
+            listed = same
         elif len(all_listed) == 1:
             (listed,) = all_listed
         else:
             raise click.UsageError(f"name the directory that DIR replaces with --replaces: {names}")
-    if listed not in all_listed:
+    found, _ = serving.served_as(listed)
+    if found is None:
         raise click.UsageError(f"{printable(listed)} is not served; these are: {names}")
-    old = serving.subject(listed)[0]
-    if candidate == listed:
+    old = serving.subject(found)[0]
+    if same == found:
         return [(old, old)]
     # Where it is now, others may write: the permissions of the place that it takes count.
     new = replace(old, path=candidate, unsafe_permissions="ignore")

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +31,10 @@ _CODE_TIMEOUT = 60.0
 #: How often the state directory is read until it agrees with what the agent serves: it may store
 #: something meanwhile.
 _READS = 3
+
+#: Seconds in which the file systems of the directories that are served must answer, where another
+#: path is compared with them. A server that is down does not.
+_SAME_TIMEOUT = 3.0
 
 #: How a directory is judged that no agent serves, as far as is known.
 AS_NEW = "as new"
@@ -117,10 +123,39 @@ class Serving:
 
     def subject(self, directory: str) -> tuple[Subject, str]:
         """A directory, judged as an edit of what is accepted of it; and in words, as what it is
-        judged. Raises SettingsError."""
-        subject = self.new_subject(directory)
+        judged. Its path is the one that is served, if that is another path of the same directory:
+        what is wrong may depend on the way there. Raises SettingsError."""
+        served, why = self.served_as(directory)
+        subject = self.new_subject(served or directory)
         unit, how = self._accepted(subject)
+        if how == AS_NEW:
+            if why:
+                how = f"{AS_NEW}, because what is served cannot be read ({why})"
+        elif subject.path != directory:
+            how = f"{how} (as {subject.path})"
         return replace(subject, accepted=unit), how
+
+    def served_as(self, directory: str) -> tuple[str | None, str]:
+        """The path by which a directory is served, or was by an agent that stopped: itself, or
+        another path of the same directory; None if it is not. And why that is not known, if it is
+        not."""
+        why = ""
+        paths = list(self.directories)
+        if self.status is None:
+            trust = self.new_subject(directory).trust
+            for state, pipe in self._places():
+                try:
+                    paths += accepted.stored_directories(state, pipe, trust)
+                except (OSError, *DAMAGE) as error:
+                    why = why or _why(state, error)
+        if directory in paths:
+            return directory, ""
+        try:
+            found = _same_directory(directory, paths)
+        except TimeoutError:
+            why = f"a directory that is served does not answer within {_SAME_TIMEOUT:g} s"
+            return None, why
+        return found, "" if found else why
 
     def _accepted(self, subject: Subject) -> tuple[StoredUnit | None, str]:
         directory = subject.path
@@ -194,6 +229,31 @@ class Serving:
         state = self.settings.state if "state" in self.given else root
         if (state, client.ROOT_PIPE) != (self.settings.state, self.settings.pipe):
             yield state, client.ROOT_PIPE
+
+
+def _same_directory(directory: str, paths: Iterable[str]) -> str | None:
+    """The first of some paths that leads to the same directory as `directory`; None if none does.
+
+    Raises TimeoutError if a file system does not answer.
+    """
+    answer: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        answer.put(next((path for path in paths if _is_same(path, directory)), None))
+
+    # A call to a file system that does not answer cannot be ended.
+    threading.Thread(target=work, name="compares directories", daemon=True).start()
+    try:
+        return answer.get(timeout=_SAME_TIMEOUT)
+    except queue.Empty:
+        raise TimeoutError from None
+
+
+def _is_same(path: str, directory: str) -> bool:
+    try:
+        return os.path.samefile(path, directory)
+    except OSError:
+        return False
 
 
 def judged_lines(judged: Mapping[str, str], tally: str) -> Iterator[str]:

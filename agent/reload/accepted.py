@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from agent.core.trigger import Trigger
 from agent.core.unit import Implementation, Unit
@@ -18,6 +18,8 @@ from agent.reload import last_good, state_files, stored
 from agent.reload.state_files import CodeFiles, Damaged
 from agent.reload.stored import StoredUnit
 from agent.rpc import listed
+
+_T = TypeVar("_T")
 
 
 def stored_unit(state: str, pipe: str, directory: str, trust: Trust) -> StoredUnit | None:
@@ -28,17 +30,34 @@ def stored_unit(state: str, pipe: str, directory: str, trust: Trust) -> StoredUn
     Damaged if it is damaged.
     """
     folder = last_good.folder_of(state, pipe)
+    load_code = CodeFiles(folder).load
+    return _newest(
+        folder,
+        last_good.unit_file(folder, directory),
+        lambda data: stored.decode_unit(data, directory, load_code),
+        trust,
+    )
+
+
+def stored_directories(state: str, pipe: str, trust: Trust) -> list[str]:
+    """The directories that the agent of `pipe` listed last, by its settings in the directory
+    `state`; none if it stored none. Blocks. Raises as `stored_unit`."""
+    folder = last_good.folder_of(state, pipe)
+    settings = _newest(folder, last_good.settings_file(folder), stored.decode_settings, trust)
+    return settings.directories if settings else []
+
+
+def _newest(folder: str, file: str, decode: Callable[[bytes], _T], trust: Trust) -> _T | None:
+    """What is in a file of an agent's folder; None if there is none. Raises as `stored_unit`."""
     try:
         for path in (os.path.dirname(folder), folder):
             state_files.check_folder(path, trust)
     except FileNotFoundError:
         return None
-    load_code = CodeFiles(folder).load
     damage: Exception | None = None
-    for path in last_good.candidates(last_good.unit_file(folder, directory)):
+    for path in last_good.candidates(file):
         try:
-            data = state_files.read(path, last_good.MAX_BYTES)
-            return stored.decode_unit(data, directory, load_code)
+            return decode(state_files.read(path, last_good.MAX_BYTES))
         except FileNotFoundError:
             continue
         except stored.DAMAGE as error:

@@ -270,7 +270,7 @@ class LastGood:
 
     def _path(self, directory: str | None) -> str:
         if directory is None:
-            return f"{self.folder}/settings"
+            return settings_file(self.folder)
         return unit_file(self.folder, directory)
 
     def _read(self, path: str) -> bytes:
@@ -294,6 +294,11 @@ class LastGood:
 def folder_of(state: str, pipe: str) -> str:
     """The folder of the agent of this pipe in a state directory."""
     return f"{state}/{hashlib.sha256(os.fsencode(pipe)).hexdigest()[:16]}"
+
+
+def settings_file(folder: str) -> str:
+    """The path of the last valid settings in an agent's folder."""
+    return f"{folder}/settings"
 
 
 def unit_file(folder: str, directory: str) -> str:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.cli.served import Serving
+from agent.settings import resolve
+from agent.settings.host import Host
 from cli.stand_in import Run
 from support.agents import ALL_LANGUAGES, Agent, wait_for, write
 
@@ -206,6 +211,72 @@ def test_permissions_are_judged_as_the_agent_judges_them(agent: Agent, run: Run)
     # Of the agent, whatever this user's default is; a flag counts more.
     assert codes(run(*command, *pipe)) == [("warning", "unsafe")]
     assert codes(run(*command, *pipe, "--unsafe-permissions", "refuse")) == [("error", "unsafe")]
+
+
+@pytest.mark.parametrize("link_is_served", [True, False])
+def test_another_path_of_a_served_directory_is_judged_as_an_edit_of_it(
+    tmp_path: Path, run: Run, link_is_served: bool
+) -> None:
+    """Whether the agent runs, or only what it stored is there."""
+    real, folder = tmp_path / "real", tmp_path / "open"
+    write(real, CONF, a_py="x = 1\n", b_pl="1;\n")
+    folder.mkdir()
+    link = folder / "link"
+    link.symlink_to(real)
+    served, other = (link, real) if link_is_served else (real, link)
+    agent = Agent(tmp_path, served)
+    agent.flags += ["--unsafe-permissions", "warn"]
+    agent.start()
+    try:
+        broken_python(real)
+        if not link_is_served:
+            # The agent does not come this way.
+            folder.chmod(0o777)
+        assert len(agent.reload()["held"]) == 1
+        command = [
+            *("check", "--qb-conf", str(agent.qb_conf), "--pipe", str(agent.pipe)),
+            *("--state", str(agent.state), "--unsafe-permissions", "warn"),
+        ]
+        expected = run(*command, str(served))
+        assert expected.returncode == 1
+        first, source, *_ = expected.stdout.splitlines()
+        assert first.startswith(f"{served}/a.py:2:")
+        assert source == "    2 | def broken(:"
+        how = f"1 directory: 1 error; judged as an edit of what the agent at {agent.pipe} serves"
+        assert expected.stderr == f"{how}\n"
+        # Both at once are one directory.
+        for paths in ([f"{other}/callbacks.conf"], [str(other), str(served)]):
+            done = run(*command, *paths)
+            assert done.returncode == 1
+            assert done.stdout == expected.stdout.replace(str(served), str(other))
+            assert done.stderr == f"{how} (as {served})\n"
+        agent.stop()
+        done = run(*command, str(other))
+        assert done.stdout == expected.stdout.replace(str(served), str(other))
+        how = f"1 directory: 1 error; judged as an edit of what {agent.state} has stored of it"
+        assert done.stderr == f"{how}; no agent answers (as {served})\n"
+        settings = next(agent.state.glob("*/settings*"))
+        settings.write_bytes(b"damaged")
+        done = run(*command, str(other))
+        assert "judged as new, because what is served cannot be read (" in done.stderr
+    finally:
+        if agent.process is not None and agent.process.poll() is None:
+            agent.stop()
+
+
+def test_a_served_directory_that_does_not_answer_stops_no_check_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(os.path, "samefile", lambda *_: answers.wait())
+    status = {"directories": [{"path": "/down"}], "settings": {}}
+    serving = Serving(resolve({}, {}, None, Host.here()), {}, "/pipe", status)
+    try:
+        subject, how = serving.subject("/other")
+    finally:
+        answers.set()
+    assert (subject.path, subject.accepted) == ("/other", None)
+    assert how.startswith("as new, because what is served cannot be read (a directory that is se")
 
 
 # Watching ----------------------------------------------------------------------------------------

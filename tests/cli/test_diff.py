@@ -138,6 +138,26 @@ def test_a_candidate_in_the_place_of_a_directory(
     assert (found["held"], found["finding"]["code"]) == ("error", "does-not-compile")
 
 
+def test_another_path_of_a_served_directory_is_that_directory(
+    agent: Agent, one: Path, run: Run, tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(one)
+    write(one, CONF + "x.py = done\n")
+    agent.reload()
+    pipe = ("--pipe", str(agent.pipe))
+    expected = run("diff", str(one), *pipe)
+    assert expected.stdout.startswith(f"{one}  HELD: error\n")
+    for arguments in ([link], [link, "--replaces", one], [one, "--replaces", link]):
+        done = run("diff", *map(str, arguments), *pipe)
+        assert (done.returncode, done.stdout) == (1, expected.stdout)
+    # The other directory may be named so too, and be replaced by this one.
+    two = tmp_path / "two"
+    two.symlink_to(agent.directories[1])
+    done = run("diff", str(link), "--replaces", str(two), *pipe)
+    assert done.stdout.startswith(f"{agent.directories[1]} replaced by {link}  HELD: error\n")
+
+
 def test_what_is_not_known_is_said(agent: Agent, one: Path, run: Run) -> None:
     """Without the state directory, the text of callbacks.conf is not known; code is."""
     write(one, CONF + "x.py = done\n")
