@@ -41,7 +41,7 @@ class Entry:
         if self.is_json:
             try:
                 found = json.loads(self.data)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return {}
             return found if isinstance(found, dict) else {}
         return {}
@@ -80,13 +80,6 @@ class Wanted:
         if not self._includes(_time_of(record), record.get("event")):
             return False
         return self.path is None or any(self.path in path for path in _paths(record))
-
-    def is_before(self, entry: Entry) -> bool:
-        """Whether an entry, and so all earlier ones, are too old."""
-        if self.since is None:
-            return False
-        time = _time_of(entry.record) if entry.is_json else _read_head(entry.data)[0]
-        return time is not None and time < self.since
 
     def _includes(self, time: datetime | None, event: str | None) -> bool:
         if self.events and event not in self.events:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import errno
 import gzip
+import lzma
 import os
 import re
 import shutil
+import stat
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -17,20 +21,58 @@ from agent.cli.log_entries import Entry, Wanted, split
 _BLOCK = 1 << 16
 
 #: How logrotate names a file that it has rotated: by number, or with `dateext` by date.
-_ROTATED = re.compile(r"(?:\.(?P<number>\d{1,6})|-(?P<date>\d{8}[\d-]*))(?P<gz>\.gz)?")
+_ROTATED = r"(?:\.(?P<number>\d{1,6})|[-._](?P<date>\d[\d_:T-]{5,}))"
+#: How a compressed file is opened, by its ending.
+_PACKED: dict[str, Callable[[BinaryIO], gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile]] = {
+    ".gz": lambda file: gzip.GzipFile(fileobj=file),
+    ".bz2": bz2.BZ2File,
+    ".xz": lzma.LZMAFile,
+}
+#: The endings of other compressed files, which are reported.
+_NOT_READ = (".zst", ".lz4", ".lzma", ".lzo", ".lz", ".br", ".zip", ".Z")
 
 
 def rotated(path: str) -> list[str]:
-    """The paths of the rotated files of a log, newest first."""
+    """The paths of the rotated files of a log, newest first.
+
+    By number or date; where a log has both, by the time when they were written.
+    """
     folder, name = os.path.split(path)
-    found: dict[tuple[int, str], str] = {}
+    stem, extension = map(re.escape, os.path.splitext(name))
+    # With logrotate's `extension`, the number or date comes before it.
+    inner = _ROTATED.replace("P<", "P<inner_")
+    pattern = re.compile(
+        rf"(?P<plain>{stem}(?:{extension}{_ROTATED}|{inner}{extension}))"
+        rf"(?:{'|'.join(map(re.escape, (*_PACKED, *_NOT_READ)))})?"
+    )
+    found: dict[str, tuple[int, str, str]] = {}
     for other in sorted(os.listdir(folder or ".")):
-        match = _ROTATED.fullmatch(other[len(name) :]) if other.startswith(name) else None
-        if match is not None:
+        if match := pattern.fullmatch(other):
+            number = match["number"] or match["inner_number"] or 0
+            date = re.sub(r"\D", "", match["date"] or match["inner_date"] or "")
             # While a file is compressed, it is there twice: the one without `.gz` comes first.
-            key = (-int(match["number"] or 0), match["date"] or "")
-            found.setdefault(key, os.path.join(folder, other))
-    return [found[key] for key in sorted(found, reverse=True)]
+            found.setdefault(match["plain"], (-int(number), date, os.path.join(folder, other)))
+    files = sorted(found.values(), reverse=True)
+    if len({bool(date) for _, date, _ in files}) > 1:
+        files.sort(key=lambda file: _written(file[2]), reverse=True)
+    return [file for _, _, file in files]
+
+
+def _written(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0  # It is reported when it is opened.
+
+
+def open_regular(path: str) -> BinaryIO:
+    """A regular file, opened for reading. Raises OSError, also for any other kind of file."""
+    # Without O_NONBLOCK, opening a named pipe would block.
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "not a regular file: name one that is")
+    return open(number, "rb")
 
 
 def newest(
@@ -46,20 +88,21 @@ def newest(
     `file` is the log, opened, and is read up to `end`. Raises OSError if it cannot be read;
     `report` is called with the reason why a rotated file cannot be.
     """
-    found, is_complete = _last(file, end, most, wanted)
+    found = _last(file, end, most, wanted)
     for older in rotated(path):
         left = None if most is None else most - len(found)
-        if is_complete or left == 0:
+        if left == 0:
             break
         try:
-            with open(older, "rb") as raw:
-                if os.path.samestat(os.fstat(raw.fileno()), os.fstat(file.fileno())):
+            with open_regular(older) as raw:
+                status = os.fstat(raw.fileno())
+                if os.path.samestat(status, os.fstat(file.fileno())):
                     continue  # It was rotated since it was opened.
-                more, is_complete = _last_of_rotated(raw, older, left, wanted)
-        except (OSError, EOFError, zlib.error) as error:
+                if wanted.since is not None and status.st_mtime < wanted.since.timestamp():
+                    continue
+                found = _last_of_rotated(raw, older, left, wanted) + found
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             report(f"{older}: {getattr(error, 'strerror', None) or error}")
-            continue
-        found = more + found
     return found
 
 
@@ -76,34 +119,36 @@ def whole_lines(file: BinaryIO) -> int:
     return 0
 
 
-def _last_of_rotated(
-    file: BinaryIO, path: str, most: int | None, wanted: Wanted
-) -> tuple[list[Entry], bool]:
+def _last_of_rotated(file: BinaryIO, path: str, most: int | None, wanted: Wanted) -> list[Entry]:
     """As `_last`, of a file that may be compressed."""
-    if not path.endswith(".gz"):
+    ending = os.path.splitext(path)[1]
+    if ending not in _PACKED:
+        if ending in _NOT_READ:
+            raise OSError(
+                errno.EINVAL, f"not read: decompress it, {' and '.join(_PACKED)} are read"
+            )
         return _last(file, file.seek(0, os.SEEK_END), most, wanted)
     with tempfile.TemporaryFile() as plain:
-        with gzip.open(file) as packed:
+        with _PACKED[ending](file) as packed:
             shutil.copyfileobj(packed, plain)
         return _last(plain, plain.tell(), most, wanted)
 
 
-def _last(file: IO[bytes], size: int, most: int | None, wanted: Wanted) -> tuple[list[Entry], bool]:
-    """The last wanted entries of the first `size` bytes, and whether no earlier one can be wanted.
+def _last(file: IO[bytes], size: int, most: int | None, wanted: Wanted) -> list[Entry]:
+    """The last wanted entries of the first `size` bytes.
 
-    Reads only as much from the end as it must.
+    Reads only as much from the end as it must. The time of one entry says nothing about others:
+    the clock may have been wrong.
     """
-    block = _BLOCK if most is not None or wanted.since is not None else size
+    block = size if most is None else _BLOCK
     while most != 0:
         start = max(0, size - block)
         file.seek(start)
         data = file.read(size - start)
         if start:
             data = data.partition(b"\n")[2]  # Its first line may be incomplete.
-        entries = list(split(data))
-        found = [entry for entry in entries if wanted.includes(entry)]
-        is_complete = bool(entries) and wanted.is_before(entries[0])
-        if is_complete or start == 0 or (most is not None and len(found) >= most):
-            return found if most is None else found[max(0, len(found) - most) :], is_complete
+        found = [entry for entry in split(data) if wanted.includes(entry)]
+        if start == 0 or (most is not None and len(found) >= most):
+            return found if most is None else found[max(0, len(found) - most) :]
         block *= 4
-    return [], True
+    return []

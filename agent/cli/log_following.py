@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from agent.cli.log_entries import Entry, split
+from agent.cli.log_files import open_regular
 
 #: Seconds between two checks of a log that is followed.
 _POLL_INTERVAL = 0.2
@@ -18,7 +19,7 @@ def opened(path: str, wait: bool, say: Callable[[str], None]) -> BinaryIO:
     reported = False
     while True:
         try:
-            return open(path, "rb")
+            return open_regular(path)
         except FileNotFoundError:
             if not wait:
                 raise
@@ -75,6 +76,6 @@ def _successor(file: BinaryIO, path: str) -> BinaryIO | None:
     try:
         if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
             return None
-        return open(path, "rb")
+        return open_regular(path)
     except OSError:
         return None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
 import json
+import lzma
 import os
 import pty
 import select
@@ -128,6 +130,48 @@ def test_a_file_that_is_there_twice_is_shown_once_and_a_damaged_one_is_reported(
     assert (done.returncode, done.stdout) == (0, one + two)
     assert is_one_line(done.stderr)
     assert "reload.log.2.gz: " in done.stderr
+
+
+def test_since_reads_every_file_that_may_hold_a_record(run: Run, tmp_path: Path) -> None:
+    """An older record, of a wrong clock or an older file, does not end the reading."""
+    early = as_text({**made(0), "time": "2020-01-01T00:00:00.000Z"})
+    (tmp_path / "r.log").write_text(early + as_text(made(30)))
+    (tmp_path / "r.log.1").write_text(as_text(made(20)) + early)
+    (tmp_path / "r.log-20261117").write_text(as_text(made(10)))
+    (tmp_path / "r.log.2").write_text(as_text(made(9)))
+    for name, minute in (("r.log-20261117", 10), ("r.log.1", 20), ("r.log.2", -1)):
+        written = (START + timedelta(minutes=minute)).timestamp()
+        os.utime(tmp_path / name, (written, written))
+    done = run("log", "--log", "r.log", "--since", "2026-11-27T03:00:00Z")
+    assert done.stdout == "".join(as_text(made(minute)) for minute in (10, 20, 30))
+
+
+def test_rotated_files_of_every_name_and_form_are_read_or_reported(
+    run: Run, tmp_path: Path
+) -> None:
+    packed = {".bz2": bz2.compress, ".xz": lzma.compress, ".gz": gzip.compress}
+    names = ["r-20261125.log.gz", "r.log-2026-11-26", "r.log.2.xz", "r.log.1.bz2", "r.1.log"]
+    for minute, name in enumerate([*names, "r.log"]):
+        data = as_text(made(minute)).encode()
+        (tmp_path / name).write_bytes(packed.get(Path(name).suffix, bytes)(data))
+        os.utime(tmp_path / name, (minute, minute))
+    (tmp_path / "r.log.7.zst").write_bytes(b"x")
+    os.mkfifo(tmp_path / "r.log.13")
+    done = run("log", "--log", "r.log")
+    assert done.stdout == "".join(as_text(made(minute)) for minute in range(6))
+    assert len(done.stderr.splitlines()) == 2
+    assert "r.log.7.zst: not read" in done.stderr
+    assert "r.log.13: not a regular file" in done.stderr
+    done = run("log", "--log", "r.log.13")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "not a regular file" in done.stderr
+
+
+def test_a_damaged_line_of_deep_json_is_no_record(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "r.log").write_text('{"a":' * 5000 + "\n" + as_json(RECORDS[1]))
+    for options in (["--since", "2026-11-27T03:00:00Z"], ["--path", "/cb"]):
+        done = run("log", "--log", "r.log", *options)
+        assert (done.returncode, done.stdout, done.stderr) == (0, as_json(RECORDS[1]), "")
 
 
 def test_a_continuation_line_belongs_to_its_record(run: Run, tmp_path: Path) -> None:
