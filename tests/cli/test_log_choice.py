@@ -149,7 +149,11 @@ def test_since_reads_every_file_that_may_hold_a_record(run: Run, tmp_path: Path)
 def test_rotated_files_of_every_name_and_form_are_read_or_reported(
     run: Run, tmp_path: Path
 ) -> None:
-    packed = {".bz2": bz2.compress, ".xz": lzma.compress, ".gz": gzip.compress}
+    packed: dict[str, Callable[[bytes], bytes]] = {
+        ".bz2": bz2.compress,
+        ".xz": lzma.compress,
+        ".gz": gzip.compress,
+    }
     names = ["r-20261125.log.gz", "r.log-2026-11-26", "r.log.2.xz", "r.log.1.bz2", "r.1.log"]
     for minute, name in enumerate([*names, "r.log"]):
         data = as_text(made(minute)).encode()
