@@ -912,8 +912,9 @@ def default_pipe(environ: Mapping[str, str], uid: int) -> str:
 def default_paths() -> List[str]:
     """The pipes to try if none is named: the caller's own, then root's.
 
-    The caller's own is left out if its folder belongs to another user: anyone can make a folder in
-    /tmp, and an agent's answers hold code that will be run. Only root can make that of root's.
+    The caller's own is left out if others own its folder or may write to it: anyone can make a
+    folder in /tmp, and an agent's answers hold code that will be run. Only root can make that of
+    root's.
     """
     own = default_pipe(os.environ, os.geteuid())
     if own == ROOT_PIPE:
@@ -928,7 +929,7 @@ def default_paths() -> List[str]:
 
 
 def _check_owner(path: str) -> None:
-    """Raise NoAgent if a path is the caller's own default pipe, and its folder is not the caller's.
+    """Raise NoAgent if a path is the caller's own default pipe, and others can make a pipe there.
 
     This is done before each connection: while no agent runs, another user can make the folder.
     """
@@ -942,6 +943,8 @@ def _check_owner(path: str) -> None:
         raise _no_connection(path, error) from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (uid, 0):
         raise NoAgent("{}: {} belongs to another user".format(path, folder))
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise NoAgent("{}: others may write to {}: chmod go-w it".format(path, folder))
 
 
 def _about(

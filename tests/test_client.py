@@ -412,10 +412,16 @@ def test_a_default_folder_that_another_user_makes_later_is_refused(
         server = StandIn(folder / "pipe", [once, once, once, once])
         assert agent.status() == ANSWER
         assert anyio.run(ask) == ANSWER
-        os.chown(folder, 4712, 4712)
-        for call in (agent.status, agent.subscribe, lambda: anyio.run(ask)):
-            with pytest.raises(NoAgent, match="belongs to another user"):
-                call()
+        for mode, owner, problem in (
+            (0o775, 4711, "others may write to"),
+            (0o757, 0, "others may write to"),
+            (0o755, 4712, "belongs to another user"),
+        ):
+            folder.chmod(mode)
+            os.chown(folder, owner, owner)
+            for call in (agent.status, agent.subscribe, lambda: anyio.run(ask)):
+                with pytest.raises(NoAgent, match=problem):
+                    call()
         server.stop()
     assert server.accepted == 2
 

@@ -115,6 +115,13 @@ def test_files_are_made_absolute_and_otherwise_left_as_they_are() -> None:
     assert settings({"metrics_file": "a.prom"}).metrics_file == "/work/a.prom"
 
 
+def test_a_metrics_file_must_have_the_name_of_one() -> None:
+    """It is replaced, and removed at the stop: no file that somebody needs may be named."""
+    for path in ("callbacks.conf", "/etc/qb.conf", "a.prom/b", ".prom.tmp"):
+        with pytest.raises(SettingsError, match=r"does not end in \.prom"):
+            settings({"metrics_file": path})
+
+
 def test_the_defaults_of_root() -> None:
     found = settings(environ={"XDG_RUNTIME_DIR": "/run/x", "XDG_STATE_HOME": "/x"}, host=ROOT)
     assert found == Settings(

@@ -50,7 +50,10 @@ def _path_or_standard_output(value: str, host: Host) -> str:
     return value if value == STANDARD_OUTPUT else host.absolute(value)
 
 
-def _path_if_given(value: str, host: Host) -> str:
+def _metrics_file(value: str, host: Host) -> str:
+    if value and not value.endswith(".prom"):
+        # It is replaced, and removed at the stop: another file may be one that somebody needs.
+        raise BadPath(f"{shown(value)} does not end in .prom, as the collector requires")
     return host.absolute(value) if value else ""
 
 
@@ -206,7 +209,7 @@ class Settings:
             metavar="FILE",
             help="Write the metrics to this file, for node_exporter's textfile collector.",
             default=lambda environ, host: "",
-            convert=_path_if_given,
+            convert=_metrics_file,
         )
     )
     #: By setting: the flag, the variable, `path:line` of qb.conf, or `default`.

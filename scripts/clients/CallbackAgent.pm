@@ -174,8 +174,9 @@ sub _own_pipe {
 # an agent's answers hold code that will be run.
 sub _problem {
     my @found = lstat $_[0] or return $!;
-    return '' if Fcntl::S_ISDIR($found[2]) && ($found[4] == $> || $found[4] == 0);
-    return dualvar(EPERM, 'its folder belongs to another user');
+    return dualvar(EPERM, 'its folder belongs to another user')
+        if !Fcntl::S_ISDIR($found[2]) || ($found[4] != $> && $found[4] != 0);
+    return $found[2] & 022 ? dualvar(EPERM, 'others may write to its folder: chmod go-w it') : '';
 }
 
 # Wait until a socket can be written to, or read from, or a signal comes.

@@ -102,6 +102,8 @@ static outcome connect_any(callback_agent *agent, double end)
         failed(agent, how, path, strerror(errno));
     } else if (!S_ISDIR(found.st_mode) || (found.st_uid != geteuid() && found.st_uid != 0)) {
         failed(agent, how, path, "this folder belongs to another user");
+    } else if (found.st_mode & (S_IWGRP | S_IWOTH)) {
+        failed(agent, how, path, "others may write to this folder: chmod go-w it");
     } else {
         strncat(path, "/pipe", sizeof path - strlen(path) - 1);
         how = connect_to(agent, path, end);

@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import threading
@@ -295,10 +294,19 @@ def shared(place: Path, language: str) -> list[str]:
     return copied
 
 
-@pytest.mark.parametrize("owner", [USER, 0, USER + 1])
+@pytest.mark.parametrize(
+    ("owner", "mode", "problem"),
+    [
+        (USER, 0o755, ""),
+        (0, 0o755, ""),
+        (USER + 1, 0o755, "belongs to another user"),
+        (USER, 0o777, "others may write to"),
+        (0, 0o775, "others may write to"),
+    ],
+)
 @pytest.mark.parametrize("variable", ["XDG_RUNTIME_DIR", "TMPDIR"])
-def test_a_default_pipe_in_the_folder_of_another_user_is_refused(
-    shared: list[str], place: Path, owner: int, variable: str
+def test_a_default_pipe_in_a_folder_of_others_is_refused(
+    shared: list[str], place: Path, owner: int, mode: int, problem: str, variable: str
 ) -> None:
     folder = place / (
         "callback-agent" if variable == "XDG_RUNTIME_DIR" else f"callback-agent-{USER}"
@@ -307,9 +315,9 @@ def test_a_default_pipe_in_the_folder_of_another_user_is_refused(
     server = StandIn(folder / "pipe", [well])
     for path in (folder, folder / "pipe"):
         os.chown(path, owner, owner)
-        path.chmod(path.stat().st_mode | stat.S_IRWXO)
+        path.chmod(mode if path == folder else 0o777)
     # An empty path is the default one. A refused call waits for an agent to start, in vain.
-    seconds = BRIEF if owner == USER + 1 else "60"
+    seconds = BRIEF if problem else "60"
     other = {"user": USER, "group": USER, "extra_groups": [], "env": {variable: str(place)}}
     one = Client([*shared, "", seconds], **other)
     try:
@@ -317,12 +325,12 @@ def test_a_default_pipe_in_the_folder_of_another_user_is_refused(
     finally:
         one.close()
         server.stop()
-    if owner == USER + 1:
+    if problem:
         assert found["error"]["class"] == "NoAgent"
-        assert "belongs to another user" in found["error"]["message"]
+        assert problem in found["error"]["message"]
     else:
         assert found["result"]["method"] == "status"
-    assert server.accepted == (owner != USER + 1)
+    assert server.accepted == (not problem)
 
 
 # -- the helpers of the client in C ---------------------------------------------------------------
