@@ -95,7 +95,7 @@ def log(
     most = records
     if most is None and since is None and until is None:
         most = DEFAULT_RECORDS
-    wanted = Wanted(since, until, only, path)
+    wanted = Wanted(since, until, only, path, as_json)
     file = log or _log_of_agent(pipe)
     try:
         if file == STANDARD_OUTPUT:
@@ -147,29 +147,41 @@ def _show_file(
     file = log_following.opened(path, follow, lambda text: say(printable(text)))
     with file:
         end = whole_lines(file) if follow else file.seek(0, os.SEEK_END)
-        entries = newest(file, end, path, most, wanted, report)
-        if as_json and not _has_records(file, end, path, entries, follow):
+        entries, others = newest(file, end, path, most, wanted, report)
+        if as_json and _is_in_text(file, end, path, entries, others, follow):
             _must_be_of_agent(path, pipe)
             return _show_history(most, wanted, follow, pipe)
-        if not _print(entries) or not follow:
+        if others:
+            say(f"{count(len(others), 'entry', 'entries')} left out: no record in JSON")
+        if not _print(entries, as_json) or not follow:
             return 0
         file.seek(end)
         for more in log_following.added(file, path):
-            if not _print(e for e in more if wanted.includes(e) and (e.is_json or not as_json)):
+            if not _print(filter(wanted.includes, more), as_json):
                 break
     return 0
 
 
-def _print(entries: Iterable[Entry]) -> bool:
-    """Print entries. False if nobody reads them any more."""
-    lines = b"".join(e.data if e.data.endswith(b"\n") else e.data + b"\n" for e in entries)
+def _print(entries: Iterable[Entry], as_json: bool) -> bool:
+    """Print entries; as JSON, without what follows a record. False if nobody reads any more."""
+    data = (e.data.partition(b"\n")[0] if as_json else e.data for e in entries)
+    lines = b"".join(d if d.endswith(b"\n") else d + b"\n" for d in data)
     return write(coloured(lines, paint))
 
 
-def _has_records(file: BinaryIO, end: int, path: str, entries: list[Entry], follow: bool) -> bool:
-    """Whether entries are in JSON, and with `follow` the newest of the log too."""
-    last = newest(file, end, path, 1, Wanted(), report) if follow or not entries else []
-    return all(entry.is_json for entry in (*entries, *last))
+def _is_in_text(
+    file: BinaryIO, end: int, path: str, entries: list[Entry], others: list[Entry], follow: bool
+) -> bool:
+    """Whether a log has records in text only; with `follow`, whether its newest is in text."""
+    if follow:
+        return any(e.is_text for e in newest(file, end, path, 1, Wanted(), _ignore)[0])
+    if entries or not any(e.is_text for e in others):
+        return False
+    return not newest(file, end, path, 1, Wanted(as_json=True), _ignore)[0]
+
+
+def _ignore(_: str) -> None:
+    """What cannot be read was reported already."""
 
 
 # Records from the pipe ---------------------------------------------------------------------------

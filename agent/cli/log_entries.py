@@ -40,11 +40,16 @@ class Entry:
         """The record of an entry in JSON; empty for any other."""
         if self.is_json:
             try:
-                found = json.loads(self.data)
+                found = json.loads(self.data.partition(b"\n")[0])
             except (ValueError, RecursionError):
                 return {}
             return found if isinstance(found, dict) else {}
         return {}
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a record in text."""
+        return _HEAD.match(self.data) is not None
 
 
 def split(data: bytes) -> Iterator[Entry]:
@@ -56,19 +61,24 @@ def split(data: bytes) -> Iterator[Entry]:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which entries are wanted: of which time, event and path. None and () are all."""
+    """Which entries are wanted: of which time, event and path. None and () are all.
+
+    With `as_json` only records in JSON.
+    """
 
     since: datetime | None = None
     until: datetime | None = None
     events: tuple[str, ...] = ()
     path: str | None = None
+    as_json: bool = False
 
     def includes(self, entry: Entry) -> bool:
         """Whether an entry is wanted."""
         if self == Wanted():
             return True
-        if entry.is_json:
-            return self.includes_record(entry.record)
+        if entry.is_json or self.as_json:
+            record = entry.record
+            return bool(record or not self.as_json) and self.includes_record(record)
         time, event = _read_head(entry.data)
         if not self._includes(time, event):
             return False

@@ -82,13 +82,14 @@ def newest(
     most: int | None,
     wanted: Wanted,
     report: Callable[[str], None],
-) -> list[Entry]:
+) -> tuple[list[Entry], list[Entry]]:
     """The last `most` entries that are wanted (None: all), of a log and its rotated files.
 
-    `file` is the log, opened, and is read up to `end`. Raises OSError if it cannot be read;
-    `report` is called with the reason why a rotated file cannot be.
+    And those between them that have no record in JSON, if only such are wanted. `file` is the log,
+    opened, and is read up to `end`. Raises OSError if it cannot be read; `report` is called with
+    the reason why a rotated file cannot be.
     """
-    found = _last(file, end, most, wanted)
+    found, others = _last(file, end, most, wanted)
     for older in rotated(path):
         left = None if most is None else most - len(found)
         if left == 0:
@@ -100,10 +101,11 @@ def newest(
                     continue  # It was rotated since it was opened.
                 if wanted.since is not None and status.st_mtime < wanted.since.timestamp():
                     continue
-                found = _last_of_rotated(raw, older, left, wanted) + found
+                more, left_out = _last_of_rotated(raw, older, left, wanted)
+                found, others = more + found, left_out + others
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             report(f"{older}: {getattr(error, 'strerror', None) or error}")
-    return found
+    return found, others
 
 
 def whole_lines(file: BinaryIO) -> int:
@@ -119,7 +121,9 @@ def whole_lines(file: BinaryIO) -> int:
     return 0
 
 
-def _last_of_rotated(file: BinaryIO, path: str, most: int | None, wanted: Wanted) -> list[Entry]:
+def _last_of_rotated(
+    file: BinaryIO, path: str, most: int | None, wanted: Wanted
+) -> tuple[list[Entry], list[Entry]]:
     """As `_last`, of a file that may be compressed."""
     ending = os.path.splitext(path)[1]
     if ending not in _PACKED:
@@ -134,8 +138,10 @@ def _last_of_rotated(file: BinaryIO, path: str, most: int | None, wanted: Wanted
         return _last(plain, plain.tell(), most, wanted)
 
 
-def _last(file: IO[bytes], size: int, most: int | None, wanted: Wanted) -> list[Entry]:
-    """The last wanted entries of the first `size` bytes.
+def _last(
+    file: IO[bytes], size: int, most: int | None, wanted: Wanted
+) -> tuple[list[Entry], list[Entry]]:
+    """As `newest`, of the first `size` bytes of one file.
 
     Reads only as much from the end as it must. The time of one entry says nothing about others:
     the clock may have been wrong.
@@ -147,8 +153,13 @@ def _last(file: IO[bytes], size: int, most: int | None, wanted: Wanted) -> list[
         data = file.read(size - start)
         if start:
             data = data.partition(b"\n")[2]  # Its first line may be incomplete.
-        found = [entry for entry in split(data) if wanted.includes(entry)]
-        if start == 0 or (most is not None and len(found) >= most):
-            return found if most is None else found[max(0, len(found) - most) :]
+        entries = list(split(data))
+        found = [at for at, entry in enumerate(entries) if wanted.includes(entry)]
+        is_enough = most is not None and len(found) >= most
+        if start == 0 or is_enough:
+            if most is not None and is_enough:
+                found = found[len(found) - most :]
+            others = entries[found[0] if is_enough else 0 :] if wanted.as_json else []
+            return [entries[at] for at in found], [e for e in others if not e.record]
         block *= 4
-    return []
+    return [], []

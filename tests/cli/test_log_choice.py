@@ -255,6 +255,21 @@ def test_records_of_a_log_in_json(run: Run, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, as_json(RECORDS[1]), "")
 
 
+def test_what_is_no_record_in_json_is_left_out_and_counted(run: Run, tmp_path: Path) -> None:
+    """Text from before the format was changed, garbage, an empty and a half-written line."""
+    (tmp_path / "r.log.1").write_text(as_text(RECORDS[0]))
+    one, two = as_json(RECORDS[1]), as_json(RECORDS[2])
+    (tmp_path / "r.log").write_text(f"\0\0\n{one}\n{as_text(RECORDS[1])}{two}{one[:40]}")
+    done = run("log", "--log", "r.log", "--json")
+    assert (done.returncode, done.stdout) == (0, one + two)
+    assert done.stderr == "4 entries left out: no record in JSON\n"
+    done = run("log", "--log", "r.log", "--json", "-n", "1")
+    assert (done.returncode, done.stdout) == (0, two)
+    assert "1 entry left out" in done.stderr
+    done = run("log", "--log", "r.log", "--json", "--only", "stopped")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 def test_records_of_a_log_in_text_come_from_the_agent(
     agent: StandIn, run: Run, tmp_path: Path
 ) -> None:
