@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from agent.cli.completing import files
 from agent.cli.exits import USAGE, Failed
 from agent.cli.input import content, not_empty
 from agent.cli.lookup import doubts, event_options, params_of
+from agent.cli.options import Seconds
 from agent.cli.output import print_json, print_lines, say
 from agent.cli.rendering import JsonObject
 from agent.core.quoting import printable
@@ -107,7 +109,7 @@ class DryFarm:
 )
 @click.option(
     "--time-limit",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(runner.MAX_TIME_LIMIT),
     default=runner.DEFAULT_TIME_LIMIT,
     show_default=True,
     metavar="SECONDS",
@@ -152,6 +154,8 @@ def fire(
             if as_json:
                 print_json(shown)
             return 0
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _end)
         farm = DryFarm(known, as_json)
         asked = params["event"]
         results = []
@@ -174,6 +178,11 @@ def fire(
     if as_json:
         print_json({**shown, "results": [_fields(r) for r in results], "asked": farm.asked})
     return 0 if all(r.outcome in ("succeeded", "not-enabled") for r in results) else 1
+
+
+def _end(number: int, _: object) -> None:
+    """End as SIGINT does: not without the callback that runs."""
+    raise SystemExit(128 + number)
 
 
 def _shown(callback: JsonObject, code: bool) -> JsonObject:

@@ -11,7 +11,7 @@ from agent import client, runner, slurm
 from agent.cli.completing import directories, files
 from agent.cli.exits import IN_USE, USAGE, Failed
 from agent.cli.fire import interpreter
-from agent.cli.options import pipe_option
+from agent.cli.options import Seconds, pipe_option
 from agent.cli.output import print_json, print_lines
 from agent.cli.slurm_setup import setup, spool_option
 
@@ -78,7 +78,7 @@ slurm_.add_command(setup)
 )
 @click.option(
     "--time-limit",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(runner.MAX_TIME_LIMIT),
     default=runner.DEFAULT_TIME_LIMIT,
     show_default=True,
     metavar="SECONDS",

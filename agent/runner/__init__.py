@@ -9,6 +9,7 @@ from agent.runner.output import TAIL_BYTES
 from agent.runner.run import (
     DEFAULT_INTERPRETERS,
     DEFAULT_TIME_LIMIT,
+    MAX_TIME_LIMIT,
     Interpreters,
     Outcome,
     Result,
@@ -20,6 +21,7 @@ from agent.runner.run import (
 __all__ = [
     "DEFAULT_INTERPRETERS",
     "DEFAULT_TIME_LIMIT",
+    "MAX_TIME_LIMIT",
     "TAIL_BYTES",
     "Farm",
     "Interpreters",

@@ -27,6 +27,9 @@ from agent.runner.process import Ended, greeting, run_process
 #: Seconds that a callback may run. Callbacks are short: in a supervisor they hold up everything.
 DEFAULT_TIME_LIMIT = 60.0
 
+#: The longest time limit in seconds: system calls take no much larger ones.
+MAX_TIME_LIMIT = 1e6
+
 Outcome = Literal["succeeded", "failed", "killed", "timed-out", "not-enabled", "not-run"]
 
 #: By language, or by the path of a callback: the interpreter, as a path, a name or a whole command.
@@ -98,8 +101,11 @@ def run(
     file for each. `environment` is the whole environment, clean_environment() by default.
 
     Returns one result for each callback, in the answer's order. A callback that fails, or cannot be
-    run, is a result and never an exception.
+    run, is a result and never an exception. Raises ValueError if `time_limit` is not above 0 and at
+    most MAX_TIME_LIMIT.
     """
+    if not 0 < time_limit <= MAX_TIME_LIMIT:
+        raise ValueError(f"time_limit is {time_limit}: expected 0 to {MAX_TIME_LIMIT:g} seconds")
     if environment is None:
         environment = clean_environment()
     one = _Runner(farm, job, event, interpreters or {}, time_limit, folder, environment)

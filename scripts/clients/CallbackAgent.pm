@@ -58,11 +58,12 @@ sub code { my ($self, $digests, @w) = @_; return $self->call('code', digests => 
 sub list { my ($self, @w) = @_; return $self->call('list', @w) }
 sub status { my ($self, @w) = @_; return $self->call('status', @w) }
 
-# The bytes of the file of a callback that was asked for with code => 1.
+# The bytes of the file of a callback that was asked for with code => 1, or of a value of `code`.
 sub bytes {
-    my ($callback) = @_;
-    return MIME::Base64::decode($callback->{code_base64}) if defined $callback->{code_base64};
-    utf8::encode(my $bytes = $callback->{code});
+    my ($of) = @_;
+    my $encoded = $of->{code_base64} // $of->{base64};
+    return MIME::Base64::decode($encoded) if defined $encoded;
+    utf8::encode(my $bytes = $of->{code} // $of->{text});
     return $bytes;
 }
 
@@ -123,6 +124,8 @@ sub _exchange {
             _fail('NoAgent', 'the agent closed the connection', absent => 1);
         }
         my $answer = eval { $DECODER->decode(substr $self->{buffer}, 0, $newline + 1, '') };
+        # What a signal handler of the caller raises is not the decoder's.
+        die $@ if $@ && $@ !~ /character offset|UTF-8/;
         $searched = 0;
         _fail('Error', $not_an_agent . 'JSON-RPC') if ref $answer ne 'HASH';
         next if exists $answer->{method} || !exists $answer->{id};
@@ -144,6 +147,7 @@ sub _connect {
         $socket->blocking(0);
         # A path that is too long would be cut, with a warning.
         my $address = eval { local $SIG{__WARN__} = sub { }; pack_sockaddr_un($path) };
+        die $@ if $@ && $@ !~ /sockaddr|Wide character/;
         _fail('NoAgent', "$path: this cannot be a pipe: empty, too long or not bytes")
             if !$address || $path =~ /\A\z|\0/ || unpack_sockaddr_un($address) ne $path;
         my $problem = $path eq $own && $path ne ROOT_PIPE ? _problem(File::Basename::dirname($path)) : '';
@@ -206,9 +210,9 @@ sub _typed {
     return Math::BigInt->new("$1$2");
 }
 
-sub _now {
-    return eval { Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC()) } // time;
-}
+my $HAS_CLOCK = eval { Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC()) };
+
+sub _now { return $HAS_CLOCK ? Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC()) : time }
 
 sub _refuse {
     my %error = ref $_[0] eq 'HASH' ? %{$_[0]} : (message => 'refused');

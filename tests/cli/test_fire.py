@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-from cli.stand_in import Run, StandIn, answered, callback, is_one_line, off
+import pytest
+
+from cli.stand_in import SOON, Run, StandIn, answered, callback, is_one_line, off
+from support.agents import wait_for
 
 PRINTS = "print(qb.jobid(), [j['name'] for j in qb.jobinfo('-id', 1234)])\nqb.retrywork('1234:7')\n"
 
@@ -118,8 +124,40 @@ def test_what_is_wrong_with_the_command_line_is_said(
         done = run("fire", "failed-job-self", "--interpreter", given, "--pipe", agent.path)
         assert done.returncode == 2
         assert "expected python=COMMAND" in done.stderr
+    for given in ("inf", "nan", "0", "-1", "1e300", "1000001"):
+        done = run("fire", "x-job-self", "--run", "--time-limit", given, "--pipe", agent.path)
+        assert (done.returncode, is_one_line(done.stderr)) == (2, True)
+        assert "--time-limit" in done.stderr
     assert run("fire", "failed-job-self", "--pipe", str(tmp_path / "none")).returncode == 3
     agent.answers["lookup"] = {"code": -32602, "message": "no", "data": {"pointer": "/params"}}
     assert run("fire", "failed-job", "--pipe", agent.path).returncode == 2
     agent.answers["lookup"] = {"strange": True}
     assert run("fire", "failed-job-self", "--pipe", agent.path).returncode == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_ends_it_ends_the_callback_too(
+    agent: StandIn, environment: dict[str, str], tmp_path: Path, number: signal.Signals
+) -> None:
+    begun = tmp_path / "begun"
+    code = f"import os, time\nopen({str(begun)!r}, 'w').write(str(os.getpid()))\ntime.sleep(1000)\n"
+    served(agent, callback("a.py", code=code))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agent", "fire", "x-job-self", "--run", "--pipe", agent.path],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_for(lambda: begun.exists() and begun.read_text(), "the callback")
+        callback_id = int(begun.read_text())
+        process.send_signal(number)
+        _, said = process.communicate(timeout=SOON)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode in (128 + number, -number)
+    assert "Traceback" not in said
+    wait_for(lambda: not Path(f"/proc/{callback_id}/cmdline").exists(), "the callback's end")

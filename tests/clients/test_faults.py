@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clients import drivers
-from support.agents import DEADLINE, Agent, write
+from support.agents import DEADLINE, Agent, running, write
 from support.stand_in import (
     ANSWER,
     Behaviour,
@@ -390,3 +390,39 @@ def test_a_member_of_an_object_is_found() -> None:
 
         check()
         survive()
+
+
+# -- exceptions of the caller ---------------------------------------------------------------------
+
+#: Asks again and again, while an alarm at some moment of the call raises an exception.
+_ALARMS = """
+use strict; use warnings; use CallbackAgent; use Time::HiRes 'ualarm';
+my $agent = CallbackAgent->new(path => $ARGV[0], timeout => 60);
+for my $count (1 .. 600) {
+    local $SIG{ALRM} = sub { die "alarm\\n" };
+    my $answer = eval {
+        ualarm(1 + $count % 300);
+        my $found = $agent->lookup('failed-job-self');
+        ualarm(0);
+        $found;
+    };
+    my $error = $@;
+    ualarm(0);
+    die "not the alarm: $error" if !$answer && $error ne "alarm\\n";
+    die "not the answer" if $answer && $answer->{callbacks}[0]{file} ne 'a.py';
+}
+print length CallbackAgent::bytes($_), "\\n" for {text => "\\x{e9}"}, {base64 => 'AAEC'};
+"""
+
+
+def test_what_a_signal_handler_of_the_caller_raises_in_perl_reaches_it(tmp_path: Path) -> None:
+    drivers.needed("perl")
+    folder = write(tmp_path / "cb", "a.py = failed-job-self\n", a_py="0\n")
+    with running(tmp_path, folder) as agent:
+        done = subprocess.run(
+            ["perl", f"-I{drivers.SCRIPTS}", "-e", _ALARMS, str(agent.pipe)],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+        )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n3\n", "")
