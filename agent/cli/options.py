@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,19 +12,31 @@ from agent.cli.completing import files
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Seconds(click.FloatRange):
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[float]
+else:
+    _ParamType = click.ParamType  # older versions of click take no type here
+
+
+class Seconds(_ParamType):
     """A number of seconds above 0, `most` at most."""
 
+    name = "seconds"
+
     def __init__(self, most: float) -> None:
-        super().__init__(min=0, max=most, min_open=True)
+        self._most = most
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """The number. Fails if it is none."""
-        found = float(super().convert(value, param, ctx))
-        if math.isnan(found):
-            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        try:
+            found = float(value)
+        except ValueError:
+            found = 0.0
+        if not 0 < found <= self._most:
+            expected = f"expected seconds, above 0 and at most {self._most:.0f}"
+            self.fail(f"{value!r}: {expected}", param, ctx)
         return found
 
 

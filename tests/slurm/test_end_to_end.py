@@ -56,7 +56,7 @@ def test_setup_finds_that_all_is_done(one: Farm) -> None:
     assert len(found) == 5
 
 
-def test_jobs_arrays_dependent_and_cancelled_ones(one: Farm) -> None:
+def test_jobs_arrays_dependent_and_cancelled_ones(one: Farm, tmp_path: Path) -> None:
     names = ("begins", "frame", "bad", "both", "killed", "labelled")
     one.serve(
         "begins.py = running-job-self\n"
@@ -73,8 +73,10 @@ def test_jobs_arrays_dependent_and_cancelled_ones(one: Farm) -> None:
     array = submit("[ $SLURM_ARRAY_TASK_ID != 1 ]", "--array=0-2", "--comment=label=beauty")
     plain = submit("sleep 0.2")
     dependent = submit("true", f"--dependency=afterok:{plain}")
-    # Of the array's process group, as it waits for it.
-    after = submit("true", f"--dependency=afterany:{array}")
+    # Of the array's process group, as it waits for it. It lives until it has heard of the failure:
+    # the end of the array may be reported after a short job that follows it.
+    heard = tmp_path / "heard"
+    after = submit(f"while [ ! -e {heard} ]; do sleep 0.05; done", f"--dependency=afterany:{array}")
     long = submit("sleep 100")
     never = submit("true", "--begin=now+1hour")
     wait_for(lambda: "running-job-self" in handled(one, long), "the start of the long job")
@@ -83,6 +85,7 @@ def test_jobs_arrays_dependent_and_cancelled_ones(one: Farm) -> None:
     until(one, ["begins"], plain)
     until(one, ["begins", "both"], dependent)
     until(one, ["begins", "labelled"], after)
+    heard.touch()
     until(one, ["begins", "killed"], long)
     until(one, ["killed"], never)
     wait_for(one.mails, "the mail")
