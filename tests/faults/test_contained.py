@@ -36,8 +36,9 @@ def raising(name, work):
             kind = open(os.path.join(FLAGS, name)).read()
         except FileNotFoundError:
             return work(*arguments, **options)
+        # Not a name that the address of an object in hexadecimal may have in it.
         of_one = name in ('read', 'evaluate', 'unchanged')
-        if of_one and not any('bad' in str(a) for a in arguments):
+        if of_one and not any('wrong' in str(a) for a in arguments):
             return work(*arguments, **options)
         raise ERRORS[kind]()
     return replaced
@@ -58,7 +59,7 @@ class Failing:
         self.flags = folder / "flags"
         self.flags.mkdir()
         self.good = write(folder / "good", ONE, a_qcb="block-self\n")
-        self.bad = write(folder / "bad", ONE, a_qcb="block-self\n")
+        self.bad = write(folder / "wrong", ONE, a_qcb="block-self\n")
         self.agent = Agent(folder, self.good, self.bad)
         self.agent.program = ["-c", FAILING.format(flags=str(self.flags))]
 

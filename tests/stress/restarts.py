@@ -93,6 +93,8 @@ class Run:
         askers.append(self._thread(self._edit))
         followers = [self._thread(self._follow, which) for which in range(2)]
         try:
+            # As after each restart: what is stopped before it was asked cannot tell its records.
+            wait_for(lambda: all(self.seen), "the subscribers")
             end = time.monotonic() + seconds
             while (time.monotonic() < end or self.count["restarts"] < 2) and not self.wrong:
                 self._restart(self.count["restarts"] % 2)
