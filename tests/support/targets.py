@@ -15,8 +15,6 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-
 from agent import settings
 from agent.core import conf, languages, planning, trigger, unit
 from agent.core.diagnostic import Diagnostic, Severity
@@ -144,7 +142,7 @@ def pipe(data: bytes) -> None:
             raise AssertionError("a blank line was answered")
     requests = jsonrpc.read_together([data]) if data else None
     if requests:
-        with contextlib.suppress(NotQuick, BadText, msgspec.ValidationError):
+        with contextlib.suppress(NotQuick, BadText, ValueError, RecursionError):
             assert LookupCache(INDEX).responses(requests, bool) == answers[:-1]
 
 
