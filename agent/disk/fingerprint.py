@@ -134,6 +134,11 @@ def fingerprint_if_closed(path: str, kind: Kind) -> Fingerprint | None:
         os.close(fd)
 
 
+def digest_of(closed: tuple[int, ...]) -> bytes | None:
+    """The SHA-256 in a fingerprint of `fingerprint_if_closed`; None if the file is not regular."""
+    return closed[-1].to_bytes(32, "big") if stat.S_ISREG(closed[1]) else None
+
+
 def is_open_for_writing(fd: int) -> bool:
     """Whether any process has an open file open for writing, as far as the kernel shows it.
 

@@ -17,7 +17,7 @@ from agent import settings
 from agent.core.diagnostic import Diagnostic, Problem
 from agent.core.unit import BEING_WRITTEN
 from agent.disk import being_written, fingerprint
-from agent.disk.fingerprint import FileInfo, Fingerprint, fingerprint_if_closed
+from agent.disk.fingerprint import FileInfo, Fingerprint, digest_of, fingerprint_if_closed
 from agent.disk.stalls import StallMonitor
 from agent.disk.watch.combined import Watch
 from agent.disk.watch.interface import Target
@@ -86,7 +86,8 @@ class QbConf:
             return None
         new, findings = read
         await anyio.sleep(self._timing.quiet)
-        if mark is None or mark != await self._monitor.wait(self._mark):
+        settled = mark is not None and mark == await self._monitor.wait(self._mark)
+        if not settled or (new is not old and not _is_of(new, mark)):
             self.unsettled_since = self.unsettled_since or began
             if time.monotonic() - self.unsettled_since < self._timing.writing:
                 return None
@@ -144,6 +145,15 @@ class QbConf:
             return old, (Problem("qb-conf-lost", message, hint).at(new.qb_conf),)
         same = new == replace(old, findings=new.findings)
         return (old if same else new), new.findings
+
+
+def _is_of(read: Settings, mark: Fingerprint | None) -> bool:
+    """Whether settings were read from the file that was marked: between two equal marks, qb.conf
+    may have been another file, or an empty one."""
+    if isinstance(mark, int) or read.qb_conf_digest is None:
+        return isinstance(mark, int) and read.qb_conf_digest is None
+    # A file that is not regular, for example /dev/null, has no digest in its mark.
+    return mark is not None and digest_of(mark) in (None, read.qb_conf_digest)
 
 
 def restart_needed(old: Settings, new: Settings) -> list[Diagnostic]:

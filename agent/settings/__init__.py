@@ -11,6 +11,7 @@ the row names, and `status` shows it.
 from __future__ import annotations
 
 import grp
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Mapping
@@ -50,11 +51,18 @@ def _path_or_standard_output(value: str, host: Host) -> str:
     return value if value == STANDARD_OUTPUT else host.absolute(value)
 
 
-def _metrics_file(value: str, host: Host) -> str:
+def metrics_file(value: str) -> str:
+    """The value, which may be empty. Raises BadPath if it cannot be the name of a file of metrics.
+
+    Such a file is replaced, and removed at the stop: another may be one that somebody needs.
+    """
     if value and not value.endswith(".prom"):
-        # It is replaced, and removed at the stop: another file may be one that somebody needs.
         raise BadPath(f"{shown(value)} does not end in .prom, as the collector requires")
-    return host.absolute(value) if value else ""
+    return value
+
+
+def _metrics_file(value: str, host: Host) -> str:
+    return host.absolute(value) if metrics_file(value) else ""
 
 
 def _text(value: str, host: Host) -> str:
@@ -217,6 +225,8 @@ class Settings:
     findings: tuple[Diagnostic, ...] = ()
     #: Whether qb.conf exists, so that one that vanishes later differs from one that never existed.
     found: bool = False
+    #: The SHA-256 of the bytes of qb.conf; None where there are none.
+    qb_conf_digest: bytes | None = field(default=None, compare=False)
 
     @property
     def bad(self) -> bool:
@@ -326,7 +336,11 @@ def resolve(
     values["languages"], sources["languages"] = conf.languages()
     findings.sort(key=lambda finding: (finding.line or 0, finding.column or 0))
     return Settings(
-        **values, sources=sources, findings=tuple(capped(findings)), found=qb is not None
+        **values,
+        sources=sources,
+        findings=tuple(capped(findings)),
+        found=qb is not None,
+        qb_conf_digest=hashlib.sha256(qb).digest() if isinstance(qb, bytes) else None,
     )
 
 
