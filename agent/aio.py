@@ -253,7 +253,7 @@ class Client:
                     await anyio.sleep(pause)
                     pause = min(2 * pause, client._LONGEST_PAUSE)
                 continue
-            # If it slept for too long, it is known why there is no answer.
+            # A pause lasted beyond the deadline: the last attempt says why there is no answer.
             raise absent or client._too_late(self.path, deadline)
 
     @asynccontextmanager
@@ -280,11 +280,11 @@ class Client:
         return result
 
 
-class Subscription:
+class Subscription(client._Subscribed):
     """An asynchronous iterator of records; see `agent.client.Subscription`."""
 
     def __init__(self, records: client._Records) -> None:
-        self._records = records
+        super().__init__(records)
         self._connection: _Connection | None = None
         self._closed = False
 
@@ -293,31 +293,6 @@ class Subscription:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-    @property
-    def generation(self) -> int:
-        """That of the index that is served, as far as the agent has said."""
-        return self._records.generation
-
-    @property
-    def digest(self) -> str:
-        """That of the index that is served, as far as the agent has said."""
-        return self._records.digest
-
-    @property
-    def held(self) -> list[str]:
-        """The directories that are held, as far as the agent has said."""
-        return self._records.held
-
-    @property
-    def position(self) -> Since | None:
-        """The newest record that was returned: what a later subscription takes as `since`."""
-        return self._records.position
-
-    @property
-    def heard(self) -> float:
-        """When something last came from the agent, in seconds of `time.monotonic`."""
-        return self._records.heard
 
     async def aclose(self) -> None:
         """End the subscription. Iterating ends too."""

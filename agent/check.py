@@ -162,7 +162,8 @@ async def _watch(
                 break
             before = now
             unchanged = await session.is_unchanged()
-            # Where stat says that everything changes all the time, that is no reason to hurry.
+            # On some file systems, stat differs at every call: then check again after a while,
+            # not at once.
             with anyio.move_on_after(POLL_INTERVAL if unchanged is False else None):
                 await changes.wait()
         tasks.cancel_scope.cancel()

@@ -496,7 +496,7 @@ class Client:
                     raise
                 time.sleep(pause)
                 if time.monotonic() > deadline.at:
-                    # It slept for too long. It is known why there is no answer.
+                    # The pause lasted beyond the deadline: the last attempt says why.
                     raise
                 pause = min(2 * pause, _LONGEST_PAUSE)
             except socket.timeout:
@@ -610,50 +610,11 @@ class _Code:
         self._known[digest] = code
 
 
-class Subscription:
-    """An iterator of the records that the agent makes from the moment this is created.
+class _Subscribed:
+    """What a subscription knows. The one of `agent.aio` is one too."""
 
-    Iterating waits without limit, `next` with one. It is for one thread at a time.
-
-    Without `since` and `heartbeat`, NoAgent is raised when the agent closes the connection, since
-    changes are no longer reported: subscribe again, and compare the digest.
-
-    With one of them, the connection is made again: for `restart` seconds after it was lost, then
-    NoAgent is raised. The records that were missed come first. If the agent no longer knows them,
-    RecordsLost is raised once in their place, and the records after them follow.
-
-    With `heartbeat`, NoAgent is also raised if nothing comes for `heartbeat + timeout` seconds: the
-    agent is stopped or stuck.
-    """
-
-    def __init__(
-        self,
-        path: str,
-        timeout: float = DEFAULT_TIMEOUT,
-        *,
-        since: Optional[Since] = None,
-        heartbeat: Optional[float] = None,
-        restart: float = DEFAULT_RESTART,
-    ) -> None:
-        deadline = _Deadline(timeout)
-        self._records = _Records(path, timeout, since, heartbeat, restart)
-        self._connection = None  # type: Optional[_Connection]
-        self._closed = False
-        try:
-            while not self._records.answered:
-                self._receive(deadline.at)
-        except socket.timeout:
-            self.close()
-            raise _too_late(path, deadline) from None
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> "Subscription":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __init__(self, records: "_Records") -> None:
+        self._records = records
 
     @property
     def generation(self) -> int:
@@ -679,6 +640,52 @@ class Subscription:
     def heard(self) -> float:
         """When something last came from the agent, in seconds of `time.monotonic`."""
         return self._records.heard
+
+
+class Subscription(_Subscribed):
+    """An iterator of the records that the agent makes from the moment this is created.
+
+    Iterating waits without limit, `next` with one. It is for one thread at a time.
+
+    Without `since` and `heartbeat`, NoAgent is raised when the agent closes the connection, since
+    changes are no longer reported: subscribe again, and compare the digest.
+
+    With one of them, the connection is made again: for `restart` seconds after it was lost, then
+    NoAgent is raised. The records that were missed come first. If the agent no longer knows them,
+    RecordsLost is raised once in their place, and the records after them follow.
+
+    With `heartbeat`, NoAgent is also raised if nothing comes for `heartbeat + timeout` seconds: the
+    agent is stopped or stuck.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        timeout: float = DEFAULT_TIMEOUT,
+        *,
+        since: Optional[Since] = None,
+        heartbeat: Optional[float] = None,
+        restart: float = DEFAULT_RESTART,
+    ) -> None:
+        deadline = _Deadline(timeout)
+        super().__init__(_Records(path, timeout, since, heartbeat, restart))
+        self._connection = None  # type: Optional[_Connection]
+        self._closed = False
+        try:
+            while not self._records.answered:
+                self._receive(deadline.at)
+        except socket.timeout:
+            self.close()
+            raise _too_late(path, deadline) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Subscription":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """End the subscription. Iterating ends too."""
@@ -864,12 +871,14 @@ class _Records:
     def _answer(self, result: Any) -> None:
         if not isinstance(result, dict):
             raise _not_an_agent(self.path, "the result is not an object")
+        position = _position(result)
+        missed = result.get("missed")
+        if not all(isinstance(record, dict) for record in _list(self.path, missed or [])):
+            raise _not_an_agent(self.path, "a record is not an object")
         self.answered = True
         self._gone_since, self._pause = None, _CONNECT_PAUSE
         self.generation, self.digest = result.get("generation", 0), result.get("digest", "")
-        self.held = result.get("held", [])
-        position = _position(result)
-        missed = result.get("missed")
+        self.held = _list(self.path, result.get("held", []))
         if self._newest is None:
             self.position = position
         elif missed is None:
@@ -882,6 +891,13 @@ class _Records:
     def _keep(self, record: Record) -> None:
         self._newest = _position(record) or self._newest
         self._waiting.append((self._newest, record))
+
+
+def _list(path: str, found: Any) -> List[Any]:
+    """An array of an answer. Raises AgentError if it is something else."""
+    if not isinstance(found, list):
+        raise _not_an_agent(path, "a member that must be an array is not one")
+    return found
 
 
 def _soon(timeout: Optional[float]) -> float:

@@ -34,12 +34,12 @@ class Text:
 
 @dataclass(slots=True)
 class Compared:
-    """One directory: as it is served, and as it would be served."""
+    """One directory: what is served of it, compared with what would be."""
 
     directory: str
     #: What was read in its place; the directory itself where its own files were.
     read: str
-    old: ServedDirectory
+    #: What would be served.
     new: ServedDirectory
     #: Why what was read would be held, None if it would not; and the first finding that says so.
     held: str | None = None
@@ -100,7 +100,7 @@ def compare(
     `languages` are the language flags with which the agent serves.
     """
     directory, reading = served.directory, checked.reading
-    result = Compared(directory, checked.path, served, served, checked.held)
+    result = Compared(directory, checked.path, served, checked.held)
     if checked.held:
         result.finding = min(
             in_order(checked.findings), key=lambda f: f.severity != Severity.ERROR, default=None

@@ -327,3 +327,14 @@ def test_wrong_parameters_are_an_error_of_the_agent(
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
     with beating(tmp_path_factory.mktemp("agent")) as agent:
         yield agent
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"missed": [7]}, {"missed": "x"}, {"missed": 5}, {"held": 5}], ids=str
+)
+def test_a_result_of_another_form_is_an_agent_error(
+    subscribe: Subscribe, start: Start, wrong: dict[str, Any]
+) -> None:
+    server = start(says(lambda request: answer(request, {**record(3), **wrong})))
+    with pytest.raises(AgentError, match="is not"):
+        subscribe(server.path, since={"instance": "i", "sequence": 1})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.asking import ask
+from agent.cli.asking import ask, not_understood
 from agent.cli.completing import directories, files
 from agent.cli.exits import NO_AGENT, USAGE, Failed
 from agent.cli.findings import concise
@@ -99,9 +99,7 @@ def diff(
         ]
         differently = list(fired(served, compared, asked)) if asked else []
     except (LookupError, TypeError, ValueError, AttributeError):
-        raise Failed(
-            NO_AGENT, "the agent's answer has an unknown form: the agent may be of another version"
-        ) from None
+        raise not_understood() from None
     if as_json:
         print_json(
             {
@@ -124,7 +122,7 @@ def _serving(context: click.Context) -> Serving:
     settings = read(given(context))
     serving = Serving.find(settings, given(context))
     if serving.status is None:
-        # Says why there is none.
+        # It fails too, and reports why.
         ask(lambda agent: agent.status(), settings.pipe if "pipe" in given(context) else None)
         raise Failed(NO_AGENT, f"no agent: {serving.trouble or 'it has just started'}")
     return serving

@@ -32,7 +32,7 @@ def concise(finding: Diagnostic, paint: Paint) -> str:
 def full(finding: Diagnostic, line: str | None, width: int, paint: Paint) -> Iterator[str]:
     """The finding's line without its hint, the source line with carets, and the hint as help.
 
-    `line` is the source line; None where there is none. `width` is that of the terminal.
+    `line` is the source line, or None if the finding has no line. `width` is that of the terminal.
     """
     colour = COLOURS[finding.severity]
     fields = finding.as_json()

@@ -17,9 +17,9 @@ from agent.cli.completing import files
 from agent.cli.exits import USAGE, Failed
 from agent.cli.input import content, not_empty
 from agent.cli.lookup import doubts, event_options, params_of
-from agent.cli.options import Seconds
 from agent.cli.output import print_json, print_lines, say
 from agent.cli.rendering import JsonObject
+from agent.cli.runner_options import interpreter, interpreter_option, time_limit_option
 from agent.core.quoting import printable
 from agent.runner import Target
 
@@ -100,21 +100,8 @@ class DryFarm:
     shell_complete=files,
     help="With --run: the jobs that qb.jobinfo knows, a JSON list of objects.",
 )
-@click.option(
-    "--interpreter",
-    "interpreters",
-    multiple=True,
-    metavar="WHAT=COMMAND",
-    help="What runs python, perl or the callback with a path; may be repeated.",
-)
-@click.option(
-    "--time-limit",
-    type=Seconds(runner.MAX_TIME_LIMIT),
-    default=runner.DEFAULT_TIME_LIMIT,
-    show_default=True,
-    metavar="SECONDS",
-    help="With --run: how long each callback may run.",
-)
+@interpreter_option
+@time_limit_option("With --run: how long each callback may run.")
 def fire(
     event: str,
     code: bool,
@@ -223,21 +210,6 @@ def _fields(result: runner.Result) -> JsonObject:
     from dataclasses import asdict
 
     return {name: value for name, value in asdict(result).items() if value not in (None, "")}
-
-
-def interpreter(given: str) -> tuple[str, list[str]]:
-    """`python=/usr/bin/python2 -B` as what it is for, and the command. Raises UsageError."""
-    what, _, command = given.rpartition("=")
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        words = []
-    if not words or not (what in ("python", "perl") or what.startswith("/")):
-        raise click.UsageError(
-            f"--interpreter is {printable(given)}; expected python=COMMAND, perl=COMMAND or"
-            " /PATH/OF/CALLBACK=COMMAND"
-        )
-    return what, words
 
 
 def _jobs(file: str | None) -> list[JsonObject]:

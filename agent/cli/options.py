@@ -3,41 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from agent.cli.completing import files
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-if TYPE_CHECKING:
-    _ParamType = click.ParamType[float]
-else:
-    _ParamType = click.ParamType  # older versions of click take no type here
-
-
-class Seconds(_ParamType):
-    """A number of seconds above 0, `most` at most."""
-
-    name = "seconds"
-
-    def __init__(self, most: float) -> None:
-        self._most = most
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """The number. Fails if it is none."""
-        try:
-            found = float(value)
-        except ValueError:
-            found = 0.0
-        if not 0 < found <= self._most:
-            expected = f"expected seconds, above 0 and at most {self._most:.0f}"
-            self.fail(f"{value!r}: {expected}", param, ctx)
-        return found
 
 
 class EnvOption(click.Option):

@@ -7,13 +7,15 @@ from typing import Any
 
 import click
 
-from agent import client, runner, slurm
+from agent import client, slurm
 from agent.cli.completing import directories, files
 from agent.cli.exits import IN_USE, USAGE, Failed
-from agent.cli.fire import interpreter
-from agent.cli.options import Seconds, pipe_option
+from agent.cli.options import pipe_option
 from agent.cli.output import print_json, print_lines
+from agent.cli.runner_options import Seconds, interpreter, interpreter_option, time_limit_option
 from agent.cli.slurm_setup import setup, spool_option
+from agent.settings import metrics_file
+from agent.settings.host import BadPath
 
 _state = click.option(
     "--state",
@@ -29,8 +31,8 @@ _state = click.option(
 def slurm_() -> None:
     """Universal callbacks on a farm that Slurm runs.
 
-    `slurm setup` shows how Slurm is told to report events. `slurm run` takes them, asks the agent,
-    and runs the callbacks that fire.
+    `slurm setup` shows how to set up Slurm so that it reports its events. `slurm run` handles the
+    events: it asks the agent, and runs the callbacks that fire.
     """
 
 
@@ -61,13 +63,7 @@ slurm_.add_command(setup)
     metavar="USER",
     help=f"The user that callbacks run as: {slurm.RUN_AS} if root runs this, else the caller.",
 )
-@click.option(
-    "--interpreter",
-    "interpreters",
-    multiple=True,
-    metavar="WHAT=COMMAND",
-    help="What runs python, perl or the callback with a path; may be repeated.",
-)
+@interpreter_option
 @click.option(
     "--at-once",
     type=click.IntRange(min=1),
@@ -76,17 +72,10 @@ slurm_.add_command(setup)
     metavar="N",
     help="How many callbacks run at a time.",
 )
-@click.option(
-    "--time-limit",
-    type=Seconds(runner.MAX_TIME_LIMIT),
-    default=runner.DEFAULT_TIME_LIMIT,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long each callback may run.",
-)
+@time_limit_option("How long each callback may run.")
 @click.option(
     "--poll",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(slurm.MAX_POLL_INTERVAL),
     default=slurm.POLL_INTERVAL,
     show_default=True,
     metavar="SECONDS",
@@ -113,6 +102,10 @@ def run(pipe: str | None, interpreters: Sequence[str], **options: Any) -> int:
     from agent.slurm.status import InUse
     from agent.slurm.store import StoreError
 
+    try:
+        metrics_file(options["metrics_file"] or "")
+    except BadPath as error:
+        raise Failed(USAGE, f"--metrics-file: {error}") from None
     commands = dict(interpreter(given) for given in interpreters)
     # The first that is the caller's own, else root's.
     pipe = pipe or client.default_paths()[0]

@@ -73,8 +73,7 @@ def lines_of(data: bytes) -> list[str]:
 
 
 def is_utf_16(data: bytes) -> bool:
-    """Whether a callbacks.conf is UTF-16 or UTF-32, or holds nothing but NUL bytes. No line of such
-    a file can be read."""
+    """Whether a callbacks.conf is UTF-16 or UTF-32. No line of such a file can be read."""
     return b"\0" in data and all(
         b"\0" in line.removeprefix(b"\xff\xfe").removeprefix(b"\xfe\xff")[:2]
         for line in data.split(b"\n")

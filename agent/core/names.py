@@ -141,6 +141,10 @@ def without_equals(line: str) -> Problem:
     """The error about a line that has text and no `=` before a comment."""
     text = line.partition("#")[0].strip()
     start = line.index(text)
+    if not text.strip("\0"):
+        message = "this line holds nothing but NUL bytes"
+        hint = "remove it, and look for lost lines: a power failure can leave such a file"
+        return Problem("no-equals", message, hint, None, start + 1, None, len(text))
     message, hint, edits = _without_equals(text, start)
     length = len(text.split(None, 1)[0])
     return Problem("no-equals", message, hint, None, start + 1, None, length, edits)

@@ -26,12 +26,13 @@ def plan(
     Takes any bytes; raises nothing. `before` is an older plan of the file: its triggers are not
     parsed again.
     """
-    if conf.is_utf_16(data):
-        message, hint = "this file is UTF-16", "save it as UTF-8"
-        if not data.strip(b"\0"):
-            message = "this file holds nothing but NUL bytes"
-            hint = "restore it from a copy: a power failure can leave such a file"
+    if data and not data.strip(b"\0"):
+        message = "this file holds nothing but NUL bytes"
+        hint = "restore it from a copy: a power failure can leave such a file"
         return unit.unreadable(path, Problem("not-utf-8", message, hint, 1, 1))
+    if conf.is_utf_16(data):
+        message = "this file is UTF-16"
+        return unit.unreadable(path, Problem("not-utf-8", message, "save it as UTF-8", 1, 1))
     text = conf.lines_of(data)
     if len(text) > unit.MAX_CONF_LINES:
         message = f"this file has {len(text)} lines; at most {unit.MAX_CONF_LINES} are read"

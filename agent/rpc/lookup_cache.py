@@ -162,10 +162,12 @@ class LookupCache:
         answer = self._results.get(text)
         if answer is None:
             params = _decode_params(text)
-            answer = self._cached(params) or self._compute(params, late)
+            cached = self._cached(params)
+            answer = cached or self._compute(params, late)
             if len(answer[0]) > MAX_BATCHED_RESULT:
                 # It is answered alone, where its parameters are known and not their text.
-                self._store(params, _size(params), answer)
+                if cached is None:
+                    self._store(params, _size(params), answer)
                 raise NotQuick
             self._store(text, len(text), answer)
         return answer

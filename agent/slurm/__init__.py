@@ -24,3 +24,5 @@ RUN_AS = "nobody"
 AT_ONCE = 8
 #: Seconds between two looks at the queue: how late it is noticed that a job waits or is held.
 POLL_INTERVAL = 5.0
+#: The longest: a day.
+MAX_POLL_INTERVAL = 86_400.0

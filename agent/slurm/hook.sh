@@ -1,8 +1,8 @@
 #!/bin/sh
 # Leaves one event of Slurm for callback-agent. Slurm runs it as PrologSlurmctld, EpilogSlurmctld,
 # JobCompLoc (with JobCompType=jobcomp/script), Prolog and Epilog, each time with the event in its
-# environment. A hook that fails drains the node or holds the job, so this one never fails and never
-# waits for anybody: what it cannot leave, it says on standard error and in the system log.
+# environment. A hook that fails drains the node or holds the job, so this one never fails. It waits
+# for the disk alone. If it cannot leave an event, it says so on standard error and in the system log.
 
 spool=/var/spool/callback-agent
 

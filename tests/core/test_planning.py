@@ -74,6 +74,14 @@ def test_a_file_of_nul_bytes_is_not_taken_for_utf_16(data: bytes, message: str, 
     assert str(found.hint).startswith(hint)
 
 
+def test_nul_bytes_behind_the_lines_are_one_finding() -> None:
+    """As a power failure leaves them in a file that was just written."""
+    (found,) = planning.plan(b"a.py = done-job-self\n" + bytes(5000), "/d/callbacks.conf").findings
+    assert (found.code, found.line, found.column) == ("no-equals", 2, 1)
+    assert "nothing but NUL bytes" in found.message
+    assert "write: " not in str(found.hint)
+
+
 USUAL = [
     *("done-job-self", "failed-work-lab-7-*", "failed-job-render 7", "complete-job-1234"),
     *("done-job-a && done-job-b", "done-job-a || failed-job-b || killed-job-c"),

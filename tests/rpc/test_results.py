@@ -145,6 +145,13 @@ def test_a_large_result_is_not_answered_in_a_batch() -> None:
         with pytest.raises(NotQuick):
             cache.responses(requests(event, code=code), never)
     assert len(cache.result(LookupParams(event))) > lookup_cache.MAX_BATCHED_RESULT
+    # Asking again takes no more room: nothing is forgotten because of it.
+    small = LookupCache(index, 100_000)
+    small.result(LookupParams("submit-job-x"))
+    for _ in range(50):
+        with pytest.raises(NotQuick):
+            small.responses(requests(event), never)
+    assert small._cached(LookupParams("submit-job-x")) is not None
 
 
 def test_code_is_what_is_served_and_nothing_else() -> None:

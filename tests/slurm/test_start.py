@@ -36,6 +36,25 @@ def test_no_spool_no_user_and_no_directory(tmp_path: Path) -> None:
     assert (code, "--interpreter is ruby=ruby" in said) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--metrics-file", "/etc/slurm/slurm.conf", "does not end in .prom"),
+        ("--poll", "nan", "expected seconds"),
+        ("--poll", "inf", "expected seconds"),
+        ("--time-limit", "inf", "expected seconds"),
+    ],
+)
+def test_a_value_that_cannot_be_used(
+    tmp_path: Path, option: str, value: str, expected: str
+) -> None:
+    (tmp_path / "spool").mkdir(mode=0o700)
+    code, said = run(tmp_path, option, value)
+    assert code == 2
+    assert option in said
+    assert expected in said
+
+
 @pytest.mark.parametrize("damage", ["text", "form", "job"])
 def test_a_database_that_cannot_be_read(tmp_path: Path, damage: str) -> None:
     (tmp_path / "spool").mkdir(mode=0o700)
