@@ -96,6 +96,8 @@ def params_schema(method: str) -> dict[str, Any]:
     row = METHODS[method]
     name = row.params.__name__
     by_name = {"$ref": _REF.format(name=name)}
+    if row.positional is None and schemas()[name]["required"]:
+        return {"description": schemas()[name]["description"], "anyOf": [by_name]}
     by_position: dict[str, Any] = {
         "description": "no parameters by position, only by name",
         "type": "array",

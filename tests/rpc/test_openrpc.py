@@ -284,6 +284,12 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("params", [{}, {"params": []}, {"params": {}}, {"params": [1]}])
+def test_agent_and_schemas_agree_on_empty_parameters(method: str, params: dict[str, Any]) -> None:
+    check_agreement({"jsonrpc": "2.0", "method": method, **params})
+
+
 @given(
     VALUES
     | st.fixed_dictionaries(
