@@ -7,7 +7,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ ALL_LANGUAGES = (
     'supervisor_language_flags = "qube,perl,python,post,mail,dependency,auto_wrangling"\n'
 )
 ANSWER_LIMIT = 60.0  # seconds until the agent has answered anything at all
+MARK = ID.decode()
 PROBE_ID = 7654321  # as long as the numbers that the load generator begins with
 
 
@@ -59,6 +60,15 @@ class Client:
 
 
 @dataclass(frozen=True)
+class Question:
+    """The parameters of a lookup, with MARK where its number is to be, and the file that alone
+    answers."""
+
+    params: Mapping[str, object]
+    file: str
+
+
+@dataclass(frozen=True)
 class Agent:
     """A running agent that has answered once."""
 
@@ -71,28 +81,26 @@ class Agent:
         """A connection of its own."""
         return Client(self.pipe)
 
-    def server(self, event: str, names: str, changing: bool = False) -> Server:
-        """The agent as one to be asked for `event`, which the file `names` alone answers.
-
-        `event` may hold ID. With `changing`, generation and digest may be any, because files
-        are edited meanwhile.
-        """
-        request = lookup(event.encode())
+    def server(self, question: Question, changing: bool = False) -> Server:
+        """The agent as one to be asked `question`. With `changing`, generation and digest may be
+        any, because files are edited meanwhile."""
+        request = lookup(question.params)
         client = self.client()
         probe = request.replace(ID, b"%d" % PROBE_ID)
         answer = client.line(probe)
         client.close()
         found = [callback["file"] for callback in json.loads(answer)["result"]["callbacks"]]
-        if found != [names]:
-            raise BenchError(f"{probe!r} was answered by {found}, expected {[names]}")
+        if found != [question.file]:
+            raise BenchError(f"{probe!r} was answered by {found}, expected {[question.file]}")
         return Server("agent", self.pid, self.pipe, request, _pattern(answer, changing))
 
 
-def lookup(event: bytes) -> bytes:
+def lookup(params: Mapping[str, object]) -> bytes:
     """A lookup's line as a supervisor writes it, with ID for its number."""
+    written = json.dumps(params, separators=(",", ":")).replace(json.dumps(MARK)[1:-1], MARK)
     return (
-        b'{"jsonrpc":"2.0","id":' + ID + b',"method":"lookup","params":{"event":"' + event
-        + b'"}}\n'
+        b'{"jsonrpc":"2.0","id":' + ID + b',"method":"lookup","params":' + written.encode()
+        + b"}\n"
     )  # fmt: skip
 
 

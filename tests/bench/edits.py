@@ -22,7 +22,7 @@ Leg = Callable[[int], float]
 def new_line(number: int) -> tuple[str, bytes]:
     """A line that no edit had before, and a request that it alone answers."""
     trigger = f"done-job-edit{number}"
-    request = lookup(trigger.encode()).replace(ID, b"%d" % number)
+    request = lookup({"event": trigger}).replace(ID, b"%d" % number)
     return f"mail-status.qcb = {trigger}\n", request
 
 

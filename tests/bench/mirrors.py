@@ -10,12 +10,10 @@ from pathlib import Path
 from statistics import median
 
 from bench import peers
-from bench.agents import Agent
+from bench.agents import Agent, Question
 from bench.measure import (
     DISTINCT,
-    DISTINCT_FILE,
-    EVENT,
-    EVENT_FILE,
+    KNOWN,
     ONE,
     Bench,
     in_turns,
@@ -32,23 +30,23 @@ LIMIT = 60.0
 def mirror_known(bench: Bench) -> list[Row]:
     """An event that was asked before."""
     title = "mirror: lookups/s of one thread, an event asked before"
-    return [_row(bench, "mirror-known", title, (EVENT, EVENT_FILE), 40)]
+    return [_row(bench, "mirror-known", title, KNOWN, 40)]
 
 
 def mirror_new(bench: Bench) -> list[Row]:
     """No event twice."""
     title = "mirror: lookups/s of one thread, no event asked twice"
-    return [_row(bench, "mirror-new", title, (DISTINCT, DISTINCT_FILE), 12)]
+    return [_row(bench, "mirror-new", title, DISTINCT, 12)]
 
 
-def _row(bench: Bench, name: str, title: str, asked: tuple[str, str], goal: float) -> Row:
+def _row(bench: Bench, name: str, title: str, asked: Question, goal: float) -> Row:
     """The goal is of the ratio to redis-py, which also gives a Python program its answer."""
     with ExitStack() as stack:
         agent: Agent = stack.enter_context(bench.agent(bench.example()))
         mirror = partial(_ask, bench, name, agent.pipe)
         if "redis-server" in bench.missing:
             return Row(name, title, "/s", in_turns(bench.effort.rounds, [mirror])[0], [], "")
-        value = length(agent.server(*asked).answer)
+        value = length(agent.server(asked).answer)
         server = stack.enter_context(peers.redis(bench.new_folder("redis"), value))
 
         def in_c() -> float:

@@ -24,11 +24,15 @@ def test_the_bench_runs() -> None:
         "--quick",
         "--json",
         "--only",
-        "one,edit-p50,mirror-new",
+        "one,objects,edit-p50,memory-burst,idle-20,mirror-new",
     ]
     environ = {**os.environ, "PYTHON": sys.executable}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environ)
     assert done.returncode == 0, done.stderr
     rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
-    assert all(rows[name]["ours"] > 0 for name in ("one", "edit-p50", "mirror-new"))
+    assert all(
+        rows[name]["ours"] > 0
+        for name in ("one", "objects", "edit-p50", "memory-burst", "mirror-new")
+    )
+    assert rows["idle-20"]["goal"] == {"relation": "<=", "limit": 0.5, "of": "ours"}
     assert rows["mirror-new"]["detail"]["ratio_to_c"] > 0
