@@ -185,17 +185,13 @@ class Event(NamedTuple):
         needs = row.extra
         if needs is not None and not extra:
             raise EventError(f"an event of type {kind} without extra", f"the {needs}")
-        contexts = set()
-        parent, group = _parent(owner or job), job.pgrp
-        if owner is None:
+        is_self, is_parent = standing(job, owner)
+        contexts = {str(job.id)} if job.id is not None else set()
+        if is_self:
             contexts.add("self")
-            owner = job
-        if job.id is not None:
-            contexts.add(str(job.id))
-            if job.id == owner.id:
-                contexts.add("self")
-            if job.id == parent:
-                contexts.add("parent")
+        if is_parent:
+            contexts.add("parent")
+        owner, group = owner or job, job.pgrp
         text = None
         # A job whose label is `self` or `1234` must not pass for another job.
         poses = job.label in ("self", "parent") or (job.label and is_id(job.label))
@@ -204,9 +200,19 @@ class Event(NamedTuple):
             text = f"{job.label}-{extra}" if extra else job.label
         return cls(
             *(name, kind, extra or None, frozenset(contexts), text, not extra),
-            no_parent=parent != owner.pid,
+            no_parent=_parent(owner) != owner.pid,
             no_group=bool(counts) and group == NO_GROUP,
         )
+
+
+def standing(job: Job, owner: Job | None) -> tuple[bool, bool]:
+    """Whether an owner sees a job as `self`, and as `parent`. Without an owner, the job is it."""
+    number = job.id
+    if owner is None:
+        return True, number is not None and number == _parent(job)
+    if number is None:
+        return False, False
+    return number == owner.id, number == _parent(owner)
 
 
 def view_of(owner: Job, job: Job | None) -> tuple[object, ...]:

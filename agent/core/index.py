@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Literal, NamedTuple
@@ -224,11 +224,10 @@ class Index:
         only in other contexts have the same results."""
         return match.contexts_that_count(self._tree, event, Steps(None))
 
-    def extras_that_count(self, event: Event) -> tuple[Container[str | None], ...] | None:
-        """The extras on which the result for an event like this one depends, without what occurred
-        or is pending: events that differ only in an extra that is in none of these have the same
-        result. None if that cannot be said: see `match.extras_that_count`."""
-        return match.extras_that_count(self._tree, event, Steps(None))
+    def alike(self, event: Event) -> match.Alike | None:
+        """What tells which events have the same result as this one, where nothing occurred before
+        or is pending; None if that cannot be said. See `match.Alike`."""
+        return match.alike(self._tree, event, Steps(None))
 
     def _lookup(
         self, event: Event, occurred: Sequence[Event], pending: Pending, steps: Steps

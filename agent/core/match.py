@@ -21,8 +21,9 @@ not touch.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
-from agent.core.event import DONE, TYPES, Event
+from agent.core.event import DONE, TYPES, Event, is_id
 from agent.core.patterns import Patterns, edit_patterns, edited
 from agent.core.steps import Steps
 from agent.core.term import Term
@@ -38,6 +39,7 @@ Change = tuple[int, Trigger | None, Trigger | None]
 _LABEL = "label"
 _ALONE = "label alone"
 _ANY_ALONE = "any context, label alone"
+_LABELS = frozenset({_LABEL, _ALONE})
 
 #: What is filed under one type and name: by context or slot, the patterns of the extra or label.
 Slots = dict[str, Patterns[Numbers]]
@@ -95,28 +97,50 @@ def contexts_that_count(tree: Tree, event: Event, steps: Steps) -> Callable[[str
     return lambda context: any(context in slots for slots in found)
 
 
-def extras_that_count(
-    tree: Tree, event: Event, steps: Steps
-) -> tuple[Container[str | None], ...] | None:
-    """The extras that terms require which an event like this one may satisfy. Events that differ
-    only in an extra that is in none of these satisfy the same terms.
+class Alike(NamedTuple):
+    """What is required of the extras and job ids of events that have the same type and name, are of
+    the same `self` and `parent`, and either all have an extra or all have none.
 
-    None if that cannot be said: terms require a pattern of the extra, or the event has no extra, or
-    a label, which is compared together with it.
+    All of these that it does not single out satisfy the same terms.
     """
-    if event.extra is None or event.text is not None:
-        return None
-    count = []
+
+    #: The extras that terms require.
+    extras: tuple[Container[str | None], ...]
+    #: The contexts that terms require, of which only job ids are to be looked for.
+    contexts: tuple[Container[str], ...]
+
+    def singles_out(self, extra: str | None, number: int | None) -> bool:
+        """Whether a term requires just this extra, or this job id."""
+        for extras in self.extras:
+            if extra in extras:
+                return True
+        return bool(self.contexts) and any(str(number) in contexts for contexts in self.contexts)
+
+
+#: The most contexts of one type and name that are searched for job ids.
+_FEW_CONTEXTS = 8
+
+
+def alike(tree: Tree, event: Event, steps: Steps) -> Alike | None:
+    """What tells the events that satisfy the same terms as this one, if it is not singled out.
+
+    None if that cannot be said: a term requires a pattern of the extra, or a label.
+    """
+    extras, contexts = [], []
     for slots in _slots(tree, event, steps):
+        if event.unsplit is not None or not _LABELS.isdisjoint(slots):
+            return None
+        if len(slots) > _FEW_CONTEXTS or any(map(is_id, slots)):
+            contexts.append(slots)
         for context in (*event.contexts, "*"):
-            extras = slots.get(context)
-            if extras is None:
+            patterns = slots.get(context)
+            if patterns is None or event.extra is None:
                 continue
-            if not extras.only_literal():
+            if not patterns.only_literal():
                 return None
-            if len(extras.literal) > (None in extras.literal):
-                count.append(extras.literal)
-    return tuple(count)
+            if len(patterns.literal) > (None in patterns.literal):
+                extras.append(patterns.literal)
+    return Alike(tuple(extras), tuple(contexts))
 
 
 def _any_context(extras: Patterns[Numbers], event: Event, steps: Steps) -> Iterator[Numbers]:

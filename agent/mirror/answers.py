@@ -10,7 +10,7 @@ import contextlib
 import marshal
 import threading
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -20,6 +20,7 @@ from agent.core.event import Event
 from agent.core.index import Index, Match
 from agent.mirror.frozen import frozen
 from agent.rpc import jsonrpc, question, results
+from agent.rpc.alike import AlikeAnswers
 from agent.rpc.lines import MAX_LINE
 from agent.rpc.question import BadText
 from agent.rpc.results import Spend
@@ -41,7 +42,7 @@ class Answers:
     """One index, and its answers. For any thread."""
 
     __slots__ = (
-        *("_heads", "_kept", "_lock", "_max_kept_bytes", "_size"),
+        *("_alike", "_kept", "_lock", "_max_kept_bytes", "_size"),
         *("coded", "current_at", "events", "index", "replaced", "until"),
     )
 
@@ -59,9 +60,8 @@ class Answers:
         self.replaced = False
         #: Answers to lookups of an event alone, by its text.
         self.events: dict[str, Any] = {}
-        #: The same by what stands before the extra, with the extras for which the answer may be
-        #: another. Most events of a farm are asked for only once: the frame is their extra.
-        self._heads: dict[str, tuple[tuple[Container[str | None], ...], Any]] = {}
+        #: The same for events like one that was asked for.
+        self._alike: AlikeAnswers[Any] = AlikeAnswers()
         #: Other answers, by arguments, and by the callbacks that fire.
         self._kept: dict[Key, Any] = {}
         self._size = 0
@@ -105,27 +105,17 @@ class Answers:
     def to_event(self, event: str) -> Any:
         """The answer to a lookup of an event alone, a text in ASCII of at most QUICK_CHARACTERS.
         Raises Refused."""
-        parts = event.split("-", 3)
-        head = event[: -len(parts[3])] if len(parts) == 4 and parts[3] else ""
-        known = self._heads.get(head)
-        if known is not None:
-            for extras in known[0]:
-                if parts[3] in extras:
-                    break
-            else:
-                return known[1]
+        answer = self._alike.to_text(event)
+        if answer is not None:
+            return answer
         try:
             asked = Event.from_text(event)
         except ValueError:
             # Explained as the agent does.
             return self.to_call("lookup", {"event": event}, results.no_limit)
         answer = self._to_match(self.index.lookup(asked))
-        if known is None and head:
-            extras_that_count = self.index.extras_that_count(asked)
-            if extras_that_count is not None and not any(
-                asked.extra in extras for extras in extras_that_count
-            ):
-                self._keep(self._heads, head, (extras_that_count, answer), len(head))
+        with self._lock:
+            self._make_room(self._alike.keep(self.index, event, None, asked, answer))
         self._keep(self.events, event, answer, len(event))
         return answer
 
@@ -170,15 +160,19 @@ class Answers:
     def _keep(self, kept: dict[Any, Any], key: Key, answer: Any, size: int) -> None:
         size += ENTRY_OVERHEAD
         with self._lock:
-            self._size += size
-            if self._size > self._max_kept_bytes:
-                # Computing an answer again is cheap; an order of use would cost every lookup.
-                self.events.clear()
-                self._heads.clear()
-                self._kept.clear()
-                self._size = size
+            self._make_room(size)
             if size <= self._max_kept_bytes:
                 kept[key] = answer
+
+    def _make_room(self, size: int) -> None:
+        """Count bytes that are kept; forget all answers if they are too many. With the lock."""
+        self._size += size
+        if self._size > self._max_kept_bytes:
+            # Computing an answer again is cheap; an order of use would cost every lookup.
+            self.events.clear()
+            self._alike.clear()
+            self._kept.clear()
+            self._size = size
 
 
 def _key(method: str, params: Any) -> bytes | None:

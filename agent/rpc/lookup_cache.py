@@ -9,20 +9,23 @@ from msgspec import Raw
 
 from agent.core.index import Index, Match
 from agent.rpc import jsonrpc, question
-from agent.rpc.messages import LookupParams, UnreadLookup
+from agent.rpc.alike import AlikeAnswers
+from agent.rpc.messages import LookupParams, PlainLookup, UnreadLookup
 from agent.rpc.results import Counted, Found, encoded_match, no_limit
 
 _encode = msgspec.json.Encoder().encode
 
-#: Bytes of the results that are cached, with their parameters: some 20,000 usual ones. A farm asks
+#: Bytes of the results that are cached, with their parameters: some 30,000 usual ones. A farm asks
 #: for some hundred different events in a second.
-MAX_CACHE_BYTES = 16 << 20
-#: Bytes of one cached result besides its own and its parameters': measured, of objects and table.
-ENTRY_OVERHEAD = 512
-#: Bytes of one tally, besides those of its callbacks.
-TALLY_BYTES = 160
+MAX_CACHE_BYTES = 8 << 20
+#: Bytes of an entry besides those of its key, and bytes of an answer besides those of the result:
+#: measured, of objects and table.
+ENTRY_BYTES = 128
+ANSWER_BYTES = 256
 #: Bytes of parameters whose result is cached. Those of a real request have some hundred.
 MAX_CACHED_PARAMS = 4096
+#: Lookups that are remembered as answered once: those of some seconds of a farm.
+MAX_ONCE = 2048
 #: Bytes of a result up to which it is answered in a batch of thousands of requests.
 MAX_BATCHED_RESULT = 4096
 #: Callbacks of a result, and bytes of code in it, up to which it is encoded on the loop. Each of
@@ -33,6 +36,7 @@ QUICK_CODE_BYTES = 1 << 18
 _LINE = b'{"jsonrpc":"2.0","id":%d,"result":%b}\n'
 
 _decode_params = msgspec.json.Decoder(LookupParams).decode
+_decode_plain = msgspec.json.Decoder(PlainLookup).decode
 
 
 class NotQuick(Exception):
@@ -53,30 +57,38 @@ class Tally:
 _NO_TALLY = Tally([])
 
 _Answer = tuple[bytes, Tally]
-_Key = LookupParams | bytes | tuple[int, ...]
+_Key = bytes | tuple[int, ...]
 
 
 class LookupCache:
     """Results of `lookup` on one index, encoded. It never holds more than `max_bytes`.
 
-    A result is found by its parameters, as they are or as the client wrote them, or, since most
-    events of a farm are asked for only once (the frame is in them), by the callbacks that fire.
+    A result is found by its parameters, as they are or as the client wrote them; by an event like
+    its own, since most events of a farm are asked for only once; or by the callbacks that fire.
     Each index has a new cache, so that no result outlives its index.
 
     It counts the lookups that it answers: one tally for each result that is encoded. `drain` says
     what was counted.
     """
 
-    __slots__ = ("_index", "_large", "_max_bytes", "_results", "_retired", "_size", "_tallies")
+    __slots__ = (
+        *("_alike", "_index", "_large", "_max_bytes", "_once", "_results", "_retired", "_size"),
+        "_tallies",
+    )
 
     def __init__(self, index: Index, max_bytes: int = MAX_CACHE_BYTES) -> None:
         self._index = index
         self._max_bytes = max_bytes
-        #: By parameters; by their text; and by whether code is wanted and the identity of each
-        #: callback.
+        #: By parameters, as the client wrote them or as they are encoded here; and by whether code
+        #: is wanted and the identity of each callback.
         self._results: dict[_Key, _Answer] = {}
         #: The same for results that are too large for a batch.
         self._large: dict[_Key, _Answer] = {}
+        #: Small results by events that are alike: those without code, and those with it.
+        self._alike: tuple[AlikeAnswers[_Answer], ...] = AlikeAnswers(), AlikeAnswers()
+        #: The hashes of texts that were answered by events like theirs, once so far. A text that
+        #: comes again is stored.
+        self._once: set[int] = set()
         self._size = 0
         #: The tallies of all results since the cache was last emptied, and those from before.
         self._tallies: list[Tally] = []
@@ -101,10 +113,11 @@ class LookupCache:
     def result(self, params: LookupParams, late: Callable[[], bool] = lambda: False) -> bytes:
         """The result of `lookup`. Raises BadText; and NotQuick if it takes long, or `late()` is
         true before it is computed."""
-        answer = self._cached(params)
+        key = _encode(params)
+        answer = self._cached(key)
         if answer is None:
             answer = self._compute(params, late)
-            self._store(params, _size(params), answer)
+            self._store(key, len(key), answer)
         encoded, tally = answer
         tally.count += 1
         return encoded
@@ -114,7 +127,9 @@ class LookupCache:
         small result that is known, or computed before `late()` is true."""
         known = self._results
         responses: list[bytes] = []
-        # The lookups before this one are counted; those from it on have the same parameters.
+        # Each tally, and how many of the lookups it counts: they count once all are answered.
+        counted: list[tuple[Tally, int]] = []
+        # From this lookup on, all have the same parameters.
         start = 0
         last: Raw | None = None
         encoded, tally = b"", _NO_TALLY
@@ -122,55 +137,58 @@ class LookupCache:
         # what is sent together is often the same.
         for lookup in lookups:
             if lookup.params != last:
-                answer = known.get(bytes(lookup.params))
-                if answer is None:
-                    return self._new_responses(lookups, start, late)
-                tally.count += len(responses) - start
+                counted.append((tally, len(responses) - start))
                 start = len(responses)
                 last = lookup.params
-                encoded, tally = answer
+                text = bytes(last)
+                encoded, tally = known.get(text) or self._small(text, late)
             identity = lookup.id
             # Not `jsonrpc.result` for usual ids: the call would cost every lookup.
             if type(identity) is int:
                 responses.append(_LINE % (identity, encoded))
             else:
                 responses.append(jsonrpc.result(identity, encoded))
-        tally.count += len(responses) - start
+        counted.append((tally, len(responses) - start))
+        for tally, number in counted:
+            tally.count += number
         return responses
-
-    def _new_responses(
-        self, lookups: Sequence[UnreadLookup], counted: int, late: Callable[[], bool]
-    ) -> list[bytes]:
-        """As `responses`. So many of the lookups are known, and were counted already."""
-        # If one of them is refused, all are answered, and counted, alone.
-        for lookup in lookups[:counted]:
-            self._results[bytes(lookup.params)][1].count -= 1
-        answers = [self._small(bytes(lookup.params), late) for lookup in lookups]
-        for _, tally in answers:
-            tally.count += 1
-        return [
-            jsonrpc.result(lookup.id, encoded)
-            for lookup, (encoded, _) in zip(lookups, answers, strict=True)
-        ]
 
     def _cached(self, key: _Key) -> _Answer | None:
         return self._results.get(key) or self._large.get(key)
 
     def _small(self, text: bytes, late: Callable[[], bool]) -> _Answer:
-        """As `_compute`, from the text of the parameters. Raises ValueError if they are refused,
-        and NotQuick also if the result is not small."""
-        answer = self._results.get(text)
+        """The answer to a lookup whose text is not known. Raises ValueError if it is refused, and
+        NotQuick or BadText as `_compute`, or if the result is not small."""
+        answer = self._of_alike(text)
         if answer is None:
             params = _decode_params(text)
-            cached = self._cached(params)
-            answer = cached or self._compute(params, late)
+            key = _encode(params)
+            if key in self._large:
+                raise NotQuick
+            answer = self._compute(params, late)
             if len(answer[0]) > MAX_BATCHED_RESULT:
                 # It is answered alone, where its parameters are known and not their text.
-                if cached is None:
-                    self._store(params, _size(params), answer)
+                self._store(key, len(key), answer)
                 raise NotQuick
             self._store(text, len(text), answer)
+        elif (name := hash(text)) in self._once:
+            self._store(text, len(text), answer)
+        else:
+            if len(self._once) == MAX_ONCE:
+                self._once.clear()
+            self._once.add(name)
         return answer
+
+    def _of_alike(self, text: bytes) -> _Answer | None:
+        """The answer to a lookup by an event like its own."""
+        try:
+            asked = _decode_plain(text)
+        except ValueError:
+            return None
+        alike = self._alike[asked.code]
+        if not isinstance(asked.event, str):
+            return alike.to_object(asked.event, asked.owner)
+        return alike.to_text(asked.event) if asked.owner is None else None
 
     def _compute(self, params: LookupParams, late: Callable[[], bool]) -> _Answer:
         def check() -> None:
@@ -192,6 +210,10 @@ class LookupCache:
             answer = cached or self._encoded(found, params.code)
             if cached is None:
                 self._store(fires, 8 * len(fires), answer)
+        if not (one.occurred or one.pending) and len(answer[0]) <= MAX_BATCHED_RESULT:
+            alike = self._alike[params.code]
+            size = alike.keep(self._index, params.event, params.owner, one.event, answer)
+            self._make_room(size, answer[1])
         return answer
 
     def _encoded(self, found: Match, code: bool) -> _Answer:
@@ -199,16 +221,15 @@ class LookupCache:
         encoded = encoded_match(self._index, found, code, no_limit)
         tally = Tally(found.callbacks)
         self._tallies.append(tally)
-        self._make_room(TALLY_BYTES + 8 * len(found.callbacks), tally)
+        self._make_room(ANSWER_BYTES + len(encoded) + 8 * len(found.callbacks), tally)
         return encoded, tally
 
     def _store(self, key: _Key, size: int, answer: _Answer) -> None:
         """Store a result under a key of `size` bytes."""
         if size > MAX_CACHED_PARAMS:
             return
-        length = len(answer[0])
-        self._make_room(size + length + ENTRY_OVERHEAD, answer[1])
-        results = self._results if length <= MAX_BATCHED_RESULT else self._large
+        self._make_room(ENTRY_BYTES + size, answer[1])
+        results = self._results if len(answer[0]) <= MAX_BATCHED_RESULT else self._large
         results[key] = answer
 
     def _make_room(self, size: int, tally: Tally) -> None:
@@ -218,19 +239,14 @@ class LookupCache:
             # Computing a result again is cheap; an order of use would cost every lookup.
             self._results.clear()
             self._large.clear()
+            for alike in self._alike:
+                alike.clear()
+            self._once.clear()
             self._size = 0
             # Some of them may be counted yet, for lookups that are being answered.
             self._retired += [one for one in self._tallies if one is not tally]
             self._tallies = [tally]
         self._size += size
-
-
-def _size(params: LookupParams) -> int:
-    """The bytes of parameters, about."""
-    more = params.owner or params.occurred or params.pending
-    if type(params.event) is str and more is None:
-        return len(params.event)
-    return len(_encode(params))
 
 
 def _is_quick(found: Match, code: bool) -> bool:

@@ -123,11 +123,8 @@ class _Params(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     track them."""
 
 
-class Job(_Params, frozen=True):
-    """A job, as far as the client gave it. None is not given and equals nothing; a pid of 1 or
-    lower and a pgrp of 0 count as not given."""
-
-    EXPECTED: ClassVar = "a job, as an object with any of id, label, pid and pgrp"
+class PlainJob(_Params, frozen=True):
+    """The fields of a job, as they were given."""
 
     id: Annotated[_Natural | None, _job_number("the job's id")] = None
     label: Annotated[
@@ -137,6 +134,13 @@ class Job(_Params, frozen=True):
         _Natural | None, _job_number("the id of the job's parent (1 or lower: not given)")
     ] = None
     pgrp: Annotated[_Natural | None, _job_number("the job's process group (0: not given)")] = None
+
+
+class Job(PlainJob, frozen=True):
+    """A job, as far as the client gave it. None is not given and equals nothing; a pid of 1 or
+    lower and a pgrp of 0 count as not given."""
+
+    EXPECTED: ClassVar = "a job, as an object with any of id, label, pid and pgrp"
 
     def __post_init__(self) -> None:
         if self.label == "":
@@ -1024,6 +1028,30 @@ class UnreadLookup(
     jsonrpc: Literal["2.0"]
     params: Raw
     id: Id = UNSET
+
+
+class PlainEvent(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """An event given as an object, of which no rule is checked but the types."""
+
+    name: str
+    type: str
+    job: PlainJob
+    extra: str | None = None
+
+
+if TYPE_CHECKING:
+    PlainJobIfGiven = PlainJob | None
+else:
+    PlainJobIfGiven = PlainJob
+
+
+class PlainLookup(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """Parameters of a lookup with no more than an event, an owner and `code`, of which no rule is
+    checked but the types. That is enough where the answer to an event like it is known."""
+
+    event: str | PlainEvent
+    owner: PlainJobIfGiven = None
+    code: bool = False
 
 
 def _request_type(name: str, method: Method) -> type[Request]:

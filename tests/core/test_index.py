@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.core.event import Event
+from agent.core.event import Event, is_id
 from agent.core.index import Index, ServedDirectory
 from agent.core.trigger import parse, terms
 from support import plain
@@ -178,42 +179,55 @@ def test_the_digest_names_what_is_served_and_nothing_else() -> None:
     assert digest != Index.of(1, [off, second]).digest
 
 
-@given(cases(), st.lists(st.text(), max_size=3))
-def test_events_with_other_extras_than_those_that_count_have_the_same_result(
-    one: Case, more: list[str]
+@given(cases(), st.lists(st.text(min_size=1), max_size=3), st.lists(st.integers(0, 9)))
+def test_events_that_are_alike_have_the_same_result(
+    one: Case, extras: list[str], numbers: list[int]
 ) -> None:
     question = events(one)
     if not question:
         return
     index = Index.of(1, [served(one.triggers)])
     event = question[0]
-    count = index.extras_that_count(event)
-    required = {term.extra for c in index.callbacks() for term in terms(c.registration.trigger)}
-    if event.extra is None or event.text is not None:
-        assert count is None
-    if count is None:
+    alike = index.alike(event)
+    if alike is None:
         return
+    named = [term for c in index.callbacks() for term in terms(c.registration.trigger)]
     # Those of all terms, pieces of them, and any.
-    extras = {*more, *(extra.replace("*", "x") for extra in required if extra), event.extra, "7"}
+    every: list[str | None] = [None]
+    if event.extra is not None:
+        every = [*extras, *(t.extra.replace("*", "x") for t in named if t.extra), event.extra, "7"]
+    ids = [int(t.context) for t in named if t.context and is_id(t.context)]
+    ours = {context for context in event.contexts if is_id(context)}
     results = [
-        index.lookup(event._replace(extra=extra))
-        for extra in extras
-        if extra and not any(extra in literals for literals in count)
+        index.lookup(event._replace(extra=extra or None, contexts=contexts))
+        for extra in every
+        for number in [*numbers, *ids, None]
+        for contexts in [event.contexts - ours | ({str(number)} if number is not None else set())]
+        if not alike.singles_out(extra or None, number)
     ]
     assert all(result == results[0] for result in results)
 
 
-def test_which_extras_count() -> None:
-    triggers = ["done-work-self-*", "done-work-self-7 && done-work-12-x*", "done-work-parent-8"]
+def test_which_events_are_singled_out() -> None:
+    triggers = [
+        *("done-work-self-*", "done-work-self-7 && done-work-12-x*", "done-work-parent-8"),
+        *("failed-work-comp-*", "running-work-*-frame*"),
+    ]
     index = Index.of(1, [served(triggers)])
 
-    def count(event: str) -> list[set[object]] | None:
-        found = index.extras_that_count(Event.from_text(event))
-        return None if found is None else [set(literals) for literals in found]  # type: ignore[call-overload]
+    def alike(event: str) -> Callable[[str | None, int | None], bool] | None:
+        found = index.alike(Event.from_text(event))
+        return None if found is None else found.singles_out
 
-    assert count("done-work-self-1") == [{"7", None}]
-    assert count("complete-work-parent-1") == [{"8"}]
-    assert count("running-work-self-1") == []
-    assert count("done-work-12-1") is None
-    assert count("done-job-self") is None
-    assert count("done-work-label-1") is None
+    done = alike("done-work-self-1")
+    assert done is not None
+    assert [done("7", 1), done("8", 1), done("1", 12), done("8", 120)] == [True, False, True, False]
+    parent = alike("complete-work-parent-1")
+    assert parent is not None
+    assert [parent("8", 1), parent("7", 1)] == [True, False]
+    assert alike("waiting-work-self-1") is not None
+    # A pattern of the extra, a label that a term requires, a label that the event has.
+    assert alike("running-work-self-1") is None
+    assert alike("done-work-12-1") is None
+    assert alike("failed-work-self-1") is None
+    assert alike("done-work-label-1") is None
