@@ -5,12 +5,11 @@ Every line is read alone, except where a trigger goes on in the next lines by mi
 
 from __future__ import annotations
 
-from agent.core import conf, continuation, habits, lines, names, trigger, unit
+from agent.core import conf, continuation, lines, names, plain, trigger, unit
 from agent.core.diagnostic import (
     MAX_UNCAPPED,
     Diagnostic,
     Problem,
-    ProblemError,
     Severity,
     capped,
 )
@@ -73,82 +72,68 @@ class _Planner:
         """Take all lines."""
         # Up to this line, all are part of an earlier one.
         until = 0
-        for number, line in enumerate(self._text, 1):
-            if len(self._findings) > MAX_UNCAPPED:
-                self._findings = capped(self._findings)
-            if number <= until:
-                continue
-            setting, tree = self._glance(line, number)
-            problems: tuple[Problem, ...] = ()
-            if tree is None:
-                examined = lines.examine(line, number)
-                setting, tree, problems = examined.setting, examined.tree, examined.problems
-                whole = "=" in line and continuation.continued(self._text, number - 1, examined)
-                if whole:
-                    problems = whole.problems
-                    until = number + len(whole.others)
-                    for other, problem in enumerate(whole.others, number + 1):
-                        self._add(problem, other)
-            for problem in problems:
-                self._add(problem, number)
-            if setting is not None:
-                self._register(setting, tree, problems, number)
+        pairs = zip(self._text, [*self._text[1:], ""], strict=False)
+        for number, (line, after) in enumerate(pairs, 1):
+            if number > until and not self._take_plain(line, after, number):
+                until = self._take(line, number)
+
+    def _take_plain(self, line: str, after: str, number: int) -> bool:
+        """Take a line that surely has no problem, as nearly all: the file was named before, and the
+        trigger was read before or is plain. Returns whether it was taken."""
+        name, equals, value = line.partition(" = ")
+        # A name holds neither `=` nor `#`.
+        if not equals or name not in self._names or "#" in value or value[:1] in '"{':
+            return False
+        if len(line) > conf.MAX_LINE or "\r" in line:
+            return False
+        if "=" not in after and after.partition("#")[0].strip():
+            return False  # the next line may continue this one
+        tree = self._parsed.get(value) or plain.parse(value)
+        if tree is not None:
+            self._register(name, 1, tree, value, number)
+        return tree is not None
+
+    def _take(self, line: str, number: int) -> int:
+        """Take any line. Returns the number of the last line that is part of it."""
+        until = number
+        examined = lines.examine(line, number)
+        setting, tree, problems = examined.setting, examined.tree, examined.problems
+        whole = "=" in line and continuation.continued(self._text, number - 1, examined)
+        if whole:
+            problems = whole.problems
+            until += len(whole.others)
+            for other, problem in enumerate(whole.others, number + 1):
+                self._add(problem, other)
+        for problem in problems:
+            self._add(problem, number)
+        if setting is None:
+            return until
+        name, column = setting.name, setting.column
+        if tree is None or any(p.severity is Severity.ERROR for p in problems):
+            if names.bad_name(name, 0) is None:
+                self._broken.append(Broken(name, number, column))
+            return until
+        self._names.add(name)
+        # Triggers that were parsed before are found by their canonical text.
+        text = str(tree)
+        if problems:
+            self._warned.add(text)
+        self._register(name, column, tree, text, number)
+        return until
 
     def _add(self, problem: Problem, number: int) -> None:
+        if len(self._findings) > MAX_UNCAPPED:
+            self._findings = capped(self._findings)
         self._findings.append(problem.at(self._path, number, problem.column))
 
     def _register(
-        self,
-        setting: conf.Setting,
-        tree: trigger.Trigger | None,
-        problems: tuple[Problem, ...],
-        number: int,
+        self, name: str, column: int, tree: trigger.Trigger, text: str, number: int
     ) -> None:
-        name, column = setting.name, setting.column
-        if tree is None or (problems and any(p.severity is Severity.ERROR for p in problems)):
-            if names.bad_name(name, 0) is None:
-                self._broken.append(Broken(name, number, column))
-            return
-        self._names.add(name)
-        # Triggers that were parsed before are found by their canonical text.
-        text = setting.value if setting.value in self._parsed else str(tree)
-        if problems:
-            self._warned.add(text)
         earlier = self._first.setdefault((name, text), number)
         if earlier != number:
-            duplicate = _duplicate_line(name, earlier)
-            self._findings.append(duplicate.at(self._path, number, column))
+            self._add(_duplicate_line(name, earlier, column), number)
             return
         self.registrations.append(Registration(name, tree, text, number, column))
-
-    def _glance(self, line: str, number: int) -> tuple[conf.Setting | None, trigger.Trigger | None]:
-        """The setting and the trigger of a line that has no problem, where that is soon seen: the
-        file was named before, and the trigger was read before or is plain."""
-        following = self._text[number] if number < len(self._text) else ""
-        if "\r" in line or ("=" not in following and following.partition("#")[0].strip()):
-            return None, None
-        name, equals, value = line.partition(" = ")
-        if equals and name in self._names and "#" not in value and value[:1] not in '"{':
-            # Nearly every line. A name holds neither `=` nor `#`.
-            tree = self._known(value) if len(line) <= conf.MAX_LINE else None
-            if tree is not None:
-                return conf.Setting(name, value, number, 1, len(name) + 4), tree
-        try:
-            setting = conf.registration(line, number)
-        except ProblemError:
-            return None, None
-        if setting is None or setting.name not in self._names:
-            return None, None
-        return setting, self._known(setting.value)
-
-    def _known(self, value: str) -> trigger.Trigger | None:
-        """The trigger of a text that has no problem, where that is soon seen."""
-        tree = self._parsed.get(value)
-        if tree is None and habits.is_plain(value):
-            tree, problems = trigger.parse(value)
-            if problems:
-                return None
-        return tree
 
     def plan(self, data: bytes) -> Plan:
         """The plan, after all lines; `data` are the bytes of the file."""
@@ -163,6 +148,6 @@ class _Planner:
         )
 
 
-def _duplicate_line(file: str, earlier: int) -> Problem:
+def _duplicate_line(file: str, earlier: int, column: int) -> Problem:
     message = f"line {earlier} has {shown(file)} with this trigger too; this line is ignored"
-    return Problem("duplicate-line", message, "remove it")
+    return Problem("duplicate-line", message, "remove it", None, column)

@@ -48,7 +48,7 @@ from agent.core.term_report import (
 )
 
 _SHORT_GLOBALS = tuple(f"{row.name}-" for row in TYPES.values() if row.short)
-_CONTEXTS = frozenset({"self", "parent", "*"})
+CONTEXTS = frozenset({"self", "parent", "*"})
 _STARS = re.compile(r"\*+")
 # Only from the first of several backslashes: trying each takes time quadratic in their number.
 _ESCAPED_STAR = re.compile(r"(?<!\\)\\+\*")
@@ -137,14 +137,14 @@ def parse_term(text: str, start: int, problems: list[Problem]) -> Term:
     if "**" in text:
         name, context, extra, label = map(_one_star, (name, field, extra, rest))
     name, kind = intern(name), intern(kind)
-    if context in _CONTEXTS or is_id(context):
+    if context in CONTEXTS or is_id(context):
         if hyphen and not extra:
             raise no_extra(text, row, report)
         if not hyphen and row.extra is not None:
             warn_never_fires(report, text, row)
         elif hyphen and row.numbers:
             check_number(report, row, extra, at_context + len(field) + 1)
-        place = intern(context) if context in _CONTEXTS else canonical_id(context)
+        place = intern(context) if context in CONTEXTS else canonical_id(context)
         return Term(text, name, kind, place, extra if hyphen else None)
     if row.extra is not None:
         if "-" not in label and "*" not in label:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core import habits, lines, planning, trigger
+from agent.core import habits, lines, plain, planning, trigger
 from agent.core.diagnostic import Problem
 
 _FIELDS = st.sampled_from(
@@ -32,15 +32,32 @@ _FIELDS = st.sampled_from(
         "a.*",
         "",
         "(",
+        "subjob",
+        "parent",
+        "007",
+        "sel*",
+        "**",
+        "v1.2",
+        "self 2",
+        "v and w",
     ]
 )
 _EVENTS = st.lists(_FIELDS, min_size=2, max_size=5).map("-".join)
+#: Texts that are nearly all events of Qube, as files hold them.
+_USUAL = st.tuples(
+    st.sampled_from(["done-job-", "failed-work-", "running-subjob-", "done-host-"]), _EVENTS
+).map("".join)
 _TRIGGERS = st.lists(
-    st.one_of(_EVENTS, st.sampled_from([" && ", " || ", "&", ")", "(", " and ", " ", ";", "//"])),
+    st.one_of(
+        _EVENTS, _USUAL, st.sampled_from([" && ", " || ", "&", ")", "(", " and ", " ", ";", "//"])
+    ),
     max_size=7,
 ).map("".join)
 _LINES = st.builds(
-    "{} = {}".format, st.sampled_from(["a.py", "b.pl", "c.sh", "a.py b.py", "!a.py"]), _TRIGGERS
+    "{}{}{}".format,
+    st.sampled_from(["a.py", "b.pl", "c.sh", "a.py b.py", "!a.py", "a\rb.py"]),
+    st.sampled_from([" = ", " = ", " = ", "=", " =  "]),
+    st.one_of(_TRIGGERS, _USUAL),
 )
 
 
@@ -52,10 +69,50 @@ def test_a_line_that_is_only_glanced_at_has_nothing_to_find(text: list[str]) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(habits, "_PLAIN_LABEL", re.compile("(?!)"))
         patch.setattr(trigger, "_flat", lambda _: None)
-        patch.setattr(planning._Planner, "_glance", lambda *_: (None, None))
+        patch.setattr(planning._Planner, "_take_plain", lambda *_: False)
         examined = planning.plan(data, "/d/callbacks.conf")
     assert planning.plan(data, "/d/callbacks.conf") == examined
     assert planning.plan(data, "/d/callbacks.conf", examined) == examined
+
+
+@given(
+    st.one_of(
+        _USUAL,
+        st.lists(
+            st.one_of(_USUAL, st.sampled_from(["done-job-self", "failed-work-lab-7-*"])),
+            min_size=2,
+            max_size=3,
+        ).flatmap(
+            lambda events: st.permutations(["{} && {}", "({} || {})", "{} || ({} && {})"]).map(
+                lambda forms: forms[0].format(*events, *events)
+            )
+        ),
+    )
+)
+def test_a_plain_trigger_is_what_the_whole_reader_makes_of_it_without_a_problem(text: str) -> None:
+    tree = plain.parse(text)
+    if tree is not None:
+        assert (tree, []) == trigger.parse(text)
+        assert str(tree) == text
+        assert habits.in_value(text, trigger.term_places, False) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "done-job-self",
+        "failed-work-self-*",
+        "failed-job-render 12",
+        "done-work-shot7-frame-*",
+        "running-subjob-comp7-44",
+        "done-job-007",
+        "complete-job-sim7 && complete-job-cache7",
+        "(done-work-a7-1 && done-work-b7-1) || failed-job-c7",
+        "(done-job-self || failed-job-self) && done-job-12",
+    ],
+)
+def test_what_files_usually_hold_is_plain(text: str) -> None:
+    assert plain.parse(text) is not None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,87 @@
+"""Reads the triggers that nearly every line has, quickly.
+
+A *plain* trigger is canonical text, and nothing can be said against it: one event of a usual form,
+or several with operators between them, in groups or not. `agent.core.trigger` reads every text, and
+would give the same tree of these, without a problem.
+"""
+
+from __future__ import annotations
+
+import re
+from sys import intern
+
+from agent.core.event import NAMES, canonical_id, is_id
+from agent.core.likely import is_nearly_job
+from agent.core.term import CONTEXTS, Term
+from agent.core.trigger import MAX_LENGTH, And, Or, Trigger
+
+_FIELD = r"[\w*]+(?:\.[\w*]+)*"
+#: Name, type, then context and extra or a label. Words in a label are no operators.
+_TERM = re.compile(
+    rf"({'|'.join(sorted(NAMES))})-(job|subjob|work)-"
+    rf"(?:(self|parent|\*|[0-9]+)(?:-({_FIELD}(?:-{_FIELD})*))?"
+    rf"|({_FIELD}(?:-{_FIELD})*(?: (?!(?i:and|or)\b)\w+)*))",
+    re.ASCII,
+)
+
+
+#: A word that is one letter away from `self` or `parent` has its first letter or its last.
+_FIRST, _LAST = "sSpP", "fFtT"
+
+
+def parse(text: str) -> Trigger | None:
+    """The tree of a plain trigger; None of any other text, and of some such."""
+    if "**" in text or len(text) > MAX_LENGTH:
+        return None
+    any_of, all_of = " || " in text, " && " in text
+    if not any_of and not all_of:
+        return _term(text)
+    # What is in the groups is only known when they are read.
+    tree = _joined(text, Or, " || ", And, " && ") if any_of else None
+    return _joined(text, And, " && ", Or, " || ") if tree is None and all_of else tree
+
+
+def _joined(
+    text: str, outer: type[And | Or], sign: str, inner: type[And | Or], inner_sign: str
+) -> Trigger | None:
+    """The tree of events and groups of events with one operator between them; None if it has not
+    that form."""
+    parts: list[Trigger] = []
+    for part in text.split(sign):
+        tree: Trigger | None
+        if part[:1] == "(" and part[-1:] == ")":
+            terms = [_term(each) for each in part[1:-1].split(inner_sign)]
+            if len(terms) == 1 or None in terms:
+                return None
+            tree = inner(tuple(terms))  # type: ignore[arg-type]
+        else:
+            tree = _term(part)
+            if tree is None:
+                return None
+        parts.append(tree)
+    return outer(tuple(parts)) if len(parts) > 1 else None  # type: ignore[arg-type]
+
+
+def _term(text: str) -> Term | None:
+    """The one event of a text."""
+    found = _TERM.fullmatch(text)
+    if found is None:
+        return None
+    name, kind, context, extra, label = found.groups()
+    number = extra
+    if label is not None:
+        first, _, number = label.partition("-")
+        # Perhaps `self` or `parent` was meant, or it is a context with words behind the extra.
+        if (first[0] in _FIRST or first[-1] in _LAST) and is_nearly_job(first):
+            return None
+        if first in CONTEXTS or is_id(first):
+            return None
+        number = number.rpartition("-")[2]
+    if kind != "job" and (
+        not number or (kind == "subjob" and not (number == "*" or is_id(number)))
+    ):
+        return None
+    if context is not None:
+        context = intern(context) if context in CONTEXTS else canonical_id(context)
+    # As `Term(...)` does, in half the time.
+    return tuple.__new__(Term, (text, intern(name), intern(kind), context, extra, label))
