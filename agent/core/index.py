@@ -18,6 +18,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from json.encoder import encode_basestring_ascii
 from typing import Literal, NamedTuple
 
 from agent.core import languages, match, reasons
@@ -69,35 +70,50 @@ class ServedDirectory:
     @classmethod
     def of(cls, directory: str, unit: Unit | None, flags: frozenset[str]) -> ServedDirectory:
         """What the unit serves under these flags of supervisor_language_flags."""
-        callbacks = list(_callbacks(directory, unit, flags)) if unit else []
+        callbacks = tuple(_callbacks(directory, unit, flags)) if unit else ()
         if not callbacks:
             return cls(directory)
         digest = hashlib.sha256()
-        for start in range(0, len(callbacks), _DIGEST_CHUNK):
-            fields = [
-                (
-                    *(c.registration.file, c.path, directory, c.language, c.registration.text),
-                    *(c.registration.line, c.implementation.digest, c.enabled),
-                )
-                for c in callbacks[start : start + _DIGEST_CHUNK]
-            ]
-            digest.update(json.dumps(fields).encode())
+        for piece in _encoded(callbacks):
+            digest.update(piece)
         name = "sha256:" + digest.hexdigest()
         disabled = sum(not c.enabled for c in callbacks)
         findings = tuple(_languages_off(callbacks, flags))
-        return cls(directory, tuple(callbacks), name, findings, disabled)
+        return cls(directory, callbacks, name, findings, disabled)
 
 
 def _callbacks(directory: str, unit: Unit, flags: frozenset[str]) -> Iterator[Callback]:
-    kinds: dict[str, tuple[str, bool]] = {}
+    kinds: dict[str, tuple[Implementation, str, bool]] = {}
     for registration in unit.served():
         file = registration.file
-        implementation = unit.implementations[file]
         if file not in kinds:
+            implementation = unit.implementations[file]
             language = languages.language_of(file)
             assert language is not None
-            kinds[file] = language, languages.enabled(language, implementation.code, flags)
-        yield Callback(directory, registration, implementation, *kinds[file])
+            enabled = languages.enabled(language, implementation.code, flags)
+            kinds[file] = implementation, language, enabled
+        # As `Callback(...)` does, in half the time.
+        yield tuple.__new__(Callback, (directory, registration, *kinds[file]))
+
+
+def _encoded(callbacks: Sequence[Callback]) -> Iterator[bytes]:
+    """The callbacks of one directory as pieces of bytes, of which its digest is made.
+
+    Each piece is the JSON array of some callbacks, with all of their fields. What is the same for
+    all callbacks of a file is encoded once.
+    """
+    ends: dict[str, tuple[str, str]] = {}
+    for start in range(0, len(callbacks), _DIGEST_CHUNK):
+        encoded = []
+        for c in callbacks[start : start + _DIGEST_CHUNK]:
+            file, _, text, line, _ = c.registration
+            if file not in ends:
+                first = json.dumps((file, c.path, c.directory, c.language))
+                last = json.dumps((c.implementation.digest, c.enabled))
+                ends[file] = first[:-1], last[1:]
+            first, last = ends[file]
+            encoded.append(f"{first}, {encode_basestring_ascii(text)}, {line}, {last}")
+        yield f"[{', '.join(encoded)}]".encode()
 
 
 def _languages_off(callbacks: Iterable[Callback], flags: frozenset[str]) -> Iterator[Diagnostic]:
