@@ -222,7 +222,7 @@ def _true(terms: list[Term], events: Sequence[Event], steps: Steps) -> Iterator[
 # Edits -------------------------------------------------------------------------------------------
 
 #: What an edit adds to the numbers filed under each pattern it touches, in rising order.
-_Edits = dict[str, dict[str | None, dict[str, dict[str | None, list[int]]]]]
+_Edits = dict[str, dict[str | None, dict[str, dict[str | None, Numbers | list[int]]]]]
 
 
 def edit(tree: Tree, changes: Iterable[Change]) -> Tree:
@@ -236,13 +236,15 @@ def edit(tree: Tree, changes: Iterable[Change]) -> Tree:
         if now is not None:
             _gather(edits, now, number)
 
-    def edit_leaf(old: Numbers | None, new: list[int]) -> Numbers:
+    def edit_leaf(old: Numbers | None, new: Numbers | list[int]) -> Numbers:
         if not old:
             return tuple(new)
         stay = [n for n in old if n not in removed]
-        return tuple(sorted(stay + new)) if new else tuple(stay)
+        return tuple(sorted((*stay, *new))) if new else tuple(stay)
 
-    def edit_slots(old: Slots | None, by_slot: dict[str, dict[str | None, list[int]]]) -> Slots:
+    def edit_slots(
+        old: Slots | None, by_slot: dict[str, dict[str | None, Numbers | list[int]]]
+    ) -> Slots:
         return edited(old or {}, by_slot, lambda p, edits: edit_patterns(p, edits, edit_leaf))
 
     return edited(tree, edits, lambda names, by_name: edit_patterns(names, by_name, edit_slots))
@@ -262,9 +264,12 @@ def _gather(edits: _Edits, tree: Trigger, number: int | None) -> None:
             if patterns is None:
                 patterns = slots[slot] = {}
             numbers = patterns.get(pattern)
-            if numbers is None:
-                numbers = patterns[pattern] = []
-            if number is not None and (not numbers or numbers[-1] != number):
+            if not numbers:
+                # Nearly every pattern is that of one trigger.
+                patterns[pattern] = () if number is None else (number,)
+            elif number is not None and numbers[-1] != number:
+                if isinstance(numbers, tuple):
+                    numbers = patterns[pattern] = [*numbers]
                 numbers.append(number)
 
 

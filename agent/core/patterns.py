@@ -229,6 +229,8 @@ def edited(
     old: dict[K, V], edits: Mapping[K, E], edit: Callable[[V | None, E], V | None]
 ) -> dict[K, V]:
     """A copy of `old` after the edits, without what became empty."""
+    if not old:
+        return {key: value for key, change in edits.items() if (value := edit(None, change))}
     # Not `dict(old)`: where keys were removed, that takes 2 ms for 100,000, ten times as long, and
     # holds the GIL.
     new = old.copy()

@@ -23,7 +23,7 @@ def plan(
     """What the bytes of a callbacks.conf say.
 
     Takes any bytes; raises nothing. `before` is an older plan of the file: its triggers are not
-    parsed again.
+    parsed again. One without `data` tells of triggers alone, and nothing of names.
     """
     if data and not data.strip(b"\0"):
         message = "this file holds nothing but NUL bytes"
@@ -65,7 +65,9 @@ class _Planner:
         #: By file and trigger, the line.
         self._first: dict[tuple[str, str], int] = {}
         #: Names that can be those of files.
-        self._names = {r.file for r in before.registrations} if before else set()
+        self._names: set[str] = set()
+        if before is not None and before.data is not None:
+            self._names.update(r.file for r in before.registrations)
         self._findings: list[Diagnostic] = []
 
     def read(self) -> None:

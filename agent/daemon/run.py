@@ -42,7 +42,8 @@ from agent.settings import STANDARD_OUTPUT, TABLE, Given, Settings, SettingsErro
 from agent.settings.host import Host
 from agent.timing import DEFAULTS, Timing
 
-#: Seconds that a reload, in its thread, may hold the GIL while lookups wait.
+#: Seconds that a reload, in its thread, may hold the GIL while lookups wait. Not before there are
+#: any: threads that wait for each other would only take longer.
 SWITCH_INTERVAL = 0.00005
 #: uvloop answers twice as many lookups as asyncio's own loop.
 LOOP = {"loop_factory": uvloop.new_event_loop}
@@ -81,15 +82,14 @@ def run(given: Mapping[str, Given], signals: Signals, timing: Timing = DEFAULTS)
     """
     messages = MessageHandler()
     messages.install()
+    # The first index makes many objects and no garbage: collecting would double the time.
+    gc.disable()
     try:
         agent = _start(given, messages, signals, timing)
     except PipeInUse as error:
         _logger.error("%s", error)
         messages.drain()
         return EXIT_PIPE_IN_USE
-    # The first index makes many objects and no garbage: collecting would double the time.
-    gc.disable()
-    sys.setswitchinterval(SWITCH_INTERVAL)
     try:
         anyio.run(_serve, agent, backend_options=LOOP)
     except BaseExceptionGroup as errors:
@@ -201,22 +201,26 @@ async def _until_stopped(signals: Signals, reloader: Reloader) -> None:
 
 async def _listen(agent: _Agent, service: Service, measuring: Measuring, notify: Notify) -> None:
     """Listen once the first index is ready, and keep listening."""
-    # Meanwhile: an upgrade may remove the files of the package before they are needed.
-    loading = asyncio.ensure_future(service.prepare())
     await agent.reloader.ready.wait()
     # The objects of the first index stay: the collector need not look at them.
     gc.freeze()
     gc.enable()
-    with contextlib.suppress(Exception):  # it is loaded when it is needed
-        await loading
+    sys.setswitchinterval(SWITCH_INTERVAL)
     await agent.pipe.listen(service, agent.access)
     agent.messages.say(_serving(agent))
     notify.send("READY=1", _status_line(agent.reloader))
     async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_prepare, service)
         tasks.start_soon(_keep_pipe, agent, service)
         tasks.start_soon(measuring.run)
         if notify.interval is not None:
             tasks.start_soon(_feed_watchdog, notify, notify.interval)
+
+
+async def _prepare(service: Service) -> None:
+    """Load what is needed late: an upgrade may remove the files of the package before."""
+    with contextlib.suppress(Exception):  # it is loaded when it is needed
+        await service.prepare()
 
 
 async def _feed_watchdog(notify: Notify, interval: float) -> None:

@@ -165,7 +165,8 @@ class _Reader:
                     " system: it counts as unmounted",
                     "mount it again; what was served stays served until then",
                 )
-            names = dict.fromkeys(plan.files() if plan else ()) | names
+            named = plan.files() if plan else []
+            names = dict.fromkeys(named) | names
             if self._before is not None and self._before.details.too_big:
                 # Ask stat before reading all files once more.
                 self._files.check_size(self._files.size_on_disk(fd, names))
@@ -178,7 +179,7 @@ class _Reader:
             # Files that were removed count as removed all the same.
             lost = conf.problem.at(f"{self._directory}/{CONF}")
             return Reading(self._directory, None, None, files, FAULT, (lost,))
-        similar = self._similar(fd, plan, conf_missing, files)
+        similar = self._similar(fd, named, conf_missing, files)
         source = self._details.conf or b""
         return Reading(self._directory, None, plan, files, None, (), similar, source)
 
@@ -219,13 +220,13 @@ class _Reader:
     def _similar(
         self,
         fd: int,
-        plan: Plan | None,
+        named: Iterable[str],
         conf_missing: bool,
         files: Mapping[str, Implementation | Absent | Unusable],
     ) -> dict[str, str]:
         """Names in the directory that are like those of missing files. They only help a person, so
         a failure to list them is ignored."""
-        missing = [n for n in (plan.files() if plan else ()) if isinstance(files[n], Absent)]
+        missing = [name for name in named if isinstance(files[name], Absent)]
         if not missing and not conf_missing:
             return {}
         try:

@@ -23,6 +23,10 @@ MAX_UNIT_BYTES = 256 << 20
 MAX_TOTAL_BYTES = 512 << 20
 
 
+#: The least bytes that one call asks for. On some file systems stat says that all files are empty.
+READ_SIZE = 64 << 10
+
+
 class TooBig(Exception):
     """The files have more bytes together than are read."""
 
@@ -154,7 +158,9 @@ class FileReader:
             details.busy.add(name)
         self._count(first.st_size)
         data = bytearray()
-        while len(data) <= most and (part := os.read(fd, most + 1 - len(data))):
+        # As much as stat says and one byte: `most` would be reserved for every file.
+        size = max(first.st_size + 1, READ_SIZE)
+        while len(data) <= most and (part := os.read(fd, size)):
             data += part
         self._count(len(data) - first.st_size)
         if len(data) != first.st_size or fingerprint.of_status(os.fstat(fd)) != now:

@@ -121,6 +121,8 @@ class Trust:
         self, path: str, status: os.stat_result, acl_data: bytes | None
     ) -> Unsafe | None:
         """What is wrong with who may write to a file or directory besides its owner. As `check`."""
+        if acl_data is None and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return None
         # Commands in hints are quoted for a shell.
         shown, quoted = printable(path), shlex.quote(printable(path))
         found = _found(status)

@@ -7,7 +7,7 @@ from functools import partial
 
 from agent.core.diagnostic import Diagnostic
 from agent.core.index import ServedDirectory
-from agent.core.unit import BEING_WRITTEN, CONF, FAULT, Evaluation, Reading, Unit, evaluate
+from agent.core.unit import BEING_WRITTEN, CONF, FAULT, Evaluation, Plan, Reading, Unit, evaluate
 from agent.disk import second_look
 from agent.disk.snapshot import Snapshot
 from agent.disk.watch.interface import Target
@@ -40,6 +40,8 @@ class DirectoryState:
     ticket: int = -1
     #: Diagnostics of its files in the state directory.
     stored_findings: tuple[Diagnostic, ...] = ()
+    #: What is known of its callbacks.conf from the state directory, until it is read.
+    stored_plan: Plan | None = None
     #: Whether the accepted unit is not in the state directory yet.
     unsaved: bool = False
     #: What is watched of it.
@@ -96,7 +98,7 @@ class DirectoryState:
         return causes.with_edit(found, f"{self.path}/{CONF}", before, now)
 
     def _evaluate(self, snapshot: Snapshot, checker: Checker) -> None:
-        self.snapshot = snapshot
+        self.snapshot, self.stored_plan = snapshot, None
         accepted = self.unit
         if accepted is not None:
             verdicts = checks.with_verdicts(checker, accepted.implementations)

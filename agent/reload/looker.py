@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 
 from agent.core.unit import CONF
 from agent.disk import directory, second_look
+from agent.disk.directory import Planner
 from agent.disk.filesystems import Kind
 from agent.disk.permissions import Trust
 from agent.disk.snapshot import Snapshot
@@ -87,13 +88,20 @@ class Looker:
                     self._kind(d.path),
                     d.device,
                     self._trust,
-                    self._plans.plan if self._plans else None,
+                    self._planner(d),
                     self._total_size,
                 )
         except Exception as error:  # of any kind; `read` makes diagnostics of file system errors
             return Look(Snapshot.failed(d.path, d.snapshot, error), before)
         # Checks begin at once: they need not wait for the quiet period.
         return Look(snapshot, before, self._python(d, snapshot))
+
+    def _planner(self, d: DirectoryState) -> Planner | None:
+        """What parses the callbacks.conf of a directory."""
+        if self._plans is None:
+            return None
+        plan, known = self._plans.plan, d.stored_plan
+        return lambda name, path, data, before: plan(name, path, data, before or known)
 
     def second_looks(self, looks: list[tuple[DirectoryState, Look]]) -> bool:
         """Complete the looks: what changed since the first one, and what is missing. Blocks."""

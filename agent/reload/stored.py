@@ -9,16 +9,16 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
-from agent.core import trigger
+from agent.core import plain, trigger
 from agent.core.diagnostic import Problem
 from agent.core.languages import Verdict
 from agent.core.quoting import printable
-from agent.core.unit import Implementation, Registration, Unit
+from agent.core.unit import Implementation, Plan, Registration, Unit
 from agent.reload.state_files import Damaged
 
 #: Raised when the format of the files changes. Version 1, which had the code in the unit's file, is
@@ -98,6 +98,8 @@ class StoredUnit:
 
     unit: Unit
     device: int | None
+    #: Its lines whose triggers are plain: these need not be parsed again.
+    plain: Plan = field(default_factory=Plan)
 
 
 def encode_unit(directory: str, unit: Unit, device: int | None, conf: str | None = None) -> bytes:
@@ -148,7 +150,7 @@ def decode_unit(data: bytes, directory: str, load_code: Callable[[str], bytes]) 
     except (Damaged, OSError):
         # What is served does not depend on it.
         return found
-    return StoredUnit(replace(found.unit, conf=conf), found.device)
+    return replace(found, unit=replace(found.unit, conf=conf))
 
 
 def encode_settings(settings: StoredSettings) -> bytes:
@@ -194,10 +196,14 @@ def _unit(
     if directory != expected:
         raise Damaged(f"it belongs to the directory {printable(directory)}")
     registrations = []
+    others = set()
     for file, text, *place in lines:
-        tree, _ = trigger.parse(text)
+        tree = plain.parse(text)
         if tree is None:
-            raise Damaged(f"{text} is not a trigger")
+            tree, _ = trigger.parse(text)
+            if tree is None:
+                raise Damaged(f"{text} is not a trigger")
+            others.add(text)
         registrations.append(Registration(file, tree, text, *place))
     implementations = {}
     for file, (digest, compiles, content) in code.items():
@@ -206,7 +212,8 @@ def _unit(
             raise Damaged(f"the digest of {file} is wrong")
         verdict = None if compiles is None else Verdict(None if compiles else _OLD)
         implementations[file] = Implementation(found.code, found.digest, verdict)
-    return StoredUnit(Unit(tuple(registrations), implementations, emptied), device)
+    unit = Unit(tuple(registrations), implementations, emptied)
+    return StoredUnit(unit, device, Plan(unit.registrations, frozenset(others)))
 
 
 _OLD = Problem("does-not-compile", "it did not compile before")

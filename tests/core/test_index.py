@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +14,9 @@ from hypothesis import strategies as st
 
 from agent.core.event import Event, is_id
 from agent.core.index import Index, ServedDirectory
+from agent.core.term import Term
 from agent.core.trigger import parse, terms
+from agent.core.unit import Implementation, Registration, Unit
 from support import plain
 from support.cases import Case, case, cases
 from support.indexes import events, served, unit
@@ -167,6 +171,27 @@ def test_a_reason_says_that_a_field_counts_as_not_given(
         ((_, verdict, why),) = index.explain(question[0])
         assert verdict == "no"
         assert why.endswith(f"; {reason}") is expected
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.text(), st.integers(1, 1 << 18)), min_size=1),
+    st.text(),
+)
+def test_the_digest_is_that_of_all_fields_as_json(
+    lines: list[tuple[int, str, int]], directory: str
+) -> None:
+    files = {0: 'a"b.py', 1: "c.pl", 2: "\u00fc \ud800.qcb"}
+    code = {name: Implementation.of(name.encode("utf-8", "replace")) for name in files.values()}
+    term = Term("done-job-self", "done", "job", "self")
+    unit = Unit(tuple(Registration(files[f], term, text, n) for f, text, n in lines * 9), code)
+    made = ServedDirectory.of(directory, unit, frozenset({"perl", "qube"}))
+    fields = [
+        (c.registration.file, c.path, directory, c.language, c.registration.text,
+         c.registration.line, c.implementation.digest, c.enabled)
+        for c in made.callbacks
+    ]  # fmt: skip
+    pieces = (json.dumps(fields[at : at + 64]) for at in range(0, len(fields), 64))
+    assert made.digest == "sha256:" + hashlib.sha256("".join(pieces).encode()).hexdigest()
 
 
 def test_the_digest_names_what_is_served_and_nothing_else() -> None:
