@@ -18,7 +18,7 @@ from agent import cli, manual
 from support.documents import ROOT
 
 #: Endings of the files that the package consists of.
-PACKAGE_ENDINGS = {".py", ".pl", ".sh", ".md", ".json", ".typed"}
+PACKAGE_ENDINGS = {".py", ".pl", ".sh", ".md", ".json", ".svg", ".typed"}
 SHARED = {
     *("callback-agent.service", "callback-agent-slurm.service"),
     *("callback-agent.logrotate", "callback-agent.rules.yml"),

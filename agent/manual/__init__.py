@@ -19,9 +19,9 @@ WIDTH = 80
 #: The narrowest that a last cell gets, however wide the cells before it are.
 MIN_LAST_CELL = 30
 
-#: What ends a cell of a table, and a link with its text.
+#: What ends a cell of a table; a link or a picture with its text.
 CELL = re.compile(r"(?<!\\)\|")
-LINK = re.compile(r"\[([^\]]+)\]\([^)\s]+\)")
+LINK = re.compile(r"!?\[([^\]]+)\]\([^)\s]+\)")
 _MARKUP = re.compile(r"\*\*(.+?)\*\*")
 
 
@@ -144,7 +144,7 @@ def _first_sentence(markdown: str) -> str:
 
 
 def plain_text(line: str) -> str:
-    r"""A line without links and bold; `\|` is `|`."""
+    r"""A line without links, pictures and bold, of which their texts stay; `\|` is `|`."""
     return _MARKUP.sub(r"\1", LINK.sub(r"\1", line)).replace("\\|", "|")
 
 

@@ -65,11 +65,13 @@ QUICK = Effort(1, 0.15, 0.05, 3, 0.5, 1, 2_000, 400, 100, 1, 500)
 
 
 class Bench:
-    """What the measurements share: the run's folder, the effort, the load generator."""
+    """What the measurements share: the run's folder, the effort, the names of the rows that are
+    wanted, the load generator."""
 
-    def __init__(self, folder: Path, effort: Effort) -> None:
+    def __init__(self, folder: Path, effort: Effort, wanted: Sequence[str]) -> None:
         self.folder = folder
         self.effort = effort
+        self.wanted = wanted
         self.missing = set(peers.missing())
         self.generator = Generator(folder, effort.seconds, effort.warm_up)
         self._numbers = itertools.count(1)

@@ -1,12 +1,17 @@
 """The rows of the table, how a goal is judged, and how both are printed."""
 
+import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
+
+import msgspec
+
+from bench.process import BenchError
 
 Figures = Sequence[float]
 
@@ -82,6 +87,41 @@ def machine() -> dict[str, Any]:
     }
 
 
+def machine_line(measured_on: Mapping[str, Any]) -> str:
+    """The machine in one line."""
+    form = (
+        "{cores} cores, {processor}, Linux {kernel}, Python {python}, load before {load_before:.2f}"
+    )
+    return form.format(**measured_on)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The figures of one run, as --json prints them and --from reads them."""
+
+    machine: dict[str, Any]
+    quick: bool
+    missing: list[dict[str, str]]  # programs to compare with that are not installed
+    rows: list[Row]
+
+    def as_json(self) -> dict[str, Any]:
+        """The report with the figures of every round."""
+        return vars(self) | {"rows": [row.as_json() for row in self.rows]}
+
+
+def read(file: Path) -> Report:
+    """The report in a file that --json printed. BenchError where it does not hold one."""
+    try:
+        report = json.loads(file.read_text())
+        # What a row computes from its rounds is not read.
+        rows = [row | row["rounds"] for row in report["rows"]]
+        return msgspec.convert(report | {"rows": rows}, Report)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BenchError(
+            f"{file} was not read ({error}); expected what scripts/bench --json prints"
+        ) from error
+
+
 def table(rows: Sequence[Row]) -> str:
     """The rows as plain text."""
     heads = ("row", "", "ours", "other", "unit", "against", "ratio", "goal", "reached")
@@ -118,8 +158,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.name,
         row.title,
-        _number(median(row.ours)),
-        _number(median(row.other)) if row.other else "-",
+        number(median(row.ours)),
+        number(median(row.other)) if row.other else "-",
         row.unit,
         row.against,
         f"{ratio:.2f}" if ratio is not None else "-",
@@ -135,7 +175,8 @@ def _goal(row: Row) -> str:
     return f"{row.goal.relation} {row.goal.limit:g}{unit}"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A figure with as many digits as mean something."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"

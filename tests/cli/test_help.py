@@ -130,6 +130,8 @@ def test_markdown_becomes_plain_text() -> None:
 
 Some `code`, **bold** and [a link](other.md).
 
+![A plot](plot.svg)
+
 | a | b |
 |---|---|
 | `x\\|y` | one |
@@ -145,6 +147,8 @@ $ ls *.md | cat
         "title",
         "",
         "Some `code`, bold and a link.",
+        "",
+        "A plot",
         "",
         "a      b",
         "`x|y`  one",
