@@ -12,7 +12,7 @@ from types import FrameType
 from bench import costs, growth, markdown, measure, mirrors, peers, plot
 from bench.measure import FULL, QUICK, Bench
 from bench.process import BenchError
-from bench.report import Report, Row, loads, machine, machine_line, read, table
+from bench.report import Report, Row, loads, machine, machine_line, read, table, together
 
 # Everything is bounded by itself; this bounds the whole, in seconds: twice what it takes.
 WHOLE_LIMIT = 1200
@@ -52,10 +52,11 @@ def arguments(words: list[str]) -> argparse.Namespace:
     )
     chosen.add_argument(
         "--from",
-        dest="file",
+        dest="files",
         metavar="FILE",
+        nargs="+",
         type=Path,
-        help="measure nothing: read what --json printed",
+        help="measure nothing: read what --json printed, several runs as one with all their rounds",
     )
     parser.add_argument(
         "--quick", action="store_true", help="only show that it runs; the figures mean nothing"
@@ -71,7 +72,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
     )
     options = parser.parse_args(words)
     options.only = options.only or (GROWTH if options.growth else TABLE)
-    if options.plot and not options.file and not set(options.only) & set(GROWTH):
+    if options.plot and not options.files and not set(options.only) & set(GROWTH):
         parser.error("--plot draws growth rows: add --growth, or --from FILE")
     return options
 
@@ -144,7 +145,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.alarm(WHOLE_LIMIT)
     try:
-        show(read(options.file) if options.file else measured(options.only, options.quick), options)
+        if options.files:
+            report = together([read(file) for file in options.files])
+        else:
+            report = measured(options.only, options.quick)
+        show(report, options)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

@@ -142,13 +142,11 @@ def _measured(
             stack.enter_context(_open(each, point.open))
             for each, point in zip(agents, points, strict=True)
         ]
-        for pid in pids:
-            settle(pid)
+        settle(*pids)
         taken["memory"] = [[resident(pid) / 1e6] for pid in pids]
         if "edit" in wanted:
             taken["edit"] = _edits(bench, points, clients)
-            for pid in pids:
-                settle(pid)
+            settle(*pids)
         if "idle" in wanted:
             shares = cpu_share(pids, bench.effort.idle_seconds)
             taken["idle"] = [[100 * share] for share in shares]

@@ -104,9 +104,9 @@ def cpu_share(pids: Sequence[int], seconds: float) -> list[float]:
     return [(cpu_seconds(pid) - was) / elapsed for pid, was in zip(pids, before, strict=True)]
 
 
-def settle(pid: int) -> None:
-    """Wait until a process has done what it does after its start, like checking sources."""
+def settle(*pids: int) -> None:
+    """Wait until processes have done what they do after their start, like checking sources."""
     deadline = time.monotonic() + START_LIMIT
-    while cpu_share([pid], 0.5)[0] > SETTLED:
+    while max(cpu_share(pids, 0.5)) > SETTLED:
         if time.monotonic() > deadline:
-            raise BenchError(f"process {pid} is still busy {START_LIMIT:.0f} s after its start")
+            raise BenchError(f"processes {pids} are still busy after {START_LIMIT:.0f} s")

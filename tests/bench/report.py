@@ -4,7 +4,8 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -45,6 +46,12 @@ class Row:
         return median(self.ours) / other if other else None
 
     @property
+    def spread(self) -> float | None:
+        """Our highest figure less the lowest, as a share of the median; None of a single one."""
+        middle = median(self.ours)
+        return (max(self.ours) - min(self.ours)) / middle if middle and self.ours[1:] else None
+
+    @property
     def reached(self) -> bool | None:
         """Whether the goal is reached; None where there is none, or nothing to compare with."""
         judged = median(self.ours) if self.goal and self.goal.of == "ours" else self.ratio
@@ -64,6 +71,7 @@ class Row:
             "other": median(self.other) if self.other else None,
             "against": self.against,
             "ratio": self.ratio,
+            "spread": self.spread,
             "goal": vars(self.goal) if self.goal else None,
             "reached": self.reached,
             "rounds": {"ours": list(self.ours), "other": list(self.other)},
@@ -122,12 +130,24 @@ def read(file: Path) -> Report:
         ) from error
 
 
+def together(reports: Sequence[Report]) -> Report:
+    """The rounds of several runs as those of one; all else is that of the first."""
+    rows: dict[str, Row] = {}
+    for row in chain.from_iterable(report.rows for report in reports):
+        if before := rows.get(row.name):
+            ours, other = [*before.ours, *row.ours], [*before.other, *row.other]
+            rows[row.name] = replace(before, ours=ours, other=other)
+        else:
+            rows[row.name] = row
+    return replace(reports[0], rows=list(rows.values()))
+
+
 def table(rows: Sequence[Row]) -> str:
     """The rows as plain text."""
-    heads = ("row", "", "ours", "other", "unit", "against", "ratio", "goal", "reached")
+    heads = ("row", "", "ours", "other", "unit", "against", "ratio", "spread", "goal", "reached")
     cells = [heads, *(_cells(row) for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]
-    right = {2, 3, 6}
+    right = {2, 3, 6, 7}
     lines = []
     for line in cells:
         padded = (
@@ -163,6 +183,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.unit,
         row.against,
         f"{ratio:.2f}" if ratio is not None else "-",
+        f"{row.spread:.0%}" if row.spread is not None else "-",
         _goal(row),
         reached,
     )
