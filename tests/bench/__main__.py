@@ -31,6 +31,9 @@ ROWS = [*TABLE, *GROWTH]
 
 def arguments(words: list[str]) -> argparse.Namespace:
     """The command line."""
+    series = ", ".join(
+        f"{name}-{'|'.join(map(str, counts))}" for name, counts in growth.SERIES.items()
+    )
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description="Measures the agent beside redis, watchman and the like in one run, in turns;"
@@ -48,7 +51,8 @@ def arguments(words: list[str]) -> argparse.Namespace:
         "--only",
         metavar="ROW,...",
         type=names,
-        help=f"measure these rows: {', '.join(TABLE)}; of --growth: {', '.join(GROWTH)}",
+        help=f"measure these rows: {', '.join(TABLE)}; of --growth, growth-SERIES-COUNT-QUANTITY"
+        f" with {series}, and {', '.join(growth.QUANTITIES)}",
     )
     chosen.add_argument(
         "--from",
@@ -111,7 +115,8 @@ def measured(only: list[str], quick: bool) -> Report:
         bench = Bench(Path(folder), QUICK if quick else FULL, only)
         for measurement, given in MEASUREMENTS.items():
             if wanted := [name for name in given if name in only]:
-                print(f"measuring {', '.join(wanted)} ...", file=sys.stderr, flush=True)
+                more = f" and {len(wanted) - 1} more" if wanted[1:] else ""
+                print(f"measuring {wanted[0]}{more} ...", file=sys.stderr, flush=True)
                 rows += [row for row in measurement(bench) if row.name in only]
     programs = [{"program": program, "package": package} for program, package in missing]
     return Report(measured_on, quick, programs, rows)
