@@ -21,6 +21,8 @@ ENTRY_BYTES = 400
 
 _View = tuple[str, str, bool, bool, bool]
 
+_UNKNOWN = None, None
+
 
 class AlikeAnswers(Generic[A]):
     """Answers for one index and one way to answer, by kind of event. For lookups without `occurred`
@@ -29,10 +31,11 @@ class AlikeAnswers(Generic[A]):
     __slots__ = ("_by_head", "_by_view")
 
     def __init__(self) -> None:
-        #: For events given as text: by the text up to the extra.
-        self._by_head: dict[str, tuple[Alike, A]] = {}
+        #: For events given as text: by the text up to the extra. None where no event is singled
+        #: out.
+        self._by_head: dict[str, tuple[Alike | None, A]] = {}
         #: For events given as objects.
-        self._by_view: dict[_View, tuple[Alike, A]] = {}
+        self._by_view: dict[_View, tuple[Alike | None, A]] = {}
 
     def clear(self) -> None:
         """Forget all."""
@@ -45,18 +48,16 @@ class AlikeAnswers(Generic[A]):
         if len(parts) < 4:
             return None
         extra = parts[3]
-        known = self._by_head.get(event[: -len(extra)])
-        if known is None or known[0].singles_out(extra, None):
-            return None
-        return known[1]
+        alike, answer = self._by_head.get(event[: -len(extra)], _UNKNOWN)
+        return None if alike is not None and alike.singles_out(extra, None) else answer
 
     def to_object(self, event: PlainEvent | EventObject, owner: Job | None) -> A | None:
         """The answer to an event given as an object, which need not be valid, as an owner sees
         it."""
-        known = self._by_view.get(_view(event, owner))
-        if known is None or known[0].singles_out(event.extra, event.job.id):
+        alike, answer = self._by_view.get(_view(event, owner), _UNKNOWN)
+        if alike is not None and alike.singles_out(event.extra, event.job.id):
             return None
-        return known[1]
+        return answer
 
     def keep(
         self, index: Index, given: str | EventObject, owner: Job | None, event: Event, answer: A
@@ -70,13 +71,14 @@ class AlikeAnswers(Generic[A]):
         alike = index.alike(event)
         if alike is None or alike.singles_out(event.extra, number):
             return 0
+        entry = (alike if any(alike) else None), answer
         if not isinstance(given, str):
-            self._by_view[_view(given, owner)] = alike, answer
+            self._by_view[_view(given, owner)] = entry
             return ENTRY_BYTES
         if owner is not None or event.extra is None:
             return 0
         head = given[: -len(event.extra)]
-        self._by_head[head] = alike, answer
+        self._by_head[head] = entry
         return len(head) + ENTRY_BYTES
 
 
