@@ -111,7 +111,8 @@ def test_a_leftover_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A backup file in the package folder ships, so the test must see it."""
     # The man pages could not be made from these files.
     monkeypatch.setenv("HATCH_BUILD_NO_HOOKS", "1")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "agent/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     for name in ("agent/cli.py", "agent/cli.py.orig", *(f"scripts/{name}" for name in SHARED)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

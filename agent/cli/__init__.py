@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 from click.exceptions import NoArgsIsHelpError
 
+from agent import __version__
 from agent.cli.exits import NO_OUTPUT, Failed
 from agent.cli.output import print_lines, report
 from agent.cli.usage import COMPLETION_VARIABLE, PROGRAM, explain, meant
@@ -75,13 +76,7 @@ class _Commands(click.Group):
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     """Print the version of this distribution and end, if it is wanted."""
     if wanted and not context.resilient_parsing:
-        # Imported late, as it is slow.
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            print_lines([f"{PROGRAM} {version(PROGRAM)}"])
-        except PackageNotFoundError:
-            print_lines([f"{PROGRAM} (not installed: its version is unknown)"])
+        print_lines([f"{PROGRAM} {__version__}"])
         context.exit()
 
 

@@ -14,11 +14,12 @@ import contextlib
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from functools import cache, partial
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
 
+from agent import __version__
 from agent.core.index import Index
 from agent.core.quoting import encodable
 from agent.reload.reloader import Reloader
@@ -86,7 +87,7 @@ class Handlers:
         self.subscriptions = Subscriptions(reloader.records, lambda: reloader.index)
         self._document: bytes | None = None
         self.lookups = Lookups(reloader.index, matches or Matches())
-        self.metrics = Metrics(reloader, self.lookups, version)
+        self.metrics = Metrics(reloader, self.lookups)
         #: Results of `list`, without and with code.
         self._lists: dict[bool, bytes] = {}
         self._list_timer: asyncio.TimerHandle | None = None
@@ -108,7 +109,6 @@ class Handlers:
     def load(self) -> None:
         """Load what is needed late: for refused requests, `status` and `rpc.discover`. It takes
         some 100 ms and is meant for a thread."""
-        version()
         openrpc.build_validators()
         self._document = _encoded_document()
 
@@ -158,7 +158,7 @@ class Handlers:
         last: Any = msgspec.Raw(reloader.records.newest(reloader.index))  # encoded already
         return results.encode(
             StatusResult(
-                version=version(),
+                version=__version__,
                 pid=os.getpid(),
                 uptime=round(time.monotonic() - self._began, 3),
                 instance=reloader.records.recorder.instance,
@@ -221,16 +221,4 @@ def _cached_list(index: Index, lists: dict[bool, bytes], code: bool, spend: Spen
 
 
 def _encoded_document() -> bytes:
-    return results.encode(openrpc.document(version()))
-
-
-@cache
-def version() -> str:
-    """The version of this distribution."""
-    # Imported late: it loads half of the `email` package, for which a start need not wait.
-    import importlib.metadata
-
-    try:
-        return importlib.metadata.version("callback-agent")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+    return results.encode(openrpc.document(__version__))

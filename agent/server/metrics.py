@@ -9,12 +9,13 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent import __version__
 from agent.core.unit import BEING_WRITTEN, ERROR, FAULT, UNSAFE
 from agent.reload.checks import NOT_CHECKED
 from agent.reload.record import HELD, RELOADED, RESTORED, STARTED
@@ -51,10 +52,9 @@ _decode_head = msgspec.json.Decoder(_Head).decode
 class Metrics:
     """Everything that is measured. Made in the event loop."""
 
-    def __init__(self, reloader: Reloader, lookups: Lookups, version: Callable[[], str]) -> None:
+    def __init__(self, reloader: Reloader, lookups: Lookups) -> None:
         self._reloader = reloader
         self._lookups = lookups
-        self._version = version
         self._began = time.time()
         #: When the generation last changed, in seconds since the epoch, and what it was then.
         self._changed = self._began
@@ -131,7 +131,7 @@ class Metrics:
 
         reloader, recorder = self._reloader, self._reloader.records.recorder
         index, state, now = reloader.index, reloader.state, time.time()
-        build = {"version": self._version(), "python": platform.python_version()}
+        build = {"version": __version__, "python": platform.python_version()}
         yield InfoMetricFamily(f"{_PREFIX}_build", "The agent's version, and Python's.", build)
         yield gauge(
             "metrics_timestamp_seconds",

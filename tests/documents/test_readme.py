@@ -96,7 +96,7 @@ def modules(layers: list[str]) -> list[str]:
     with_code = [
         f
         for f in files
-        if f.name != "__init__.py" or len(ast.parse((agent / f).read_text()).body) > 1
+        if f.name != "__init__.py" or len(ast.parse((agent / f).read_text()).body) > 2
     ]
     with_code.sort(key=lambda f: (layers.index(f.parts[0].removesuffix(".py")), f))
     return [f"| `{file}` | {first_sentence(agent / file)} |" for file in with_code]

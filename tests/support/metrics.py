@@ -57,4 +57,4 @@ def measured(index: Index) -> Metrics:
         listeners=[], recorder=SimpleNamespace(findings=(), held={"/d": "error"})
     )
     reloader: Any = SimpleNamespace(index=index, state="degraded", records=records, swapped=[])
-    return Metrics(reloader, Lookups(index, Matches()), lambda: "1.0")
+    return Metrics(reloader, Lookups(index, Matches()))
