@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from agent.core.unit import Reading
 from agent.disk import second_look
 from agent.disk.snapshot import Snapshot
-from agent.disk.watch.combined import Mark
 from agent.reload.absence import Absences
 from agent.reload.checks import PythonSources
 
@@ -62,8 +61,6 @@ class Attempt:
     only_absent: bool = False
     #: Monotonic seconds since when an edit waits for a check; None while none does.
     check_since: float | None = None
-    #: What was known of its changes when it was settled last, None if it never was.
-    mark: Mark | None = None
     absences: Absences = field(default_factory=Absences)
 
     @property

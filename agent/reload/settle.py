@@ -1,9 +1,8 @@
 """Reads directories until they are quiet and checked. `serve` and `check` both read this way.
 
 A directory is read, and looked at again after a quiet period. If stat or the bytes say that nothing
-changed meanwhile, the reading is settled. Otherwise the attempt goes on with the next call. The
-period begins after the reading; or before it, if every change of what is read gives an event, and
-none came until the second look. Four things can keep a directory from settling:
+changed meanwhile, the reading is settled. Otherwise the attempt goes on with the next call. Four
+things can keep a directory from settling:
 
 - Somebody writes. After `Timing.writing` seconds a reading says so, and that counts as
   settled: the directory is held until the writer is done.
@@ -27,7 +26,7 @@ from agent.core.unit import CONF, Reading
 from agent.disk import being_written, second_look
 from agent.disk.snapshot import Snapshot
 from agent.disk.stalls import PROMPT, PROMPT_AT_START, StallMonitor
-from agent.disk.watch.combined import Mark, Watch
+from agent.disk.watch.combined import Watch
 from agent.reload import checks
 from agent.reload.attempt import Look
 from agent.reload.directory_state import DirectoryState
@@ -154,20 +153,18 @@ class Settler:
     async def _look_twice(
         self, directories: list[DirectoryState], everything: bool, began: float
     ) -> list[Settled]:
-        marks = [self._watch.mark(d.path) for d in directories]
-        quiet_at = time.monotonic() + self._timing.quiet
         looks = await self._monitor.wait(self._looker.first_looks, directories, everything)
         if looks is None:
             self.requeue(directories)
             return []
         for d, look in looks:
             self._ask_for_checks(d, look)
-        await self._wait_until_quiet(looks, marks, quiet_at)
+        await anyio.sleep(self._timing.quiet)
         if await self._monitor.wait(self._looker.second_looks, looks) is None:
             self.requeue(directories)
             return []
         settled: list[Settled] = []
-        for (d, look), mark in zip(looks, marks, strict=True):
+        for d, look in looks:
             attempt = d.attempt
             attempt.only_absent = bool(look.awaited) and look.quiet
             self._ask_for_checks(d, look)
@@ -178,27 +175,12 @@ class Settler:
                 d.stop_removed(look.snapshot, look.gone)
                 continue
             attempt.end()
-            attempt.mark = mark
             if look.snapshot.unparsed or self._awaits_check(d, look):
                 # It is noticed again when its callbacks.conf is parsed, or its Python checked.
                 d.stop_removed(look.snapshot, look.gone)
             else:
                 settled.append((d, look.snapshot))
         return settled
-
-    async def _wait_until_quiet(
-        self, looks: list[tuple[DirectoryState, Look]], marks: list[Mark], quiet_at: float
-    ) -> None:
-        """Wait for a quiet period after the first looks, which began with these marks.
-
-        It ends at `quiet_at` where events show that nothing changed since the looks began.
-        """
-        read_at = time.monotonic()
-        if all(map(_is_watched, looks, marks)):
-            await anyio.sleep(max(0.0, quiet_at - read_at))
-            if self._watch.flush() and marks == [self._watch.mark(d.path) for d, _ in looks]:
-                return
-        await anyio.sleep(max(0.0, read_at + self._timing.quiet - time.monotonic()))
 
     # Writers ------------------------------------------------------------------------------------
 
@@ -263,21 +245,3 @@ class Settler:
         self.checker.begin()
         early = time.monotonic() - attempt.check_since < longest
         return early and not self.checker.checks_done(d.path)
-
-
-def _is_watched(looked: tuple[DirectoryState, Look], mark: Mark) -> bool:
-    """Whether only events led to a look that began with this mark, and events tell every change of
-    what was read.
-
-    Else something may have changed that gives no events, such as a file under another name.
-    """
-    d, look = looked
-    last = d.attempt.mark
-    told = last is not None and mark.events != last.events and mark.others == last.others
-    # Links lead to directories that are watched only after they were found.
-    paths = (d.path, *(f"{d.path}/{link}" for link in look.snapshot.links))
-    return (
-        told
-        and mark.watched is not None
-        and d.watched == (paths, look.snapshot.needs_polling) == (paths, False)
-    )

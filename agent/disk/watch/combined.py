@@ -12,7 +12,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import NamedTuple
 
 import anyio
 
@@ -31,18 +30,6 @@ MAX_TOUCHED = 100
 _ATTEMPTS = 3
 
 _logger = logging.getLogger(__name__)
-
-
-class Mark(NamedTuple):
-    """A point in time in the changes of a target. If two are equal, no change was found in between.
-
-    `events` counts the reports of changes by events, `others` those that were found otherwise.
-    `watched` is what is watched, None where not every change gives an event.
-    """
-
-    events: int
-    others: int
-    watched: WatchSet | None
 
 
 def event_source(report: Report, rescan: float) -> Watcher:
@@ -77,10 +64,6 @@ class Watch:
         #: By target, the paths of events since its last `follow`; None where these are not known.
         #: The sets in it are replaced, never changed: `follow` runs in a thread.
         self._touched: dict[str, frozenset[str] | None] = {}
-        #: By target, how many reports there were; and how many of all targets.
-        self._from_events: dict[str, int] = {}
-        self._from_polling: dict[str, int] = {}
-        self._of_all = 0
         #: Whether a `follow` was given up. Then `_touched` is not complete.
         self._given_up = False
         self._lock = threading.Lock()
@@ -162,13 +145,10 @@ class Watch:
     def _report(self, changes: Mapping[str, Collection[str] | None] | None) -> None:
         """As `interface.Report`."""
         if changes is None:
-            self._of_all += 1
             self._touched |= dict.fromkeys(self._targets)
             self._notice(None)
             return
         for key, paths in changes.items():
-            counts = self._from_polling if paths is None else self._from_events
-            counts[key] = counts.get(key, 0) + 1
             before = self._touched.get(key, frozenset())
             touched = None if before is None or paths is None else before.union(paths)
             too_many = touched is not None and len(touched) > MAX_TOUCHED
@@ -187,19 +167,6 @@ class Watch:
                     tasks.start_soon(keep_running, name, work)
         finally:
             self._events.close()
-
-    def flush(self) -> bool:
-        """Report the changes that the source of events knows of at once. Whether these are all
-        changes so far that give events."""
-        return self._events.flush()
-
-    def mark(self, key: str) -> Mark:
-        """What is known of the changes of a target now."""
-        watched = self._sets.get(key)
-        if not self.mounts.known or self._events.needs_polling(key):
-            watched = None
-        others = self._of_all + self._from_polling.get(key, 0)
-        return Mark(self._from_events.get(key, 0), others, watched)
 
     def is_stalled(self, path: str) -> bool:
         """Whether the file system of a path does not answer: there, or elsewhere on it."""

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import errno
 import logging
 import os
 import struct
@@ -49,8 +48,6 @@ _MASK |= _DELETE_SELF | _MOVE_SELF | _ONLYDIR | _EXCL_UNLINK
 _OVERFLOW, _IGNORED = 0x4000, 0x8000
 #: An event: its watch, its mask, a cookie, the length of the name that follows.
 _EVENT = struct.Struct("iIII")
-#: Bytes of an event with the longest name.
-_MAX_EVENT = _EVENT.size + 256
 
 #: A directory that is watched: its path, device and inode.
 _Place = tuple[str, int, int]
@@ -77,7 +74,6 @@ class InotifyWatcher:
         self._lock = threading.Lock()
         #: Whether changes gave no event, and that is not reported yet.
         self._missed = False
-        self._overflowed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self.trouble: str | None = None
 
@@ -96,8 +92,7 @@ class InotifyWatcher:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            if error.errno != errno.EBADF:  # It was closed meanwhile.
-                self._fail(error)
+            self._fail(error)
             return True
         if self.trouble is not None:
             self.trouble = None
@@ -125,30 +120,18 @@ class InotifyWatcher:
                 continue
             await anyio.wait_readable(self._queue)
             await anyio.sleep(GATHER)
-            self.flush()
-            if self._overflowed:
-                self._overflowed = False
+            if not self._lock.acquire(blocking=False):
+                continue
+            try:
+                changed = self._changed()
+            finally:
+                self._lock.release()
+            if changed is None:
+                self._report(None)
                 # Who changes so much may go on. All is read at most as often as it is polled.
                 await anyio.sleep(POLL_INTERVAL)
-
-    def flush(self) -> bool:
-        """As `Watcher.flush`."""
-        if self._queue < 0 or not self._lock.acquire(blocking=False):
-            return False
-        try:
-            events = os.read(self._queue, _BUFFER)
-            changed = self._changed(events)
-        except BlockingIOError:
-            return True
-        finally:
-            self._lock.release()
-        if changed is None:
-            self._overflowed = True
-            self._report(None)
-        elif changed:
-            self._report(changed)
-        # Else there may be more: an event is read as a whole, or not.
-        return len(events) < _BUFFER - _MAX_EVENT
+            elif changed:
+                self._report(changed)
 
     def close(self) -> None:
         """As `Watcher.close`."""
@@ -205,8 +188,12 @@ class InotifyWatcher:
             self._missed = False
             self._report(None)
 
-    def _changed(self, events: bytes) -> dict[str, set[str]] | None:
-        """By key, the paths of these events. None if events were lost."""
+    def _changed(self) -> dict[str, set[str]] | None:
+        """By key, the paths of the events that wait. None if events were lost."""
+        try:
+            events = os.read(self._queue, _BUFFER)
+        except BlockingIOError:
+            return {}
         paths = set()
         complete = True
         for watch, mask, name in _parsed(events):

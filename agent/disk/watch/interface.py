@@ -51,9 +51,6 @@ class Watcher(Protocol):
     def needs_polling(self, key: str) -> bool:
         """Whether this target, or a directory on the path to it, gives no events."""
 
-    def flush(self) -> bool:
-        """Report what is known at once. Whether that is every change so far that gives an event."""
-
     async def run(self) -> None:
         """Report events until cancelled. If it raises, it is called again."""
 

@@ -78,10 +78,6 @@ class WatchfilesWatcher:
         """As `Watcher.needs_polling`."""
         return self._watcher is None or (key in self._sets and self._sets[key].needs_polling)
 
-    def flush(self) -> bool:
-        """As `Watcher.flush`."""
-        return False
-
     async def run(self) -> None:
         """As `Watcher.run`."""
         while True:
