@@ -34,7 +34,7 @@ def test_only_the_sources_of_events_know_watchfiles() -> None:
         for file in (ROOT / "agent").rglob("*.py")
         if re.search(r"^\s*(from|import) watchfiles", file.read_text(), re.MULTILINE)
     }
-    assert users == {Path("disk/watch/watchfiles_events.py"), Path("slurm/spool.py")}
+    assert users == {Path("disk/watch/events.py"), Path("slurm/spool.py")}
     assert re.search(r'"watchfiles>=[\d.]+,<\d+"', (ROOT / "pyproject.toml").read_text())
 
 
@@ -142,7 +142,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     (tmp_path / "cb").mkdir()
-    monkeypatch.setattr(combined, "event_source", Source)
+    monkeypatch.setattr(combined, "EventWatcher", Source)
     return Site(tmp_path / "cb")
 
 

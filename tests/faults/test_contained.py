@@ -168,14 +168,14 @@ def test_row_23_a_task_that_fails_is_started_again(tmp_path: Path) -> None:
     """The scan: without events it is the only way by which an edit is noticed."""
     directory = write(tmp_path / "cb", ONE, a_qcb="block-self\n")
     program = (
-        "import sys; from agent.disk.watch import inotify, polling\n"
+        "import sys; from agent.disk.watch import events, polling\n"
         "from agent import __main__; n = []\n"
         "def fails(self, targets, poll=polling.Poller._changed):\n"
         "    n.append(1)\n"
         '    if len(n) < 3: raise RuntimeError("can\'t start new thread")\n'
         "    return poll(self, targets)\n"
         "def deaf(*_): raise OSError(28, 'no watches left')\n"
-        "polling.Poller._changed = fails; inotify.InotifyWatcher._call = deaf\n"
+        "polling.Poller._changed = fails; events.RustNotify = deaf\n"
         "__main__.main()\n"
     )
     agent = Agent(tmp_path, directory)

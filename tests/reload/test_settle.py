@@ -94,7 +94,7 @@ def connected(agent: Agent) -> socket.socket | None:
 
 
 def test_a_directory_that_was_renamed_away_and_back_is_watched_as_before(tmp_path: Path) -> None:
-    """A watch may end with the old name, and the directory is the same as before."""
+    """watchfiles forgets the watch of what is renamed, and the directory is the same as before."""
     one = write(tmp_path / "one", "a.pl = x-job-1\n", a_pl="1\n")
     with running(tmp_path, one) as agent:
         for number in range(3):

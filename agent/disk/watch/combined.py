@@ -1,6 +1,6 @@
 """Watches targets by events and by polling, and reports which may have changed.
 
-Events come from one source, whatever gives no event is polled; see `inotify` and `polling`. The
+Events come from one source, whatever gives no event is polled; see `events` and `polling`. The
 paths to the targets are looked up here, again whenever an event concerns one of them, so that the
 watches follow links that are switched and directories that are created again.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -20,7 +19,8 @@ from agent.disk.containment import keep_running
 from agent.disk.filesystems import Kind
 from agent.disk.mounts import Mounts
 from agent.disk.stalls import StallMonitor
-from agent.disk.watch.interface import POLL_INTERVAL, Report, Target, Watcher
+from agent.disk.watch.events import EventWatcher
+from agent.disk.watch.interface import POLL_INTERVAL, Target, Watcher
 from agent.disk.watch.paths import UNKNOWN, PathWalker, WatchSet, watch_set
 from agent.disk.watch.polling import Poller
 
@@ -30,17 +30,6 @@ MAX_TOUCHED = 100
 _ATTEMPTS = 3
 
 _logger = logging.getLogger(__name__)
-
-
-def event_source(report: Report, rescan: float) -> Watcher:
-    """The source of file events on this system. Only its libraries are loaded."""
-    if sys.platform == "linux":
-        from agent.disk.watch.inotify import InotifyWatcher
-
-        return InotifyWatcher(report)
-    from agent.disk.watch.watchfiles_events import WatchfilesWatcher
-
-    return WatchfilesWatcher(report, rescan)
 
 
 class Watch:
@@ -57,7 +46,7 @@ class Watch:
         self._notice = notice
         self._monitor = monitor
         self.mounts = mounts
-        self._events: Watcher = event_source(self._report, rescan)
+        self._events: Watcher = EventWatcher(self._report, rescan)
         self._poller = Poller(self._report, self._events, monitor, self.is_stalled, mounts, rescan)
         self._targets: Mapping[str, Target] = {}
         self._sets: dict[str, WatchSet] = {}

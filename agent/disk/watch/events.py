@@ -1,4 +1,4 @@
-"""File events from the kernel, through watchfiles, where there is no inotify.
+"""File events from the kernel, through watchfiles.
 
 watchfiles sleeps in steps, so a change is reported one to two steps after it happened. Measured on
 a machine of two cores, from a rename to its report (p50, p90), and the share of a core while idle,
@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import anyio
 from anyio import CapacityLimiter, to_thread
@@ -32,7 +32,6 @@ from watchfiles._rust_notify import RustNotify
 
 from agent.disk.watch.interface import POLL_INTERVAL, Report
 from agent.disk.watch.paths import WatchSet
-from agent.disk.watch.places import Places
 
 #: Milliseconds that watchfiles sleeps between two looks. See the text above.
 STEP = 3
@@ -41,10 +40,13 @@ DEBOUNCE = 6
 #: After so many failures within one interval of rescans, no new watcher is tried for as long.
 MAX_FAILURES = 5
 
+#: By directory, by name in it (None for every name), the keys of the targets that it concerns.
+_Places = dict[str, dict[str | None, set[str]]]
+
 _logger = logging.getLogger(__name__)
 
 
-class WatchfilesWatcher:
+class EventWatcher:
     """Reports events of the directories in watch sets; see `interface.Watcher`."""
 
     def __init__(self, report: Report, rescan: float) -> None:
@@ -52,7 +54,7 @@ class WatchfilesWatcher:
         self._report = report
         self._rescan = rescan
         self._sets: Mapping[str, WatchSet] = {}
-        self._places = Places({})
+        self._places: _Places = {}
         #: What is watched. Empty if the watcher must be replaced even for the same directories.
         self._watched: frozenset[tuple[str, int, int]] = frozenset()
         self._watcher: tuple[RustNotify, threading.Event] | None = None
@@ -68,7 +70,7 @@ class WatchfilesWatcher:
         before, self._sets = self._sets, sets
         # Most often only the bytes of a file changed, and all sets are the same.
         if sets.keys() != before.keys() or any(sets[key] is not before[key] for key in sets):
-            self._places = Places(sets)
+            self._places = _places(sets)
         watched = frozenset(place for one in sets.values() for place in one.watched)
         if watched == self._watched and self._watcher is not None:
             return True
@@ -157,15 +159,38 @@ class WatchfilesWatcher:
             # A watched directory was created, removed or renamed. Then watchfiles drops its watch,
             # even if the same directory comes back.
             self._watched = frozenset()
-        changed = self._places.changed(paths)
+        changed: dict[str, set[str]] = {}
+        for path in paths:
+            for key in self._keys(path):
+                changed.setdefault(key, set()).add(path)
         if changed:
             self._report(changed)
+
+    def _keys(self, path: str) -> Iterator[str]:
+        """The keys of the targets that a change of this path may concern."""
+        if (names := self._places.get(path)) is not None:
+            # The directory itself: it was removed or renamed, or its mode changed.
+            for keys in names.values():
+                yield from keys
+        directory, _, name = path.rpartition("/")
+        names = self._places.get(directory or "/")
+        if names is not None:
+            yield from names.get(name, ())
+            yield from names.get(None, ())
 
 
 def _stop(watcher: tuple[RustNotify, threading.Event] | None) -> None:
     """End a watcher. The thread that reads it returns within a step."""
     if watcher is not None:
         watcher[1].set()
+
+
+def _places(sets: Mapping[str, WatchSet]) -> _Places:
+    places: _Places = {}
+    for key, one in sets.items():
+        for directory, name in one.names:
+            places.setdefault(directory, {}).setdefault(name, set()).add(key)
+    return places
 
 
 def _next_changes(
