@@ -201,7 +201,12 @@ async def _until_stopped(signals: Signals, reloader: Reloader) -> None:
 
 async def _listen(agent: _Agent, service: Service, measuring: Measuring, notify: Notify) -> None:
     """Listen once the first index is ready, and keep listening."""
+    # Before the pipe is there, so that no refused request waits for it; and because an upgrade may
+    # remove the files of the package.
+    loading = asyncio.ensure_future(service.prepare())
     await agent.reloader.ready.wait()
+    with contextlib.suppress(Exception):  # it is loaded when it is needed
+        await loading
     # The objects of the first index stay: the collector need not look at them.
     gc.freeze()
     gc.enable()
@@ -210,17 +215,10 @@ async def _listen(agent: _Agent, service: Service, measuring: Measuring, notify:
     agent.messages.say(_serving(agent))
     notify.send("READY=1", _status_line(agent.reloader))
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_prepare, service)
         tasks.start_soon(_keep_pipe, agent, service)
         tasks.start_soon(measuring.run)
         if notify.interval is not None:
             tasks.start_soon(_feed_watchdog, notify, notify.interval)
-
-
-async def _prepare(service: Service) -> None:
-    """Load what is needed late: an upgrade may remove the files of the package before."""
-    with contextlib.suppress(Exception):  # it is loaded when it is needed
-        await service.prepare()
 
 
 async def _feed_watchdog(notify: Notify, interval: float) -> None:
