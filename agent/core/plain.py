@@ -15,30 +15,30 @@ from agent.core.likely import is_nearly_job
 from agent.core.term import CONTEXTS, Term
 from agent.core.trigger import MAX_LENGTH, And, Or, Trigger
 
-_FIELD = r"[\w*]+(?:\.[\w*]+)*"
+#: One field or several, with hyphens between them. Nothing in them is read in two ways, so a part
+#: that matched once is never tried again (`++`), which takes a third less time.
+_FIELDS = r"[\w*]++(?:[-.][\w*]++)*+"
 #: Name, type, then context and extra or a label. Words in a label are no operators.
 _TERM = re.compile(
-    rf"({'|'.join(sorted(NAMES))})-(job|subjob|work)-"
-    rf"(?:(self|parent|\*|[0-9]+)(?:-({_FIELD}(?:-{_FIELD})*))?"
-    rf"|({_FIELD}(?:-{_FIELD})*(?: (?!(?i:and|or)\b)\w+)*))",
+    r"([a-z]++)-(job|subjob|work)-"
+    rf"(?:(self|parent|\*|[0-9]++)(?:-({_FIELDS}))?"
+    rf"|({_FIELDS}(?: (?!(?i:and|or)\b)\w++)*+))",
     re.ASCII,
 )
-
-
 #: A word that is one letter away from `self` or `parent` has its first letter or its last.
 _FIRST, _LAST = "sSpP", "fFtT"
 
 
 def parse(text: str) -> Trigger | None:
     """The tree of a plain trigger; None of any other text, and of some such."""
-    if "**" in text or len(text) > MAX_LENGTH:
-        return None
-    any_of, all_of = " || " in text, " && " in text
-    if not any_of and not all_of:
-        return _term(text)
-    # What is in the groups is only known when they are read.
-    tree = _joined(text, Or, " || ", And, " && ") if any_of else None
-    return _joined(text, And, " && ", Or, " || ") if tree is None and all_of else tree
+    tree: Trigger | None = _term(text)
+    if tree is None and len(text) <= MAX_LENGTH:
+        # What is in the groups is only known when they are read.
+        if " || " in text:
+            tree = _joined(text, Or, " || ", And, " && ")
+        if tree is None and " && " in text:
+            tree = _joined(text, And, " && ", Or, " || ")
+    return tree
 
 
 def _joined(
@@ -65,22 +65,24 @@ def _joined(
 def _term(text: str) -> Term | None:
     """The one event of a text."""
     found = _TERM.fullmatch(text)
-    if found is None:
+    if found is None or "**" in text or len(text) > MAX_LENGTH:
         return None
     name, kind, context, extra, label = found.groups()
     number = extra
     if label is not None:
         first, _, number = label.partition("-")
-        # Perhaps `self` or `parent` was meant, or it is a context with words behind the extra.
+        # Perhaps `self` or `parent` was meant.
         if (first[0] in _FIRST or first[-1] in _LAST) and is_nearly_job(first):
             return None
-        if first in CONTEXTS or is_id(first):
+        # With words behind its extra, this is a context after all.
+        if " " in label and (first in CONTEXTS or is_id(first)):
             return None
-        number = number.rpartition("-")[2]
-    if kind != "job" and (
-        not number or (kind == "subjob" and not (number == "*" or is_id(number)))
-    ):
+    if name not in NAMES or (not number and kind != "job"):
         return None
+    if kind == "subjob":
+        number = number.rpartition("-")[2] if label is not None else number
+        if number != "*" and not is_id(number):
+            return None
     if context is not None:
         context = intern(context) if context in CONTEXTS else canonical_id(context)
     # As `Term(...)` does, in half the time.

@@ -47,53 +47,59 @@ def plan(
     return found.plan(data)
 
 
+#: The longest name of a file that is taken without an examination, in characters. With any trigger
+#: it makes a line of less than `conf.MAX_LINE`.
+_MAX_NAME = 1000
+assert conf.MAX_LINE - len(" = ") > _MAX_NAME + trigger.MAX_LENGTH
+
+
 class _Planner:
     """Makes a plan, line by line."""
 
     def __init__(self, path: str, text: list[str], before: Plan | None) -> None:
         self._path = path
         self._text = text
-        #: By text, triggers that have no problem.
-        self._parsed: dict[str, trigger.Trigger] = {}
-        if before is not None:
-            clean = (r for r in before.registrations if r.text not in before.warned)
-            self._parsed = {r.text: r.trigger for r in clean}
+        known = before.registrations if before is not None else ()
+        warned = before.warned if before is not None else frozenset()
+        #: By text as it is written in a line, triggers that have no problem.
+        self._parsed = {
+            r.text: r.trigger
+            for r in known
+            if r.text not in warned and "#" not in r.text and r.text[0] not in '"{'
+        }
         self.registrations: list[Registration] = []
         #: The lines that name a file and have an error.
         self._broken: list[Broken] = []
         self._warned: set[str] = set()
         #: By file and trigger, the line.
         self._first: dict[tuple[str, str], int] = {}
-        #: Names that can be those of files.
+        #: Names that can be those of files, without anything to find in them.
         self._names: set[str] = set()
         if before is not None and before.data is not None:
-            self._names.update(r.file for r in before.registrations)
+            self._names.update(r.file for r in known if _is_usual(r.file))
         self._findings: list[Diagnostic] = []
 
     def read(self) -> None:
-        """Take all lines."""
+        """Take all lines.
+
+        Nearly every line surely has no problem: its file was named before, and its trigger was read
+        before or is plain. Such a line is taken at once.
+        """
+        names, parsed = self._names, self._parsed
         # Up to this line, all are part of an earlier one.
         until = 0
         pairs = zip(self._text, [*self._text[1:], ""], strict=False)
         for number, (line, after) in enumerate(pairs, 1):
-            if number > until and not self._take_plain(line, after, number):
-                until = self._take(line, number)
-
-    def _take_plain(self, line: str, after: str, number: int) -> bool:
-        """Take a line that surely has no problem, as nearly all: the file was named before, and the
-        trigger was read before or is plain. Returns whether it was taken."""
-        name, equals, value = line.partition(" = ")
-        # A name holds neither `=` nor `#`.
-        if not equals or name not in self._names or "#" in value or value[:1] in '"{':
-            return False
-        if len(line) > conf.MAX_LINE or "\r" in line:
-            return False
-        if "=" not in after and after.partition("#")[0].strip():
-            return False  # the next line may continue this one
-        tree = self._parsed.get(value) or plain.parse(value)
-        if tree is not None:
-            self._register(name, 1, tree, value, number)
-        return tree is not None
+            if number <= until:
+                continue
+            name, _, value = line.partition(" = ")
+            # A line without `=` may continue the one before it.
+            if name in names and ("=" in after or not after.partition("#")[0].strip()):
+                tree = parsed.get(value) or plain.parse(value)
+                if tree is not None:
+                    self._register(name, 1, tree, value, number)
+                    continue
+            until = self._take(line, number)
 
     def _take(self, line: str, number: int) -> int:
         """Take any line. Returns the number of the last line that is part of it."""
@@ -115,7 +121,8 @@ class _Planner:
             if names.bad_name(name, 0) is None:
                 self._broken.append(Broken(name, number, column))
             return until
-        self._names.add(name)
+        if _is_usual(name):
+            self._names.add(name)
         # Triggers that were parsed before are found by their canonical text.
         text = str(tree)
         if problems:
@@ -135,7 +142,9 @@ class _Planner:
         if earlier != number:
             self._add(_duplicate_line(name, earlier, column), number)
             return
-        self.registrations.append(Registration(name, tree, text, number, column))
+        # As `Registration(...)` does, in half the time.
+        made = tuple.__new__(Registration, (name, tree, text, number, column))
+        self.registrations.append(made)
 
     def plan(self, data: bytes) -> Plan:
         """The plan, after all lines; `data` are the bytes of the file."""
@@ -148,6 +157,11 @@ class _Planner:
             data,
             tuple(self._broken),
         )
+
+
+def _is_usual(name: str) -> bool:
+    """Whether a line with this name and a plain trigger may be taken without an examination."""
+    return len(name) <= _MAX_NAME and "\r" not in name
 
 
 def _duplicate_line(file: str, earlier: int, column: int) -> Problem:

@@ -69,7 +69,7 @@ def test_a_line_that_is_only_glanced_at_has_nothing_to_find(text: list[str]) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(habits, "_PLAIN_LABEL", re.compile("(?!)"))
         patch.setattr(trigger, "_flat", lambda _: None)
-        patch.setattr(planning._Planner, "_take_plain", lambda *_: False)
+        patch.setattr(plain, "parse", lambda _: None)
         examined = planning.plan(data, "/d/callbacks.conf")
     assert planning.plan(data, "/d/callbacks.conf") == examined
     assert planning.plan(data, "/d/callbacks.conf", examined) == examined
