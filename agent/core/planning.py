@@ -23,7 +23,7 @@ def plan(
     """What the bytes of a callbacks.conf say.
 
     Takes any bytes; raises nothing. `before` is an older plan of the file: its triggers are not
-    parsed again. One without `data` tells of triggers alone, and nothing of names.
+    parsed again.
     """
     if data and not data.strip(b"\0"):
         message = "this file holds nothing but NUL bytes"
@@ -73,10 +73,9 @@ class _Planner:
         self._warned: set[str] = set()
         #: By file and trigger, the line.
         self._first: dict[tuple[str, str], int] = {}
-        #: Names that can be those of files, without anything to find in them.
-        self._names: set[str] = set()
-        if before is not None and before.data is not None:
-            self._names.update(r.file for r in known if _is_usual(r.file))
+        #: Names that can be those of files, without anything to find in them: each to itself, so
+        #: that all lines share it.
+        self._names = {r.file: r.file for r in known if _is_usual(r.file)}
         self._findings: list[Diagnostic] = []
 
     def read(self) -> None:
@@ -92,9 +91,10 @@ class _Planner:
         for number, (line, after) in enumerate(pairs, 1):
             if number <= until:
                 continue
-            name, _, value = line.partition(" = ")
+            written, _, value = line.partition(" = ")
+            name = names.get(written)
             # A line without `=` may continue the one before it.
-            if name in names and ("=" in after or not after.partition("#")[0].strip()):
+            if name is not None and ("=" in after or not after.partition("#")[0].strip()):
                 tree = parsed.get(value) or plain.parse(value)
                 if tree is not None:
                     self._register(name, 1, tree, value, number)
@@ -122,7 +122,7 @@ class _Planner:
                 self._broken.append(Broken(name, number, column))
             return until
         if _is_usual(name):
-            self._names.add(name)
+            self._names.setdefault(name, name)
         # Triggers that were parsed before are found by their canonical text.
         text = str(tree)
         if problems:

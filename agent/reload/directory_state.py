@@ -40,7 +40,7 @@ class DirectoryState:
     ticket: int = -1
     #: Diagnostics of its files in the state directory.
     stored_findings: tuple[Diagnostic, ...] = ()
-    #: What is known of its callbacks.conf from the state directory, until it is read.
+    #: The plan of the callbacks.conf in the state directory, until one is read.
     stored_plan: Plan | None = None
     #: Whether the accepted unit is not in the state directory yet.
     unsaved: bool = False

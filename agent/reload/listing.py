@@ -43,7 +43,7 @@ class Listing:
                 stored, findings = self._last_good.load(path) if not before else (None, [])
                 if stored is not None:
                     state.unit, state.device = stored.unit, stored.device
-                    state.stored_plan = stored.plain
+                    state.stored_plan = stored.plan
                 state.stored_findings = tuple(findings)
             states[path] = state
         self._states = states

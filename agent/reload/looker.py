@@ -97,11 +97,13 @@ class Looker:
         return Look(snapshot, before, self._python(d, snapshot))
 
     def _planner(self, d: DirectoryState) -> Planner | None:
-        """What parses the callbacks.conf of a directory."""
-        if self._plans is None:
-            return None
+        """What parses the callbacks.conf of a directory: not again what was stored of it."""
+        if self._plans is None or d.stored_plan is None:
+            return self._plans.plan if self._plans else None
         plan, known = self._plans.plan, d.stored_plan
-        return lambda name, path, data, before: plan(name, path, data, before or known)
+        return lambda name, path, data, before: (
+            known if data == known.data else plan(name, path, data, before or known)
+        )
 
     def second_looks(self, looks: list[tuple[DirectoryState, Look]]) -> bool:
         """Complete the looks: what changed since the first one, and what is missing. Blocks."""

@@ -7,18 +7,20 @@ digest; their code is in files of its own (`state_files.CodeFiles`).
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from agent.core import plain, trigger
+from agent.core import planning, trigger
 from agent.core.diagnostic import Problem
 from agent.core.languages import Verdict
 from agent.core.quoting import printable
-from agent.core.unit import Implementation, Plan, Registration, Unit
+from agent.core.trigger import Trigger
+from agent.core.unit import CONF, Implementation, Plan, Registration, Unit
 from agent.reload.state_files import Damaged
 
 #: Raised when the format of the files changes. Version 1, which had the code in the unit's file, is
@@ -98,8 +100,8 @@ class StoredUnit:
 
     unit: Unit
     device: int | None
-    #: Its lines whose triggers are plain: these need not be parsed again.
-    plain: Plan = field(default_factory=Plan)
+    #: The plan of the unit's callbacks.conf; None if its bytes are not known.
+    plan: Plan | None = None
 
 
 def encode_unit(directory: str, unit: Unit, device: int | None, conf: str | None = None) -> bytes:
@@ -134,7 +136,8 @@ def decode_unit(data: bytes, directory: str, load_code: Callable[[str], bytes]) 
             file: (c.digest, c.compiles, base64.b64decode(c.base64, validate=True))
             for file, c in old.implementations.items()
         }
-        return _unit(old.directory, directory, old.device, False, old.registrations, code)
+        lines = [(*line, 1) for line in old.registrations]
+        return _unit(old.directory, directory, old.device, False, lines, code)
     if version != FORMAT_VERSION:
         raise Damaged(f"its format is {version}, and {FORMAT_VERSION} is expected")
     file = msgspec.json.decode(body, type=_UnitFile)
@@ -142,15 +145,12 @@ def decode_unit(data: bytes, directory: str, load_code: Callable[[str], bytes]) 
         name: (c.digest, c.compiles, load_code(c.digest))
         for name, c in file.implementations.items()
     }
-    found = _unit(file.directory, directory, file.device, file.emptied, file.registrations, code)
-    if file.conf is None:
-        return found
-    try:
-        conf = load_code(file.conf)
-    except (Damaged, OSError):
-        # What is served does not depend on it.
-        return found
-    return replace(found, unit=replace(found.unit, conf=conf))
+    conf = None
+    # What is served does not depend on it.
+    with contextlib.suppress(Damaged, OSError):
+        conf = load_code(file.conf) if file.conf is not None else None
+    lines = file.registrations
+    return _unit(file.directory, directory, file.device, file.emptied, lines, code, conf)
 
 
 def encode_settings(settings: StoredSettings) -> bytes:
@@ -188,23 +188,20 @@ def _unit(
     expected: str,
     device: int | None,
     emptied: bool,
-    lines: Sequence[tuple[str, str, int, int] | tuple[str, str, int]],
+    lines: Sequence[tuple[str, str, int, int]],
     code: dict[str, tuple[str, bool | None, bytes]],
+    conf: bytes | None = None,
 ) -> StoredUnit:
     """A unit from the parts of its file. `code` has by file the digest, whether it compiles, and
     the bytes. Raises Damaged."""
     if directory != expected:
         raise Damaged(f"it belongs to the directory {printable(directory)}")
-    registrations = []
-    others = set()
-    for file, text, *place in lines:
-        tree = plain.parse(text)
-        if tree is None:
-            tree, _ = trigger.parse(text)
-            if tree is None:
-                raise Damaged(f"{text} is not a trigger")
-            others.add(text)
-        registrations.append(Registration(file, tree, text, *place))
+    # Triggers are parsed once, for the unit and for the reading of an unchanged callbacks.conf.
+    plan = None if conf is None else planning.plan(conf, f"{directory}/{CONF}")
+    registrations = plan.registrations if plan else ()
+    if [(r.file, r.text, r.line, r.column) for r in registrations] != lines:
+        trees = {r.text: r.trigger for r in registrations}
+        registrations = tuple(_registration(*line, trees) for line in lines)
     implementations = {}
     for file, (digest, compiles, content) in code.items():
         found = Implementation.of(content)
@@ -212,8 +209,17 @@ def _unit(
             raise Damaged(f"the digest of {file} is wrong")
         verdict = None if compiles is None else Verdict(None if compiles else _OLD)
         implementations[file] = Implementation(found.code, found.digest, verdict)
-    unit = Unit(tuple(registrations), implementations, emptied)
-    return StoredUnit(unit, device, Plan(unit.registrations, frozenset(others)))
+    return StoredUnit(Unit(registrations, implementations, emptied, conf), device, plan)
+
+
+def _registration(
+    file: str, text: str, line: int, column: int, trees: Mapping[str, Trigger]
+) -> Registration:
+    """A line of a unit. `trees` has triggers that are parsed already. Raises Damaged."""
+    tree = trees.get(text) or trigger.parse(text)[0]
+    if tree is None:
+        raise Damaged(f"{text} is not a trigger")
+    return Registration(file, tree, text, line, column)
 
 
 _OLD = Problem("does-not-compile", "it did not compile before")
