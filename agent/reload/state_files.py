@@ -74,7 +74,8 @@ def _read(path: str, most: int) -> bytes:
             raise Damaged("it is not a regular file")
         if status.st_size > most:
             raise Damaged(f"it has {status.st_size} bytes; at most {most} are expected")
-        return file.read(most)
+        # Not `most`: so much would be reserved for every file.
+        return file.read(status.st_size)
 
 
 def replace(path: str, data: bytes, mode: int = _PRIVATE, *, sync: bool = False) -> None:
