@@ -208,11 +208,11 @@ class Event(NamedTuple):
 def standing(job: Job, owner: Job | None) -> tuple[bool, bool]:
     """Whether an owner sees a job as `self`, and as `parent`. Without an owner, the job is it."""
     number = job.id
-    if owner is None:
-        return True, number is not None and number == _parent(job)
     if number is None:
-        return False, False
-    return number == owner.id, number == _parent(owner)
+        return owner is None, False
+    own = owner or job
+    is_parent = number == own.pid and number > NO_PARENT
+    return owner is None or number == owner.id, is_parent
 
 
 def view_of(owner: Job, job: Job | None) -> tuple[object, ...]:
