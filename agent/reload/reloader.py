@@ -9,9 +9,11 @@ others for the next: a slow writer in one directory does not delay the others.
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -51,6 +53,22 @@ WRITING_POLL = 0.02
 WRITING_POLL_MAX = 0.25
 
 _logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """While this lasts, the garbage collector does not run, if it did.
+
+    A reload of many callbacks makes many objects and no cycles of them. Each few hundred of them
+    would start a collection, which holds the GIL and cannot be interrupted.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Reloader:
@@ -155,7 +173,8 @@ class Reloader:
                 tasks.start_soon(keep_running, name, work)
             while True:
                 try:
-                    await self._reload()
+                    with no_collection():
+                        await self._reload()
                 except Exception as error:  # of any kind: the agent goes on, and loses no edit
                     await self._retry(error)
                     continue
