@@ -114,9 +114,9 @@ def parse_term(text: str, start: int, problems: list[Problem]) -> Term:
     report = Report(problems, start)
     if "\\*" in text:
         found = [Edit(*m.span(), "*") for m in _ESCAPED_STAR.finditer(text)]
-        first = text.index("\\*")
+        at, end, _ = found[0]
         hint = "write * without the backslash"
-        report.add("escaped-star", first, 2, "`\\*` is read as `*`", hint, *found)
+        report.add("escaped-star", at, end - at, "`\\*` is read as `*`", hint, *found)
         corrected = Corrected(text, found)
         text = corrected.text
         report.unescaped(corrected)

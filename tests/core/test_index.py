@@ -221,7 +221,7 @@ def test_events_that_are_alike_have_the_same_result(
     every: list[str | None] = [None]
     if event.extra is not None:
         every = [*extras, *(t.extra.replace("*", "x") for t in named if t.extra), event.extra, "7"]
-    ids = [int(t.context) for t in named if t.context and is_id(t.context)]
+    ids = [int(t.context) for t in named if t.context and is_id(t.context) and len(t.context) < 99]
     ours = {context for context in event.contexts if is_id(context)}
     results = [
         index.lookup(event._replace(extra=extra or None, contexts=contexts))

@@ -61,6 +61,7 @@ PROBLEMS = [
     ("done-work-self", "warning", "never-fires", 1, "done-work-self-*"),
     ("done-work-label", "warning", "never-fires", 1, "done-work-label-*"),
     ("done-job-\\*", "warning", "escaped-star", 10, "*"),
+    ("done-job-\\\\*", "warning", "escaped-star", 10, "*"),
     ("done-subjob-self-x", "warning", "not-a-number", 18, "digits"),
     ("dummy-time-self-noon", "warning", "not-a-number", 17, "digits"),
     ("dummy-repeat-self-834567890", "warning", "not-a-number", 19, "interval in seconds"),

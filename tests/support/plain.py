@@ -118,7 +118,8 @@ def _group(operator: str, sides: Sequence[Tree]) -> Tree:
 
 
 def _term(written: str) -> Term:
-    text = written.replace("\\*", "*")
+    # All backslashes before a star are taken away: what is left reads as itself.
+    text = re.sub(r"\\+\*", "*", written)
     if text.startswith(SHORT):
         text = "*-" + text.replace("-", "-*-", 1)
         if text.endswith("-*-"):
