@@ -66,7 +66,7 @@ _PLACEHOLDER = re.compile(r"\$\{?\w+\}?|<\w[\w -]*>|\{\w+\}")
 _BRACKETS = {"[": "]", "<": ">", "{": "}", "^": "$"}
 
 
-def is_plain(value: str) -> bool:
+def _is_plain(value: str) -> bool:
     """Whether a trigger's text is only events and operators, so that `in_value` finds nothing.
 
     Not every such text is found to be one, but nearly all are.
@@ -82,7 +82,7 @@ def in_value(
     `terms` gives where each term of a text begins and ends. `quoted` says whether the text is in
     quotes, where a `#` begins no comment.
     """
-    if is_plain(value):
+    if _is_plain(value):
         return []
     if "\r" in value:
         return [carriage_return(value)]

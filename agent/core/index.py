@@ -102,16 +102,16 @@ def _encoded(callbacks: Sequence[Callback]) -> Iterator[bytes]:
     Each piece is the JSON array of some callbacks, with all of their fields. What is the same for
     all callbacks of a file is encoded once.
     """
-    ends: dict[str, tuple[str, str]] = {}
+    around: dict[str, tuple[str, str]] = {}
     for start in range(0, len(callbacks), _DIGEST_CHUNK):
         encoded = []
         for c in callbacks[start : start + _DIGEST_CHUNK]:
             file, _, text, line, _ = c.registration
-            if file not in ends:
+            if file not in around:
                 first = json.dumps((file, c.path, c.directory, c.language))
                 last = json.dumps((c.implementation.digest, c.enabled))
-                ends[file] = first[:-1], last[1:]
-            first, last = ends[file]
+                around[file] = first[:-1], last[1:]
+            first, last = around[file]
             encoded.append(f"{first}, {encode_basestring_ascii(text)}, {line}, {last}")
         yield f"[{', '.join(encoded)}]".encode()
 
@@ -242,7 +242,7 @@ class Index:
 
     def alike(self, event: Event) -> match.Alike | None:
         """What tells which events have the same result as this one, where nothing occurred before
-        or is pending; None if that cannot be said. See `match.Alike`."""
+        or is pending; None if that cannot be said. See `match.alike`."""
         return match.alike(self._tree, event, Steps(None))
 
     def _lookup(

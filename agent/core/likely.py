@@ -8,7 +8,7 @@ from agent.core.spelling import nearest, one_letter_away
 #: The contexts that are words.
 JOB = ("self", "parent")
 #: The length of the longest text that is one letter away from one of them.
-_LONGEST = max(map(len, JOB)) + 1
+MAX_NEAR_JOB = max(map(len, JOB)) + 1
 
 
 def known_name(text: str) -> str | None:
@@ -41,7 +41,7 @@ def is_exact(context: str) -> bool:
 
 def is_nearly_job(context: str) -> bool:
     """Whether a third field was probably meant as `self` or `parent`."""
-    if len(context) > _LONGEST:
+    if len(context) > MAX_NEAR_JOB:
         return False
     lower = context.lower()
     return lower in JOB or any(one_letter_away(lower, job) for job in JOB)

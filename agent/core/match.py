@@ -98,10 +98,10 @@ def contexts_that_count(tree: Tree, event: Event, steps: Steps) -> Callable[[str
 
 
 class Alike(NamedTuple):
-    """What is required of the extras and job ids of events that have the same type and name, are of
-    the same `self` and `parent`, and either all have an extra or all have none.
+    """What singles out events among others like them: of the same type, name, `self` and `parent`,
+    either all with an extra or all without.
 
-    All of these that it does not single out satisfy the same terms.
+    All of these that are not singled out satisfy the same terms.
     """
 
     #: The extras that terms require.
@@ -114,15 +114,18 @@ class Alike(NamedTuple):
         for extras in self.extras:
             if extra in extras:
                 return True
-        return bool(self.contexts) and any(str(number) in contexts for contexts in self.contexts)
+        if number is None or not self.contexts:
+            return False
+        return any(str(number) in contexts for contexts in self.contexts)
 
 
-#: The most contexts of one type and name that are searched for job ids.
+#: The most contexts of one type and name that are searched for job ids. Where there are more, some
+#: are job ids.
 _FEW_CONTEXTS = 8
 
 
 def alike(tree: Tree, event: Event, steps: Steps) -> Alike | None:
-    """What tells the events that satisfy the same terms as this one, if it is not singled out.
+    """What singles out events among those like this one, which may be singled out itself.
 
     None if that cannot be said: a term requires a pattern of the extra, or a label.
     """

@@ -5,7 +5,9 @@ Every line is read alone, except where a trigger goes on in the next lines by mi
 
 from __future__ import annotations
 
-from agent.core import conf, continuation, lines, names, plain, trigger, unit
+from itertools import pairwise
+
+from agent.core import conf, continuation, lines, names, trigger, unit, usual
 from agent.core.diagnostic import (
     MAX_UNCAPPED,
     Diagnostic,
@@ -81,13 +83,13 @@ class _Planner:
     def read(self) -> None:
         """Take all lines.
 
-        Nearly every line surely has no problem: its file was named before, and its trigger was read
-        before or is plain. Such a line is taken at once.
+        Nearly every line can be seen to have no problem: its file was named before, and its trigger
+        was read before or is a usual one. Such a line is taken at once.
         """
         names, parsed = self._names, self._parsed
         # Up to this line, all are part of an earlier one.
         until = 0
-        pairs = zip(self._text, [*self._text[1:], ""], strict=False)
+        pairs = pairwise([*self._text, ""])
         for number, (line, after) in enumerate(pairs, 1):
             if number <= until:
                 continue
@@ -95,7 +97,7 @@ class _Planner:
             name = names.get(written)
             # A line without `=` may continue the one before it.
             if name is not None and ("=" in after or not after.partition("#")[0].strip()):
-                tree = parsed.get(value) or plain.parse(value)
+                tree = parsed.get(value) or usual.parse(value)
                 if tree is not None:
                     self._register(name, 1, tree, value, number)
                     continue
@@ -160,7 +162,7 @@ class _Planner:
 
 
 def _is_usual(name: str) -> bool:
-    """Whether a line with this name and a plain trigger may be taken without an examination."""
+    """Whether a line with this name and a usual trigger may be taken without an examination."""
     return len(name) <= _MAX_NAME and "\r" not in name
 
 

@@ -10,7 +10,7 @@ import re
 from agent.core.correction import Corrected
 from agent.core.diagnostic import MAX_FINDINGS, Edit, Problem, ProblemError
 from agent.core.event import NAMES, TYPE_FORMS, TYPES, EventType, is_id
-from agent.core.likely import JOB, known_name
+from agent.core.likely import JOB, MAX_NEAR_JOB, known_name
 from agent.core.quoting import shown
 from agent.core.spelling import nearest, one_letter_away
 
@@ -19,8 +19,6 @@ MAX_PROBLEMS = MAX_FINDINGS
 
 _SINGLE_OPERATOR = re.compile(r"(?<!\S)[&|](?!\S)")
 _EXPECTED_TYPES = "the types are " + ", ".join(TYPES)
-#: The length of the longest text that is one letter away from `self` or `parent`.
-_LONGEST = max(map(len, JOB)) + 1
 _UNIT = re.compile(r"([0-9]{1,9})\s*(s|sec|m|min|h|d)", re.IGNORECASE)
 _SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 
@@ -232,7 +230,7 @@ def check_label(report: Report, text: str, row: EventType, at: int) -> None:
         edit = Edit(at, at + len(context), lower)
         message = f"{context} is read as a label, the context is {lower}"
         report.add("context-case", at, len(context), message, f"write {lower}", edit)
-    elif len(lower) <= _LONGEST and (not extra or row.extra is not None):
+    elif len(lower) <= MAX_NEAR_JOB and (not extra or row.extra is not None):
         near = next((job for job in JOB if one_letter_away(lower, job)), None)
         if near:
             meant = f"{text[:at]}{near}{text[at + len(context) :]}"

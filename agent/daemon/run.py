@@ -42,8 +42,8 @@ from agent.settings import STANDARD_OUTPUT, TABLE, Given, Settings, SettingsErro
 from agent.settings.host import Host
 from agent.timing import DEFAULTS, Timing
 
-#: Seconds that a reload, in its thread, may hold the GIL while lookups wait. Not before there are
-#: any: threads that wait for each other would only take longer.
+#: Seconds that a reload, in its thread, may hold the GIL while lookups wait. Set once lookups are
+#: served: it makes a start slower.
 SWITCH_INTERVAL = 0.00005
 #: uvloop answers twice as many lookups as asyncio's own loop.
 LOOP = {"loop_factory": uvloop.new_event_loop}

@@ -23,7 +23,7 @@ MAX_UNIT_BYTES = 256 << 20
 MAX_TOTAL_BYTES = 512 << 20
 
 
-#: The least bytes that one call asks for. On some file systems stat says that all files are empty.
+#: The least bytes that one read asks for: some file systems report a size of 0 for every file.
 READ_SIZE = 64 << 10
 
 
@@ -158,7 +158,7 @@ class FileReader:
             details.busy.add(name)
         self._count(first.st_size)
         data = bytearray()
-        # As much as stat says and one byte: `most` would be reserved for every file.
+        # As much as stat says and one byte: `os.read` allocates as many bytes as it is asked for.
         size = max(first.st_size + 1, READ_SIZE)
         while len(data) <= most and (part := os.read(fd, size)):
             data += part

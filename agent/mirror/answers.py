@@ -20,10 +20,10 @@ from agent.core.event import Event
 from agent.core.index import Index, Match
 from agent.mirror.frozen import frozen
 from agent.rpc import jsonrpc, question, results
-from agent.rpc.alike import AlikeAnswers
 from agent.rpc.lines import MAX_LINE
 from agent.rpc.question import BadText
 from agent.rpc.results import Spend
+from agent.rpc.shared_results import SharedResults
 
 #: Bytes of the answers that are kept, encoded. Decoded they take about four times as much.
 MAX_KEPT_BYTES: Final = 8 << 20
@@ -61,7 +61,7 @@ class Answers:
         #: Answers to lookups of an event alone, by its text.
         self.events: dict[str, Any] = {}
         #: The same for events like one that was asked for.
-        self._alike: AlikeAnswers[Any] = AlikeAnswers()
+        self._alike: SharedResults[Any] = SharedResults()
         #: Other answers, by arguments, and by the callbacks that fire.
         self._kept: dict[Key, Any] = {}
         self._size = 0
@@ -105,7 +105,7 @@ class Answers:
     def to_event(self, event: str) -> Any:
         """The answer to a lookup of an event alone, a text in ASCII of at most QUICK_CHARACTERS.
         Raises Refused."""
-        answer = self._alike.to_text(event)
+        answer = self._alike.of_text(event)
         if answer is not None:
             return answer
         try:

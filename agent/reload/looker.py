@@ -97,10 +97,13 @@ class Looker:
         return Look(snapshot, before, self._python(d, snapshot))
 
     def _planner(self, d: DirectoryState) -> Planner | None:
-        """What parses the callbacks.conf of a directory: not again what was stored of it."""
-        if self._plans is None or d.stored_plan is None:
-            return self._plans.plan if self._plans else None
+        """What parses the callbacks.conf of a directory. If its bytes are those that were stored,
+        the stored plan is used."""
+        if self._plans is None:
+            return None
         plan, known = self._plans.plan, d.stored_plan
+        if known is None:
+            return plan
         return lambda name, path, data, before: (
             known if data == known.data else plan(name, path, data, before or known)
         )

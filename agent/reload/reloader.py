@@ -30,6 +30,7 @@ from agent.disk.permissions import Trust
 from agent.disk.stalls import StallMonitor
 from agent.disk.watch.combined import Watch
 from agent.reload.causes import Cause
+from agent.reload.directory_state import DirectoryState
 from agent.reload.last_good import LastGood
 from agent.reload.listing import Listing
 from agent.reload.log import Log
@@ -173,8 +174,7 @@ class Reloader:
                 tasks.start_soon(keep_running, name, work)
             while True:
                 try:
-                    with no_collection():
-                        await self._reload()
+                    await self._reload()
                 except Exception as error:  # of any kind: the agent goes on, and loses no edit
                     await self._retry(error)
                     continue
@@ -220,21 +220,11 @@ class Reloader:
             or d.attempt.unsettled_since is not None
             or d.snapshot is None
         ]
-        settled = await self._settler.read_until_quiet(directories, dirty)
-        if settled:
-            checker = self._settler.checker
-            found, unwatched = await to_thread.run_sync(self.listing.evaluate, settled, checker)
-            self.records.recorder.found(found)
-            # What they lead to was only found now, and is watched from the next reading on.
-            if unwatched:
-                self.notice(unwatched)
-        for d, _ in settled:
-            d.ticket = ticket
         first = not self.ready.is_set()
-        if first and (self.qb_conf.awaited or self.listing.settled_since(0) < 0):
-            # The first index is whole, or there is none.
-            return
-        await self._swap(first)
+        # Not while the state is written, which may wait for a disk for ever.
+        with no_collection():
+            if not await self._accept(directories, dirty, ticket, first):
+                return
         self.ready.set()
         self._settler.start()
         await self._emit_record(began)
@@ -245,6 +235,30 @@ class Reloader:
         self._write_behind.written()
         if not self.qb_conf.awaited:
             self._barrier.finish(self.listing.settled_since(ticket))
+
+    async def _accept(
+        self,
+        directories: list[DirectoryState],
+        dirty: Collection[str] | None,
+        ticket: int,
+        first: bool,
+    ) -> bool:
+        """Read directories until they are quiet, and serve what is accepted. False where the first
+        index is not whole yet, so that there is none."""
+        settled = await self._settler.read_until_quiet(directories, dirty)
+        if settled:
+            checker = self._settler.checker
+            found, unwatched = await to_thread.run_sync(self.listing.evaluate, settled, checker)
+            self.records.recorder.found(found)
+            # What they lead to was only found now, and is watched from the next reading on.
+            if unwatched:
+                self.notice(unwatched)
+        for d, _ in settled:
+            d.ticket = ticket
+        if first and (self.qb_conf.awaited or self.listing.settled_since(0) < 0):
+            return False
+        await self._swap(first)
+        return True
 
     async def _swap(self, first: bool) -> None:
         """Serve what is accepted now, and say what is held."""

@@ -74,7 +74,7 @@ def _read(path: str, most: int) -> bytes:
             raise Damaged("it is not a regular file")
         if status.st_size > most:
             raise Damaged(f"it has {status.st_size} bytes; at most {most} are expected")
-        # Not `most`: so much would be reserved for every file.
+        # Not `most`: `read` allocates as many bytes as it is asked for.
         return file.read(status.st_size)
 
 

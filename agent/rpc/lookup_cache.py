@@ -9,23 +9,23 @@ from msgspec import Raw
 
 from agent.core.index import Index, Match
 from agent.rpc import jsonrpc, question
-from agent.rpc.alike import AlikeAnswers
-from agent.rpc.messages import LookupParams, PlainLookup, UnreadLookup
+from agent.rpc.messages import LookupParams, UncheckedLookup, UnreadLookup
 from agent.rpc.results import Counted, Found, encoded_match, no_limit
+from agent.rpc.shared_results import SharedResults
 
 _encode = msgspec.json.Encoder().encode
 
 #: Bytes of the results that are cached, with their parameters: some 30,000 usual ones. A farm asks
 #: for some hundred different events in a second.
 MAX_CACHE_BYTES = 8 << 20
-#: Bytes of an entry besides those of its key, and bytes of an answer besides those of the result:
-#: measured, of objects and table.
+#: Bytes of an entry besides those of its key: measured, of objects and table.
 ENTRY_BYTES = 128
+#: The same of a result and its tally besides those of the text.
 ANSWER_BYTES = 256
 #: Bytes of parameters whose result is cached. Those of a real request have some hundred.
 MAX_CACHED_PARAMS = 4096
 #: Lookups that are remembered as answered once: those of some seconds of a farm.
-MAX_ONCE = 2048
+MAX_SEEN_ONCE = 2048
 #: Bytes of a result up to which it is answered in a batch of thousands of requests.
 MAX_BATCHED_RESULT = 4096
 #: Callbacks of a result, and bytes of code in it, up to which it is encoded on the loop. Each of
@@ -36,7 +36,7 @@ QUICK_CODE_BYTES = 1 << 18
 _LINE = b'{"jsonrpc":"2.0","id":%d,"result":%b}\n'
 
 _decode_params = msgspec.json.Decoder(LookupParams).decode
-_decode_plain = msgspec.json.Decoder(PlainLookup).decode
+_decode_unchecked = msgspec.json.Decoder(UncheckedLookup).decode
 
 
 class NotQuick(Exception):
@@ -72,7 +72,16 @@ class LookupCache:
     """
 
     __slots__ = (
-        *("_alike", "_index", "_large", "_max_bytes", "_once", "_results", "_retired", "_size"),
+        *(
+            "_alike",
+            "_index",
+            "_large",
+            "_max_bytes",
+            "_seen_once",
+            "_results",
+            "_retired",
+            "_size",
+        ),
         "_tallies",
     )
 
@@ -85,10 +94,10 @@ class LookupCache:
         #: The same for results that are too large for a batch.
         self._large: dict[_Key, _Answer] = {}
         #: Small results by events that are alike: those without code, and those with it.
-        self._alike: tuple[AlikeAnswers[_Answer], ...] = AlikeAnswers(), AlikeAnswers()
-        #: The hashes of texts that were answered by events like theirs, once so far. A text that
-        #: comes again is stored.
-        self._once: set[int] = set()
+        self._alike: tuple[SharedResults[_Answer], ...] = SharedResults(), SharedResults()
+        #: The hashes of texts that were answered once, by events like theirs. A text that comes
+        #: again is stored: then it is found sooner. Two texts with one hash do no harm.
+        self._seen_once: set[int] = set()
         self._size = 0
         #: The tallies of all results since the cache was last emptied, and those from before.
         self._tallies: list[Tally] = []
@@ -171,24 +180,24 @@ class LookupCache:
                 self._store(key, len(key), answer)
                 raise NotQuick
             self._store(text, len(text), answer)
-        elif (name := hash(text)) in self._once:
+        elif (digest := hash(text)) in self._seen_once:
             self._store(text, len(text), answer)
         else:
-            if len(self._once) == MAX_ONCE:
-                self._once.clear()
-            self._once.add(name)
+            if len(self._seen_once) == MAX_SEEN_ONCE:
+                self._seen_once.clear()
+            self._seen_once.add(digest)
         return answer
 
     def _of_alike(self, text: bytes) -> _Answer | None:
         """The answer to a lookup by an event like its own."""
         try:
-            asked = _decode_plain(text)
+            asked = _decode_unchecked(text)
         except ValueError:
             return None
         alike = self._alike[asked.code]
         if not isinstance(asked.event, str):
-            return alike.to_object(asked.event, asked.owner)
-        return alike.to_text(asked.event) if asked.owner is None else None
+            return alike.of_object(asked.event, asked.owner)
+        return alike.of_text(asked.event) if asked.owner is None else None
 
     def _compute(self, params: LookupParams, late: Callable[[], bool]) -> _Answer:
         def check() -> None:
@@ -213,6 +222,7 @@ class LookupCache:
         if not (one.occurred or one.pending) and len(answer[0]) <= MAX_BATCHED_RESULT:
             alike = self._alike[params.code]
             size = alike.keep(self._index, params.event, params.owner, one.event, answer)
+            # If this empties the cache, what was just kept goes with the rest.
             self._make_room(size, answer[1])
         return answer
 
@@ -241,7 +251,7 @@ class LookupCache:
             self._large.clear()
             for alike in self._alike:
                 alike.clear()
-            self._once.clear()
+            self._seen_once.clear()
             self._size = 0
             # Some of them may be counted yet, for lookups that are being answered.
             self._retired += [one for one in self._tallies if one is not tally]

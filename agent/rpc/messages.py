@@ -123,7 +123,7 @@ class _Params(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     track them."""
 
 
-class PlainJob(_Params, frozen=True):
+class JobFields(_Params, frozen=True):
     """The fields of a job, as they were given."""
 
     id: Annotated[_Natural | None, _job_number("the job's id")] = None
@@ -136,7 +136,7 @@ class PlainJob(_Params, frozen=True):
     pgrp: Annotated[_Natural | None, _job_number("the job's process group (0: not given)")] = None
 
 
-class Job(PlainJob, frozen=True):
+class Job(JobFields, frozen=True):
     """A job, as far as the client gave it. None is not given and equals nothing; a pid of 1 or
     lower and a pgrp of 0 count as not given."""
 
@@ -1030,27 +1030,27 @@ class UnreadLookup(
     id: Id = UNSET
 
 
-class PlainEvent(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+class UncheckedEvent(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """An event given as an object, of which no rule is checked but the types."""
 
     name: str
     type: str
-    job: PlainJob
+    job: JobFields
     extra: str | None = None
 
 
 if TYPE_CHECKING:
-    PlainJobIfGiven = PlainJob | None
+    JobFieldsIfGiven = JobFields | None
 else:
-    PlainJobIfGiven = PlainJob
+    JobFieldsIfGiven = JobFields
 
 
-class PlainLookup(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+class UncheckedLookup(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """Parameters of a lookup with no more than an event, an owner and `code`, of which no rule is
     checked but the types. That is enough where the answer to an event like it is known."""
 
-    event: str | PlainEvent
-    owner: PlainJobIfGiven = None
+    event: str | UncheckedEvent
+    owner: JobFieldsIfGiven = None
     code: bool = False
 
 

@@ -49,7 +49,7 @@ def is_heavy(params: ExplainParams) -> bool:
     """Whether a lookup may take so long that it would delay other clients."""
     event = params.event
     if not isinstance(event, str):
-        event = (event.extra or "") + (event.job.label or "")
+        event = event.name + (event.extra or "") + (event.job.label or "")
     before = params.occurred or params.pending or ()
     return len(before) > QUICK_EVENTS or len(event) > QUICK_CHARACTERS
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core import habits, lines, plain, planning, trigger
+from agent.core import habits, lines, planning, trigger, usual
 from agent.core.diagnostic import Problem
 
 _FIELDS = st.sampled_from(
@@ -69,7 +69,7 @@ def test_a_line_that_is_only_glanced_at_has_nothing_to_find(text: list[str]) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(habits, "_PLAIN_LABEL", re.compile("(?!)"))
         patch.setattr(trigger, "_flat", lambda _: None)
-        patch.setattr(plain, "parse", lambda _: None)
+        patch.setattr(usual, "parse", lambda _: None)
         examined = planning.plan(data, "/d/callbacks.conf")
     assert planning.plan(data, "/d/callbacks.conf") == examined
     assert planning.plan(data, "/d/callbacks.conf", examined) == examined
@@ -89,8 +89,8 @@ def test_a_line_that_is_only_glanced_at_has_nothing_to_find(text: list[str]) -> 
         ),
     )
 )
-def test_a_plain_trigger_is_what_the_whole_reader_makes_of_it_without_a_problem(text: str) -> None:
-    tree = plain.parse(text)
+def test_a_usual_trigger_is_what_the_whole_reader_makes_of_it_without_a_problem(text: str) -> None:
+    tree = usual.parse(text)
     if tree is not None:
         assert (tree, []) == trigger.parse(text)
         assert str(tree) == text
@@ -111,8 +111,8 @@ def test_a_plain_trigger_is_what_the_whole_reader_makes_of_it_without_a_problem(
         "(done-job-self || failed-job-self) && done-job-12",
     ],
 )
-def test_what_files_usually_hold_is_plain(text: str) -> None:
-    assert plain.parse(text) is not None
+def test_what_files_usually_hold_is_read(text: str) -> None:
+    assert usual.parse(text) is not None
 
 
 @pytest.mark.parametrize(

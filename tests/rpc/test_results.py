@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from agent.core.index import Callback, Index, ServedDirectory
 from agent.core.unit import Implementation
-from agent.rpc import jsonrpc, lookup_cache, results
+from agent.rpc import jsonrpc, lookup_cache, messages, results
 from agent.rpc.lookup_cache import LookupCache, NotQuick
 from agent.rpc.messages import LookupParams, UnreadLookup
 from agent.rpc.question import QUICK_CHARACTERS, BadText
@@ -151,7 +151,8 @@ def test_an_owner_sees_more_in_an_event_given_as_text() -> None:
 
 
 def test_the_cache_is_bounded_by_bytes() -> None:
-    """Here 20,000 bytes, of the results of 2,000 different lookups."""
+    """Here 20,000 bytes, of the results of 3,000 different lookups."""
+    chance = random.Random(3)
     cache = LookupCache(INDEX, 20_000)
 
     def held() -> list[object]:
@@ -169,6 +170,11 @@ def test_the_cache_is_bounded_by_bytes() -> None:
     for number in range(1000):
         events = f"done-job-{number}", f"done-work-self-{number}"
         assert cache.responses(requests(*events), never) == responses(*events)
+        # Other names each time, long ones too.
+        name = f"{number}" * chance.choice([1, 50, 500])
+        event = messages.EventObject(name, "job", messages.Job(id=number))
+        with contextlib.suppress(NotQuick):
+            cache.result(LookupParams(event))
         found = held()
         most = max(most, len(found))
         assert sum(map(sys.getsizeof, found)) <= 20_000

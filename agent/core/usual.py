@@ -1,6 +1,6 @@
 """Reads the triggers that nearly every line has, quickly.
 
-A *plain* trigger is canonical text, and nothing can be said against it: one event of a usual form,
+A *usual* trigger is canonical text, and nothing can be said against it: one event of a common form,
 or several with operators between them, in groups or not. `agent.core.trigger` reads every text, and
 would give the same tree of these, without a problem.
 """
@@ -15,14 +15,14 @@ from agent.core.likely import is_nearly_job
 from agent.core.term import CONTEXTS, Term
 from agent.core.trigger import MAX_LENGTH, And, Or, Trigger
 
-#: One field or several, with hyphens between them. Nothing in them is read in two ways, so a part
-#: that matched once is never tried again (`++`), which takes a third less time.
-_FIELDS = r"[\w*]++(?:[-.][\w*]++)*+"
+#: One field or several, with hyphens between them. A field can be matched in one way only, so it is
+#: never tried again (`++`). The groups are not possessive: Pythons before 3.11.5 have a bug there.
+_FIELDS = r"[\w*]++(?:[-.][\w*]++)*"
 #: Name, type, then context and extra or a label. Words in a label are no operators.
 _TERM = re.compile(
     r"([a-z]++)-(job|subjob|work)-"
     rf"(?:(self|parent|\*|[0-9]++)(?:-({_FIELDS}))?"
-    rf"|({_FIELDS}(?: (?!(?i:and|or)\b)\w++)*+))",
+    rf"|({_FIELDS}(?: (?!(?i:and|or)\b)\w++)*))",
     re.ASCII,
 )
 #: A word that is one letter away from `self` or `parent` has its first letter or its last.
@@ -30,10 +30,11 @@ _FIRST, _LAST = "sSpP", "fFtT"
 
 
 def parse(text: str) -> Trigger | None:
-    """The tree of a plain trigger; None of any other text, and of some such."""
+    """The tree of a usual trigger. None for any other text, and for some usual ones: these are left
+    to `agent.core.trigger`."""
     tree: Trigger | None = _term(text)
     if tree is None and len(text) <= MAX_LENGTH:
-        # What is in the groups is only known when they are read.
+        # Whether `||` is outside the groups or inside is not known yet, so both are tried.
         if " || " in text:
             tree = _joined(text, Or, " || ", And, " && ")
         if tree is None and " && " in text:
@@ -44,8 +45,8 @@ def parse(text: str) -> Trigger | None:
 def _joined(
     text: str, outer: type[And | Or], sign: str, inner: type[And | Or], inner_sign: str
 ) -> Trigger | None:
-    """The tree of events and groups of events with one operator between them; None if it has not
-    that form."""
+    """The tree of events and groups of events with one operator between them; None if it does not
+    have that form."""
     parts: list[Trigger] = []
     for part in text.split(sign):
         tree: Trigger | None
