@@ -124,8 +124,8 @@ def test_the_readme_installs_upgrades_and_removes_it(machine: Machine) -> None:
         assert "/usr/share/man" in said[2]
     if shutil.which("man"):
         assert "callback-agent-check(1)" in machine.run(f"set +u\n{shell}man callback-agent\n")
-    conf = machine.checkout / "pyproject.toml"
-    conf.write_text(re.sub(r'^version = ".*"', 'version = "7.8.9"', conf.read_text(), flags=re.M))
+    package = machine.checkout / "agent" / "__init__.py"
+    package.write_text(re.sub('__version__ = ".*"', '__version__ = "7.8.9"', package.read_text()))
     said_after = machine.run(f"set +u\n{shell}{upgrade}")
     assert said_after.endswith("callback-agent 7.8.9\n")
     machine.run(remove)
