@@ -240,10 +240,10 @@ class Index:
         only in other contexts have the same results."""
         return match.contexts_that_count(self._tree, event, Steps(None))
 
-    def alike(self, event: Event) -> match.Alike | None:
+    def alike(self, event: Event, labelled: bool) -> match.Alike | None:
         """What tells which events have the same result as this one, where nothing occurred before
         or is pending; None if that cannot be said. See `match.alike`."""
-        return match.alike(self._tree, event, Steps(None))
+        return match.alike(self._tree, event, labelled, Steps(None))
 
     def _lookup(
         self, event: Event, occurred: Sequence[Event], pending: Pending, steps: Steps

@@ -124,14 +124,15 @@ class Alike(NamedTuple):
 _FEW_CONTEXTS = 8
 
 
-def alike(tree: Tree, event: Event, steps: Steps) -> Alike | None:
+def alike(tree: Tree, event: Event, labelled: bool, steps: Steps) -> Alike | None:
     """What singles out events among those like this one, which may be singled out itself.
 
-    None if that cannot be said: a term requires a pattern of the extra, or a label.
+    `labelled` is whether some of them may have a label that counts. None if that cannot be said: a
+    term requires a pattern of the extra, or a label that they may have.
     """
     extras, contexts = [], []
     for slots in _slots(tree, event, steps):
-        if event.unsplit is not None or not _LABELS.isdisjoint(slots):
+        if event.unsplit is not None or (labelled and not _LABELS.isdisjoint(slots)):
             return None
         if len(slots) > _FEW_CONTEXTS or any(map(is_id, slots)):
             contexts.append(slots)

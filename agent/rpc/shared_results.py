@@ -7,7 +7,7 @@ event like it (`agent.core.match.Alike`).
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from agent.core.event import Event, Job, standing
 from agent.core.index import Index
@@ -23,7 +23,7 @@ ENTRY_BYTES = 400
 #: some dozen.
 MAX_KEY = 256
 
-_View = tuple[str, str, bool, bool, bool]
+_View = tuple[str, str, bool, bool, bool, bool]
 _Entry = tuple[Alike | None, A]
 
 _UNKNOWN = None, None
@@ -73,27 +73,31 @@ class SharedResults(Generic[A]):
         `event` is what is given as its owner sees it. Keeps nothing, and returns 0, where other
         events may have other results, for text with an owner, and for long names.
         """
-        alike = index.alike(event)
-        number = None if isinstance(given, str) else given.job.id
-        if alike is None or alike.singles_out(event.extra, number):
+        if isinstance(given, str):
+            if owner is not None or event.extra is None:
+                return 0
+            head = given[: -len(event.extra)]
+            known, size = head in self._by_head, len(head)
+            alike, number = index.alike(event, labelled=False), None
+        else:
+            view = _view(given, owner)
+            known, size = view in self._by_view, len(given.name)
+            alike, number = index.alike(event, labelled=view[3]), given.job.id
+        if known or size > MAX_KEY or alike is None or alike.singles_out(event.extra, number):
             return 0
         entry = (alike if any(alike) else None), result
-        if not isinstance(given, str):
-            return self._add(self._by_view, _view(given, owner), len(given.name), entry)
-        if owner is not None or event.extra is None:
-            return 0
-        head = given[: -len(event.extra)]
-        return self._add(self._by_head, head, len(head), entry)
-
-    def _add(self, table: dict[Any, _Entry[A]], key: object, length: int, entry: _Entry[A]) -> int:
-        """`length` is that of the key, in characters. Returns the bytes that were added."""
-        if length > MAX_KEY or key in table:
-            return 0
-        table[key] = entry
-        return ENTRY_BYTES + 4 * length
+        if isinstance(given, str):
+            self._by_head[head] = entry
+        else:
+            self._by_view[view] = entry
+        return ENTRY_BYTES + 4 * size
 
 
 def _view(event: UncheckedEvent | EventObject, owner: Job | None) -> _View:
-    """What decides, with the extra and the job's id, which terms an event satisfies. Its label is
-    left out: see `alike`."""
-    return event.name, event.type, not event.extra, *standing(event.job, owner)
+    """What decides, with the extra, the job's id and its label, which terms an event satisfies.
+
+    Of the label it says only whether there is one that may count.
+    """
+    job = event.job
+    labelled = bool(job.label) and job.pgrp is not None and job.pgrp == (owner or job).pgrp
+    return event.name, event.type, not event.extra, labelled, *standing(job, owner)
