@@ -213,11 +213,13 @@ def test_standard_output_and_standard_error_need_not_be_read(tmp_path: Path) -> 
         agent.command, stdout=writing, stderr=writing, cwd=tmp_path, close_fds=True
     )
     os.close(writing)
-    with open(reading, "rb") as output:
-        # Beside the line that says what is served.
-        assert any(b": started: " in output.readline() for _ in range(2))
-    wait_for(agent.answers, "its answer")
-    write(directory, "a.py = done-job-self\n", a_py="x = 1\n")
-    agent.reload()
-    assert [code for _, _, code in agent.served()] == ["x = 1\n"]
-    assert agent.stop() == 0
+    try:
+        with open(reading, "rb") as output:
+            # Beside the line that says what is served.
+            assert any(b": started: " in output.readline() for _ in range(2))
+        wait_for(agent.answers, "its answer")
+        write(directory, "a.py = done-job-self\n", a_py="x = 1\n")
+        agent.reload()
+        assert [code for _, _, code in agent.served()] == ["x = 1\n"]
+    finally:
+        assert agent.stop() == 0
