@@ -316,12 +316,13 @@ def test_what_somebody_removes_of_the_state_directory_is_stored_again(
         whole = stored()
         assert "settings" in whole
         (folder,) = (path for path in agent.state.iterdir() if path.is_dir())
+        # Else a file may get its final name while it is being removed.
+        wait_for(lambda: not [*agent.state.rglob("*.new")], "that all is synced")
         if lost == "the state directory":
             shutil.rmtree(agent.state)
         elif lost == "one code file":
             next(folder.glob("*.code")).unlink()
         else:
-            wait_for(lambda: (folder / "settings").exists(), "that it is synced")
             (folder / "settings").unlink()
         wait_for(lambda: any("stored again" in note for note in agent.status()["notes"]), "a note")
         wait_for(lambda: stored() == whole, "what was removed")
