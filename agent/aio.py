@@ -253,7 +253,7 @@ class Client:
                     await anyio.sleep(pause)
                     pause = min(2 * pause, client._LONGEST_PAUSE)
                 continue
-            # A pause lasted beyond the deadline: the last attempt says why there is no answer.
+            # The time ran out during a pause: raise the error of the last attempt.
             raise absent or client._too_late(self.path, deadline)
 
     @asynccontextmanager

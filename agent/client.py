@@ -496,7 +496,7 @@ class Client:
                     raise
                 time.sleep(pause)
                 if time.monotonic() > deadline.at:
-                    # The pause lasted beyond the deadline: the last attempt says why.
+                    # The time ran out during the pause: raise the error of the last attempt.
                     raise
                 pause = min(2 * pause, _LONGEST_PAUSE)
             except socket.timeout:
@@ -611,7 +611,7 @@ class _Code:
 
 
 class _Subscribed:
-    """What a subscription knows. The one of `agent.aio` is one too."""
+    """What a subscription knows of the agent. `agent.aio` uses it too."""
 
     def __init__(self, records: "_Records") -> None:
         self._records = records
@@ -875,10 +875,11 @@ class _Records:
         missed = result.get("missed")
         if not all(isinstance(record, dict) for record in _list(self.path, missed or [])):
             raise _not_an_agent(self.path, "a record is not an object")
+        held = _list(self.path, result.get("held", []))
         self.answered = True
         self._gone_since, self._pause = None, _CONNECT_PAUSE
         self.generation, self.digest = result.get("generation", 0), result.get("digest", "")
-        self.held = _list(self.path, result.get("held", []))
+        self.held = held
         if self._newest is None:
             self.position = position
         elif missed is None:

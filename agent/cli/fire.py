@@ -168,7 +168,7 @@ def fire(
 
 
 def _end(number: int, _: object) -> None:
-    """End as SIGINT does: not without the callback that runs."""
+    """End as SIGINT does, which also ends the callback that runs."""
     raise SystemExit(128 + number)
 
 

@@ -152,7 +152,7 @@ def _show_file(
             _must_be_of_agent(path, pipe)
             return _show_history(most, wanted, follow, pipe)
         if others:
-            say(f"{count(len(others), 'entry', 'entries')} left out: no record in JSON")
+            say(f"{count(len(others), 'entry', 'entries')} left out, which are not records in JSON")
         if not _print(entries, as_json) or not follow:
             return 0
         file.seek(end)

@@ -20,7 +20,7 @@ else:
 
 
 class Seconds(_ParamType):
-    """A number of seconds above 0, `most` at most."""
+    """A number of seconds, above 0 and at most `most`."""
 
     name = "seconds"
 
@@ -30,7 +30,7 @@ class Seconds(_ParamType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """The number. Fails if it is none."""
+        """The number of seconds. Fails if the value is not such a number."""
         try:
             found = float(value)
         except ValueError:

@@ -185,7 +185,7 @@ class Event(NamedTuple):
         needs = row.extra
         if needs is not None and not extra:
             raise EventError(f"an event of type {kind} without extra", f"the {needs}")
-        is_self, is_parent = standing(job, owner)
+        is_self, is_parent = is_self_and_parent(job, owner)
         contexts = {str(job.id)} if job.id is not None else set()
         if is_self:
             contexts.add("self")
@@ -205,14 +205,12 @@ class Event(NamedTuple):
         )
 
 
-def standing(job: Job, owner: Job | None) -> tuple[bool, bool]:
-    """Whether an owner sees a job as `self`, and as `parent`. Without an owner, the job is it."""
-    number = job.id
-    if number is None:
+def is_self_and_parent(job: Job, owner: Job | None) -> tuple[bool, bool]:
+    """Whether a job is its owner's `self`, and whether it is its `parent`. Without an owner, the
+    job is its own."""
+    if job.id is None:
         return owner is None, False
-    own = owner or job
-    is_parent = number == own.pid and number > NO_PARENT
-    return owner is None or number == owner.id, is_parent
+    return owner is None or job.id == owner.id, job.id == _parent(owner or job)
 
 
 def view_of(owner: Job, job: Job | None) -> tuple[object, ...]:

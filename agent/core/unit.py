@@ -329,7 +329,7 @@ def _with_similar(problem: Problem, file: str, near: str) -> Problem:
 
 
 def _missing(file: str) -> Problem:
-    message = f"there is no file {shown(file)} beside {CONF}"
+    message = f"the file {shown(file)} is not in this directory"
     hint = "add the file, or correct the name"
     if found := names.in_name(file, 0):
         message, hint, _ = found

@@ -58,7 +58,7 @@ _logger = logging.getLogger(__name__)
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """While this lasts, the garbage collector does not run, if it did.
+    """Keep the garbage collector from running, and let it run again afterwards if it did before.
 
     A reload of many callbacks makes many objects and no cycles of them. Each few hundred of them
     would start a collection, which holds the GIL and cannot be interrupted.
@@ -221,7 +221,7 @@ class Reloader:
             or d.snapshot is None
         ]
         first = not self.ready.is_set()
-        # Not while the state is written, which may wait for a disk for ever.
+        # The collector may run while the state is written: that may wait for a disk for ever.
         with no_collection():
             if not await self._accept(directories, dirty, ticket, first):
                 return

@@ -72,17 +72,8 @@ class LookupCache:
     """
 
     __slots__ = (
-        *(
-            "_alike",
-            "_index",
-            "_large",
-            "_max_bytes",
-            "_seen_once",
-            "_results",
-            "_retired",
-            "_size",
-        ),
-        "_tallies",
+        *("_alike", "_index", "_large", "_max_bytes", "_results", "_retired"),
+        *("_seen_once", "_size", "_tallies"),
     )
 
     def __init__(self, index: Index, max_bytes: int = MAX_CACHE_BYTES) -> None:

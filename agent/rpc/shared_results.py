@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from agent.core.event import Event, Job, standing
+from agent.core.event import Event, Job, is_self_and_parent
 from agent.core.index import Index
 from agent.core.match import Alike
 from agent.rpc.messages import EventObject, UncheckedEvent
@@ -24,7 +24,6 @@ ENTRY_BYTES = 400
 MAX_KEY = 256
 
 _View = tuple[str, str, bool, bool, bool, bool]
-_Entry = tuple[Alike | None, A]
 
 _UNKNOWN = None, None
 
@@ -33,19 +32,16 @@ class SharedResults(Generic[A]):
     """Results of lookups on one index, in one form. For lookups without `occurred` and
     `pending`."""
 
-    __slots__ = ("_by_head", "_by_view")
+    __slots__ = ("_known",)
 
     def __init__(self) -> None:
-        # Each entry says what singles out other events (None: nothing does), and the result.
-        #: For events given as text: by the text up to the extra.
-        self._by_head: dict[str, _Entry[A]] = {}
-        #: For events given as objects.
-        self._by_view: dict[_View, _Entry[A]] = {}
+        #: What singles out other events (None: nothing does), and the result: of events given as
+        #: text by the text up to the extra, of events given as objects by their view.
+        self._known: dict[str | _View, tuple[Alike | None, A]] = {}
 
     def clear(self) -> None:
         """Forget all."""
-        self._by_head.clear()
-        self._by_view.clear()
+        self._known.clear()
 
     def of_text(self, event: str) -> A | None:
         """The result for an event given as text, without an owner. It need not be valid."""
@@ -53,13 +49,13 @@ class SharedResults(Generic[A]):
         if len(parts) < 4:
             return None
         extra = parts[3]
-        alike, result = self._by_head.get(event[: -len(extra)], _UNKNOWN)
+        alike, result = self._known.get(event[: -len(extra)], _UNKNOWN)
         return None if alike is not None and alike.singles_out(extra, None) else result
 
     def of_object(self, event: UncheckedEvent | EventObject, owner: Job | None) -> A | None:
         """The result for an event given as an object, which need not be valid, as an owner sees
         it."""
-        alike, result = self._by_view.get(_view(event, owner), _UNKNOWN)
+        alike, result = self._known.get(_view(event, owner), _UNKNOWN)
         if alike is not None and alike.singles_out(event.extra, event.job.id):
             return None
         return result
@@ -73,24 +69,22 @@ class SharedResults(Generic[A]):
         `event` is what is given as its owner sees it. Keeps nothing, and returns 0, where other
         events may have other results, for text with an owner, and for long names.
         """
+        key: str | _View
         if isinstance(given, str):
             if owner is not None or event.extra is None:
                 return 0
-            head = given[: -len(event.extra)]
-            known, size = head in self._by_head, len(head)
-            alike, number = index.alike(event, labelled=False), None
+            key = given[: -len(event.extra)]
+            length, labelled, number = len(key), False, None
         else:
-            view = _view(given, owner)
-            known, size = view in self._by_view, len(given.name)
-            alike, number = index.alike(event, labelled=view[3]), given.job.id
-        if known or size > MAX_KEY or alike is None or alike.singles_out(event.extra, number):
+            key = _view(given, owner)
+            length, labelled, number = len(given.name), key[3], given.job.id
+        if length > MAX_KEY or key in self._known:
             return 0
-        entry = (alike if any(alike) else None), result
-        if isinstance(given, str):
-            self._by_head[head] = entry
-        else:
-            self._by_view[view] = entry
-        return ENTRY_BYTES + 4 * size
+        alike = index.alike(event, labelled)
+        if alike is None or alike.singles_out(event.extra, number):
+            return 0
+        self._known[key] = (alike if any(alike) else None), result
+        return ENTRY_BYTES + 4 * length
 
 
 def _view(event: UncheckedEvent | EventObject, owner: Job | None) -> _View:
@@ -100,4 +94,4 @@ def _view(event: UncheckedEvent | EventObject, owner: Job | None) -> _View:
     """
     job = event.job
     labelled = bool(job.label) and job.pgrp is not None and job.pgrp == (owner or job).pgrp
-    return event.name, event.type, not event.extra, labelled, *standing(job, owner)
+    return event.name, event.type, not event.extra, labelled, *is_self_and_parent(job, owner)

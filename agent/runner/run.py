@@ -27,7 +27,7 @@ from agent.runner.process import Ended, greeting, run_process
 #: Seconds that a callback may run. Callbacks are short: in a supervisor they hold up everything.
 DEFAULT_TIME_LIMIT = 60.0
 
-#: The longest time limit in seconds: system calls take no much larger ones.
+#: The longest time limit in seconds. System calls refuse much larger ones.
 MAX_TIME_LIMIT = 1e6
 
 Outcome = Literal["succeeded", "failed", "killed", "timed-out", "not-enabled", "not-run"]
@@ -105,7 +105,9 @@ def run(
     most MAX_TIME_LIMIT.
     """
     if not 0 < time_limit <= MAX_TIME_LIMIT:
-        raise ValueError(f"time_limit is {time_limit}: expected 0 to {MAX_TIME_LIMIT:g} seconds")
+        raise ValueError(
+            f"time_limit is {time_limit}: expected seconds, above 0 and at most {MAX_TIME_LIMIT:g}"
+        )
     if environment is None:
         environment = clean_environment()
     one = _Runner(farm, job, event, interpreters or {}, time_limit, folder, environment)

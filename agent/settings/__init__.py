@@ -225,7 +225,7 @@ class Settings:
     findings: tuple[Diagnostic, ...] = ()
     #: Whether qb.conf exists, so that one that vanishes later differs from one that never existed.
     found: bool = False
-    #: The SHA-256 of the bytes of qb.conf; None where there are none.
+    #: The SHA-256 of the bytes of qb.conf; None if it could not be read.
     qb_conf_digest: bytes | None = field(default=None, compare=False)
 
     @property

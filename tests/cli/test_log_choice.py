@@ -262,7 +262,7 @@ def test_what_is_no_record_in_json_is_left_out_and_counted(run: Run, tmp_path: P
     (tmp_path / "r.log").write_text(f"\0\0\n{one}\n{as_text(RECORDS[1])}{two}{one[:40]}")
     done = run("log", "--log", "r.log", "--json")
     assert (done.returncode, done.stdout) == (0, one + two)
-    assert done.stderr == "4 entries left out: no record in JSON\n"
+    assert done.stderr == "4 entries left out, which are not records in JSON\n"
     done = run("log", "--log", "r.log", "--json", "-n", "1")
     assert (done.returncode, done.stdout) == (0, two)
     assert "1 entry left out" in done.stderr
