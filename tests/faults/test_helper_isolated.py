@@ -219,6 +219,6 @@ def test_the_package_is_replaced_under_a_running_agent(tmp_path: Path, directory
         wait_for(lambda: agent.served()[0][2] == "2\n")
         (directory / "a.py").write_text("x = (\n")
         wait_for(lambda: held(agent) == {str(directory): "error"})
-        assert findings(agent) == {"does-not-compile": "error"}
+        wait_for(lambda: findings(agent) == {"does-not-compile": "error"})
     finally:
         assert agent.stop() == 0

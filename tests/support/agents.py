@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent import client
-from agent.timing import Timing
+from agent.timing import CheckLimits, Timing
 from support.run_with import run_with
 from support.valid import check_result
 
@@ -24,6 +24,10 @@ from support.valid import check_result
 DEADLINE = 60.0
 #: Seconds between two tries of a wait, at first and at most.
 MIN_PAUSE, MAX_PAUSE = 0.002, 0.05
+
+#: The command, with an edit that waits for its check as long as a test waits. By default it is held
+#: after two seconds, and on a busy machine a new helper may need longer than that.
+PATIENT = run_with(Timing(checks=CheckLimits(max_wait=DEADLINE)))
 
 ALL_LANGUAGES = 'supervisor_language_flags = "qube,perl,python,mail"\n'
 
@@ -64,7 +68,7 @@ class Agent:
         #: What stands before the command, such as `setpriv ...` for another user.
         self.prefix: list[str] = []
         #: What Python is to run; a test may run a program that makes something fail.
-        self.program = ["-m", "agent"]
+        self.program = PATIENT
         self.process: subprocess.Popen[bytes] | None = None
         self.errors = folder / "stderr"
         if not self.qb_conf.exists():
