@@ -18,6 +18,8 @@ def handler() -> Iterator[MessageHandler]:
     yield one
     logging.getLogger().removeHandler(one)
     logging.getLogger("agent").setLevel(level)
+    # Its thread writes to standard error, which the next test may read.
+    one.drain(60)
 
 
 def test_messages_of_the_agent_and_warnings_of_libraries_are_taken(
