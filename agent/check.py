@@ -223,7 +223,7 @@ class _Session:
             settler.start()
             languages = {s.path: s.languages for s in judged}
             wanted = [states[s.path] for s in judged]
-            for state, snapshot in await _settled(wanted, settler, self._timing.quiet):
+            for state, snapshot in await _settled(wanted, settler, self._timing.quiet_period):
                 await self._checker.wait(state.path)
                 state.evaluate(snapshot, self._checker)
                 flags = languages[state.path]

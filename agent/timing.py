@@ -63,7 +63,7 @@ class Timing:
 
     #: Seconds without a change after which an edit counts as complete. Several files that one
     #: command writes follow each other within 1 ms; a person's next edit takes far longer.
-    quiet: float = 0.005
+    quiet_period: float = 0.005
     #: Seconds for which a writer may keep a file open before the directory is held for it.
     writing: float = 2.0
     #: Seconds between two polls of all targets: the longest time for which a lost event delays an

@@ -32,14 +32,14 @@ _COMMANDS = {
     "explain": ("lookup", "explain"),
     "fire": ("fire", "fire"),
     "help": ("help", "help_"),
-    "list": ("state", "list_"),
+    "list": ("answers", "list_"),
     "log": ("log", "log"),
     "lookup": ("lookup", "lookup"),
-    "metrics": ("state", "metrics"),
-    "reload": ("state", "reload"),
+    "metrics": ("answers", "metrics"),
+    "reload": ("answers", "reload"),
     "serve": ("serve", "serve"),
     "slurm": ("slurm", "slurm_"),
-    "status": ("state", "status"),
+    "status": ("status", "status"),
     "top": ("top", "top"),
 }
 

@@ -13,7 +13,7 @@ from datetime import datetime
 
 import click
 
-from agent.cli import health, screen
+from agent.cli import screen
 from agent.cli.asking import no_agent, not_understood
 from agent.cli.exits import USAGE, Failed
 from agent.cli.feed import Feed
@@ -22,6 +22,7 @@ from agent.cli.options import pipe_option
 from agent.cli.output import paint
 from agent.cli.rendering import JsonObject, span
 from agent.cli.screen import Cell, Row, Size, cut
+from agent.cli.status import facts, fitting, reasons, verdict
 from agent.core.counting import count
 from agent.core.quoting import printable
 
@@ -103,15 +104,15 @@ def view(feed: Feed, size: Size) -> list[str]:
         gone = f"no agent answers: {printable(feed.gone)}; what follows is what it said last"
         head = [paint(cut(gone, columns), "red")]
     else:
-        head = [health.verdict(status, columns)]
-    head += health.facts(status, columns)
+        head = [verdict(status, columns)]
+    head += facts(status, columns)
     if feed.latency:
         half, most = map(_time, feed.latency)
         head.append(cut(f"latency: half of the lookups {half}, 99 % {most}", columns))
     # The last line says how to leave; each part begins with an empty line.
     room = max(0, size.lines - len(head) - 1)
     parts = []
-    if why := health.fitting(health.reasons(status, columns), max(1, room // 3)):
+    if why := fitting(reasons(status, columns), max(1, room // 3)):
         parts.append([line for lines in why for line in lines])
     if feed.callbacks:
         parts.append(_matches(feed.callbacks[: max(1, room // 3 - 1)], columns))

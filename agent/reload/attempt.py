@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from agent.core.unit import Reading
 from agent.disk import second_look
 from agent.disk.snapshot import Snapshot
-from agent.reload.absence import Absences
 from agent.reload.checks import PythonSources
+from agent.reload.removed_files import MissingFiles
 
 
 @dataclass(slots=True, eq=False)
@@ -61,7 +61,7 @@ class Attempt:
     only_absent: bool = False
     #: Monotonic seconds since when an edit waits for a check; None while none does.
     check_since: float | None = None
-    absences: Absences = field(default_factory=Absences)
+    missing: MissingFiles = field(default_factory=MissingFiles)
 
     @property
     def only_writers(self) -> bool:

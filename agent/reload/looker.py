@@ -16,10 +16,10 @@ from agent.disk.permissions import Trust
 from agent.disk.snapshot import Snapshot
 from agent.disk.stalls import StallMonitor
 from agent.reload import checks
-from agent.reload.absence import git_is_writing
 from agent.reload.attempt import Look
 from agent.reload.directory_state import DirectoryState
 from agent.reload.plans import Plans
+from agent.reload.removed_files import git_is_writing
 from agent.reload.syntax_check import Checker
 
 
@@ -141,11 +141,11 @@ class Looker:
         if served:
             served.add(CONF)
         now = time.monotonic()
-        absences = d.attempt.absences
-        absences.look(snapshot.fingerprints, served, now)
-        waiting = absences.waiting(now)
-        if waiting and (absences.edited(now) or git_is_writing(d.path)):
-            return waiting
+        missing = d.attempt.missing
+        missing.update(snapshot.fingerprints, served, now)
+        awaited = missing.awaited(now)
+        if awaited and (missing.is_edited(now) or git_is_writing(d.path)):
+            return awaited
         return frozenset()
 
     def _python(self, d: DirectoryState, snapshot: Snapshot) -> checks.PythonSources | None:

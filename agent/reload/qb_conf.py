@@ -85,7 +85,7 @@ class QbConf:
             self._notice({QB_CONF})
             return None
         new, findings = read
-        await anyio.sleep(self._timing.quiet)
+        await anyio.sleep(self._timing.quiet_period)
         settled = mark is not None and mark == await self._monitor.wait(self._mark)
         if not settled or (new is not old and not _is_of(new, mark)):
             self.unsettled_since = self.unsettled_since or began

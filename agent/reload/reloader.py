@@ -85,7 +85,7 @@ class Reloader:
         trust: Trust,
         timing: Timing = DEFAULTS,
     ) -> None:
-        self._quiet = timing.quiet
+        self._quiet_period = timing.quiet_period
         self._pending = Pending()
         self._barrier = Barrier()
         mounts = Mounts()
@@ -200,7 +200,7 @@ class Reloader:
         if self.qb_conf.awaited or any(
             d.held != BEING_WRITTEN and not d.attempt.only_absent for d in unsettled
         ):
-            seconds = self._quiet
+            seconds = self._quiet_period
         elif since:
             waited = time.monotonic() - max(since)
             seconds = min(max(waited * WRITING_POLL_SHARE, WRITING_POLL), WRITING_POLL_MAX)

@@ -6,7 +6,7 @@ things can keep a directory from settling:
 
 - Somebody writes. After `Timing.writing` seconds a reading says so, and that counts as
   settled: the directory is held until the writer is done.
-- A file is missing that may come back (`absence.py`).
+- A file is missing that may come back (`removed_files.py`).
 - An edited Python source is not checked yet. After `CheckLimits.max_wait` it is held for that.
 - Its callbacks.conf is still being parsed (`plans.py`).
 
@@ -159,7 +159,7 @@ class Settler:
             return []
         for d, look in looks:
             self._ask_for_checks(d, look)
-        await anyio.sleep(self._timing.quiet)
+        await anyio.sleep(self._timing.quiet_period)
         if await self._monitor.wait(self._looker.second_looks, looks) is None:
             self.requeue(directories)
             return []
@@ -240,7 +240,7 @@ class Settler:
         if attempt.check_since is None:
             attempt.check_since = time.monotonic()
             # A timer of the loop may be a little early.
-            late = longest + self._timing.quiet
+            late = longest + self._timing.quiet_period
             asyncio.get_running_loop().call_later(late, self._notice, {d.path})
         self.checker.begin()
         early = time.monotonic() - attempt.check_since < longest

@@ -21,9 +21,9 @@ from support.onlooker import Answer, answer, files, put
 #: Seconds within which an edit is served on a machine that is busy with other tests. Below the
 #: interval of scans: what comes later than this was not noticed by an event.
 SOON = 25.0
-#: Seconds between two times of files that show that less than a quiet time lay between the changes:
-#: the clock of files may go in steps of 4 ms.
-TOGETHER = DEFAULTS.quiet / 5
+#: Seconds between two times of files that show that the changes were less than a quiet period
+#: apart: the clock of files may go in steps of 4 ms.
+TOGETHER = DEFAULTS.quiet_period / 5
 #: Seconds within which what gives no event is served: a scan each second, and a busy machine.
 SCANNED = 2.0 + SOON
 
@@ -88,7 +88,7 @@ class Content:
     def rewritten(self, name: str, version: int, file: Path | None = None) -> Answer:
         """As `edited`, in place as `cat >` and `cp` do it: truncated, then one write. For where the
         agent has no lease, and cannot tell one who is done from one who pauses: if this process was
-        kept from going on for a quiet time, what stood on disk in between was right as well.
+        kept from going on for a quiet period, what stood on disk in between was right as well.
         `file` is where to write, if not in the directory.
         """
         between = answer((self.directory, {**self.now, name: ""}))
@@ -97,7 +97,7 @@ class Content:
         began = time.monotonic()
         with (file or self.directory / name).open("wb", 0) as opened:
             opened.write(self.now[name].encode())
-        if time.monotonic() - began >= DEFAULTS.quiet:
+        if time.monotonic() - began >= DEFAULTS.quiet_period:
             self.right.append(between)
         return self.answer
 

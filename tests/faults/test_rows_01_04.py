@@ -155,7 +155,7 @@ def test_row_01_the_lease_hinders_no_writer(tmp_path: Path, directory: Path) -> 
 @linux
 def test_row_01_where_no_lease_can_be_had(stranger: Stranger) -> None:
     """Row 1: the lease needs to own the file or CAP_LEASE. Where it cannot be had, two equal fstats
-    one quiet time apart; never wait for ever.
+    one quiet period apart; never wait for ever.
     """
     directory = stranger.folder / "callback"
     content = Content(directory)
@@ -178,7 +178,7 @@ def test_row_01_where_the_lease_proves_nothing(
     tmp_path: Path, directory: Path, mount: Callable[..., None]
 ) -> None:
     """Row 1: on row 12's file systems the lease proves nothing (FUSE grants it while the underlying
-    file is being written): there, two equal fstats one quiet time apart; never wait for ever.
+    file is being written): there, two equal fstats one quiet period apart; never wait for ever.
     """
     editors.need("bindfs")
     under = tmp_path / "under"
@@ -274,7 +274,7 @@ def test_row_03_several_files_together(
 ) -> None:
     """Row 3: several files change together (`git checkout`, `rsync -a`, `cp *`).
 
-    The agent: one record where the changes come within one quiet time.
+    The agent: one record where the changes come within one quiet period.
 
     When the files' times show that the tool was interrupted for longer, that was two edits: then
     it is done once more.

@@ -198,8 +198,8 @@ def test_row_15_a_burst_of_edits(tmp_path: Path, in_memory: Path) -> None:
         earlier = len(agent.history())
         burst(10_000, 10_000)
         records = agent.history()[earlier:]
-        most = (time.monotonic() - began) / DEFAULTS.quiet
-        assert len(records) <= most, "more reloads than quiet times"
+        most = (time.monotonic() - began) / DEFAULTS.quiet_period
+        assert len(records) <= most, "more reloads than quiet periods"
         look.saw_only(*right)
         assert resident(agent) - before < 16 << 10, "memory grows with the number of edits, KiB"
         waits_well(agent)

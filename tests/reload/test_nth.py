@@ -152,7 +152,7 @@ class CountedOs:
 
 
 #: Nobody edits while an edit is read here: a shorter wait is enough, and saves minutes.
-HASTY = Timing(quiet=0.0005)
+HASTY = Timing(quiet_period=0.0005)
 
 
 @pytest.fixture

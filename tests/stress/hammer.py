@@ -332,7 +332,7 @@ def report(
     everything = [t for _, _, times in rows for t in times]
     print(f"{'all':32}{edits:8}{milliseconds(everything)}")
     print(f"{lookups} lookups in {took:.1f} s, {lookups / took:.0f} a second")
-    print(f"{apart} answers of edits whose parts came further apart than the quiet time (right)")
+    print(f"{apart} answers of edits whose parts came further apart than the quiet period (right)")
     strange = [text for one in seen for text in one["strange"]]
     early = [text for one in seen for text in one["early"]]
     late = [text for one in seen for text in one["late"]]

@@ -20,7 +20,7 @@ from typing import Any
 from agent.timing import DEFAULTS
 from support.versions import Part, Versions
 
-#: Seconds for which an in-place writer may pause between two writes, past the quiet time or not.
+#: Seconds for which an in-place writer may pause between two writes, past the quiet period or not.
 PAUSES = (0.0, 0.001, 0.008, 0.03)
 
 
@@ -78,8 +78,8 @@ class Shared:
 
 
 class Edit:
-    """One edit under way. What it leaves on disk for a quiet time or longer is an edit of its own:
-    `gap` notes it, so that it is right to be served."""
+    """One edit under way. What it leaves on disk for a quiet period or longer is an edit of its
+    own: `gap` notes it, so that it is right to be served."""
 
     def __init__(self, way: Way, version: int, shared: Shared, random: random.Random) -> None:
         self.versions = way.versions
@@ -107,7 +107,7 @@ class Edit:
         """Around two steps: what an answer would hold of the disk between them."""
         began = time.monotonic()
         yield
-        if time.monotonic() - began >= DEFAULTS.quiet:
+        if time.monotonic() - began >= DEFAULTS.quiet_period:
             self.apart += shown
 
 
@@ -204,7 +204,7 @@ def together(edit: Edit) -> None:
             code[name] = edit.version
         states.append(edit.versions.mixture(conf, code))
     for state, (began, _), (_, ended) in zip(states, times, times[1:], strict=False):
-        if ended - began >= DEFAULTS.quiet:
+        if ended - began >= DEFAULTS.quiet_period:
             edit.apart.append(state)
 
 

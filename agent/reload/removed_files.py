@@ -1,4 +1,4 @@
-"""Decides when a file that is missing counts as removed.
+"""Decides when a missing file counts as removed: it may come back in the same edit.
 
 A removal is an administrator's emergency stop, so it must take effect at once. But some programs
 remove a file in the middle of an edit: `git checkout` with a smudge filter unlinks each file, runs
@@ -27,20 +27,26 @@ MAX_WAIT = 0.5
 
 
 @dataclass(slots=True)
-class Absences:
-    """Which files of one directory are missing, and whether the directory is being edited."""
+class MissingFiles:
+    """Which files of one directory are missing, and whether the directory is being edited.
 
-    #: By name, the monotonic time in seconds when it was first found missing.
+    All times are in monotonic seconds.
+    """
+
+    #: By name, when it was first found missing.
     _since: dict[str, float] = field(default_factory=dict)
-    #: By name, the monotonic time in seconds of the last change of a file, for MAX_WAIT.
+    #: By name, when a file last changed, for MAX_WAIT.
     _changed: dict[str, float] = field(default_factory=dict)
-    _marks: Mapping[str, Fingerprint] = field(default_factory=dict)
+    #: Those of the last reading.
+    _fingerprints: Mapping[str, Fingerprint] = field(default_factory=dict)
 
-    def look(self, marks: Mapping[str, Fingerprint], served: Collection[str], now: float) -> None:
-        """Note a reading made at `now` (monotonic seconds): the marks of its files, and the names
-        of those that are served, which must not be dropped without need."""
-        before, self._marks = self._marks, marks
-        if before.get(".") != marks.get("."):
+    def update(
+        self, fingerprints: Mapping[str, Fingerprint], served: Collection[str], now: float
+    ) -> None:
+        """Take in a reading made at `now`: the fingerprints of its files, by name. `served` are the
+        names of the files that are served: only these can be awaited."""
+        before, self._fingerprints = self._fingerprints, fingerprints
+        if before.get(".") != fingerprints.get("."):
             # Another directory, for example because a link was switched: nothing is awaited.
             self._since.clear()
             self._changed.clear()
@@ -48,19 +54,19 @@ class Absences:
             recent = {n: at for n, at in self._changed.items() if now - at < MAX_WAIT}
             self._changed = recent | {
                 name: now
-                for name, mark in marks.items()
+                for name, found in fingerprints.items()
                 if name != "." and not name.startswith("/")
-                if mark != errno.ENOENT and before.get(name, mark) != mark
+                if found != errno.ENOENT and before.get(name, found) != found
             }
-        missing = [name for name in served if marks.get(name) == errno.ENOENT]
+        missing = [name for name in served if fingerprints.get(name) == errno.ENOENT]
         self._since = {name: self._since.get(name, now) for name in missing}
 
-    def waiting(self, now: float) -> frozenset[str]:
-        """The missing files that are awaited if an edit goes on at `now` (monotonic seconds)."""
+    def awaited(self, now: float) -> frozenset[str]:
+        """The missing files that are awaited if an edit goes on at `now`."""
         return frozenset(n for n, since in self._since.items() if now - since < MAX_WAIT)
 
-    def edited(self, now: float) -> bool:
-        """Whether a file that is not missing changed shortly before `now` (monotonic seconds).
+    def is_edited(self, now: float) -> bool:
+        """Whether a file that is not missing changed shortly before `now`.
 
         A file that is saved and then removed is a lone removal.
         """

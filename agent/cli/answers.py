@@ -1,4 +1,4 @@
-"""The commands that show what the agent serves and how it is: `list`, `status`, `reload`."""
+"""The commands that print one answer of the agent: `list`, `metrics` and `reload`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import click
 
 from agent.cli import rendering, screen
 from agent.cli.asking import show
-from agent.cli.health import health
 from agent.cli.options import code_option, json_option, pipe_option
 from agent.cli.rendering import JsonObject
 from agent.core.quoting import printable
@@ -41,25 +40,6 @@ def list_(code: bool, as_json: bool, pipe: str | None) -> int:
         pipe,
         as_json,
         notes=notes,
-    )
-
-
-@click.command()
-@click.option("--settings", is_flag=True, help="Show each setting too, and where it came from.")
-@json_option
-@pipe_option
-def status(settings: bool, as_json: bool, pipe: str | None) -> int:
-    """Show the agent's health, directories and last reload.
-
-    Exit status: 0 ok, 1 degraded.
-    """
-    size = screen.size()
-    return show(
-        lambda agent: agent.status(),
-        lambda answer: health(answer, size, settings),
-        pipe,
-        as_json,
-        status=lambda answer: 0 if answer["state"] == "ok" else 1,
     )
 
 

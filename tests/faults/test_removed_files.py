@@ -14,7 +14,7 @@ import pytest
 
 from agent import client
 from agent.disk.fingerprint import Fingerprint
-from agent.reload.absence import MAX_WAIT, Absences, git_is_writing
+from agent.reload.removed_files import MAX_WAIT, MissingFiles, git_is_writing
 from support import editors
 from support.agents import Agent, running, wait_for, write
 
@@ -180,39 +180,39 @@ HERE = (1, 1)
 ALL: dict[str, Fingerprint] = {".": (9,), "a": HERE, "b": HERE, "callbacks.conf": HERE}
 
 
-def looked(*marks: dict[str, Fingerprint], at: float = 0.0) -> Absences:
-    absences = Absences()
-    for number, one in enumerate(marks):
-        absences.look(one, {"a", "b", "callbacks.conf"}, at + number / 100)
-    return absences
+def after(*readings: dict[str, Fingerprint], at: float = 0.0) -> MissingFiles:
+    missing = MissingFiles()
+    for number, one in enumerate(readings):
+        missing.update(one, {"a", "b", "callbacks.conf"}, at + number / 100)
+    return missing
 
 
 def test_files_that_go_together_are_a_removal() -> None:
-    absences = looked(ALL, {**ALL, "a": ENOENT, "b": ENOENT})
-    assert absences.waiting(0.02) == {"a", "b"}
-    assert not absences.edited(0.02)
+    missing = after(ALL, {**ALL, "a": ENOENT, "b": ENOENT})
+    assert missing.awaited(0.02) == {"a", "b"}
+    assert not missing.is_edited(0.02)
 
 
 def test_a_change_of_another_file_is_an_edit_for_a_while() -> None:
-    absences = looked(ALL, {**ALL, "a": ENOENT, "b": (2, 2)})
-    assert absences.edited(0.02)
-    assert not absences.edited(0.02 + MAX_WAIT)
-    assert absences.waiting(0.02 + MAX_WAIT) == frozenset()
-    # A file that comes back has changed, and each absence has its own time.
-    absences = looked(ALL, {**ALL, "a": ENOENT}, {**ALL, "a": (3, 3), "b": ENOENT})
-    assert absences.edited(0.02)
-    assert absences.waiting(0.015 + MAX_WAIT) == {"b"}
+    missing = after(ALL, {**ALL, "a": ENOENT, "b": (2, 2)})
+    assert missing.is_edited(0.02)
+    assert not missing.is_edited(0.02 + MAX_WAIT)
+    assert missing.awaited(0.02 + MAX_WAIT) == frozenset()
+    # A file that comes back has changed, and each missing file has its own time.
+    missing = after(ALL, {**ALL, "a": ENOENT}, {**ALL, "a": (3, 3), "b": ENOENT})
+    assert missing.is_edited(0.02)
+    assert missing.awaited(0.015 + MAX_WAIT) == {"b"}
 
 
 def test_a_file_that_is_saved_and_then_removed_is_a_lone_removal() -> None:
-    absences = looked(ALL, {**ALL, "a": (2, 2)}, {**ALL, "a": ENOENT})
-    assert absences.waiting(0.02) == {"a"}
-    assert not absences.edited(0.02)
+    missing = after(ALL, {**ALL, "a": (2, 2)}, {**ALL, "a": ENOENT})
+    assert missing.awaited(0.02) == {"a"}
+    assert not missing.is_edited(0.02)
 
 
 def test_another_directory_in_its_place_is_taken_as_it_is() -> None:
-    absences = looked(ALL, {**ALL, "b": (2, 2)}, {**ALL, ".": (8,), "a": ENOENT, "b": (4, 4)})
-    assert not absences.edited(0.02)
+    missing = after(ALL, {**ALL, "b": (2, 2)}, {**ALL, ".": (8,), "a": ENOENT, "b": (4, 4)})
+    assert not missing.is_edited(0.02)
 
 
 def test_the_lock_of_git_is_found_from_below(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The answer of `status` as lines of text: on a terminal, one screen.
+"""The command `status`: the answer as lines of text, on a terminal one screen.
 
 The verdict is the first line and the last. Each line begins with its subject. Where the output is
 not a terminal, nothing is shortened or left out.
@@ -9,6 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
+import click
+
+from agent.cli import screen
+from agent.cli.asking import show
+from agent.cli.options import json_option, pipe_option
 from agent.cli.output import paint
 from agent.cli.rendering import JsonObject, span
 from agent.cli.screen import INDENT, Size, cells, cut, shorten, wrap
@@ -24,13 +29,34 @@ MIN_LINES = 2
 MIN_PATH = 12
 
 
-def health(status: JsonObject, size: Size | None, with_settings: bool = False) -> Iterator[str]:
-    """The lines, for a terminal of `size` (None: no terminal)."""
+@click.command()
+@click.option("--settings", is_flag=True, help="Show each setting too, and where it came from.")
+@json_option
+@pipe_option
+def status(settings: bool, as_json: bool, pipe: str | None) -> int:
+    """Show the agent's health, directories and last reload.
+
+    Exit status: 0 ok, 1 degraded.
+    """
+    size = screen.size()
+    return show(
+        lambda agent: agent.status(),
+        lambda answer: screen_lines(answer, size, settings),
+        pipe,
+        as_json,
+        status=lambda answer: 0 if answer["state"] == "ok" else 1,
+    )
+
+
+def screen_lines(
+    answer: JsonObject, size: Size | None, with_settings: bool = False
+) -> Iterator[str]:
+    """What `status` prints, on a terminal of `size` (None: no terminal)."""
     columns = size.columns if size else None
-    first_and_last = verdict(status, columns)
-    why = reasons(status, columns)
-    about = [*facts(status, columns), _last_reload(status["last_reload"], columns)]
-    notes = [cut(f"note: {printable(note)}", columns) for note in status["notes"]]
+    first_and_last = verdict(answer, columns)
+    why = reasons(answer, columns)
+    about = [*facts(answer, columns), _last_reload(answer["last_reload"], columns)]
+    notes = [cut(f"note: {printable(note)}", columns) for note in answer["notes"]]
     room = None
     if size:
         # The last line of the screen is for the prompt.
@@ -42,23 +68,23 @@ def health(status: JsonObject, size: Size | None, with_settings: bool = False) -
     for lines in why:
         yield from lines
     yield from about
-    yield from _directories(status["directories"], columns, room)
+    yield from _directories(answer["directories"], columns, room)
     if with_settings:
-        yield from _settings(status["settings"])
+        yield from _settings(answer["settings"])
     yield from notes
     yield first_and_last
 
 
-def verdict(status: JsonObject, columns: int | None) -> str:
+def verdict(answer: JsonObject, columns: int | None) -> str:
     """The state, and in how many places something is wrong."""
-    state = status["state"]
+    state = answer["state"]
     wrong = []
-    directories = status["directories"]
+    directories = answer["directories"]
     held = sum(d["held"] is not None for d in directories)
     if held:
         verb = "is" if held == 1 else "are"
         wrong.append(f"{held} of {count(len(directories), 'directory', 'directories')} {verb} held")
-    record = status["last_reload"]
+    record = answer["last_reload"]
     errors = sum(d["severity"] == "error" for d in record["diagnostics"])
     if errors:
         more = " or more" if record.get("omitted", {}).get("diagnostics") else ""
@@ -69,14 +95,14 @@ def verdict(status: JsonObject, columns: int | None) -> str:
     return label + paint(shown, "green" if state == "ok" else "red")
 
 
-def reasons(status: JsonObject, columns: int | None) -> list[list[str]]:
+def reasons(answer: JsonObject, columns: int | None) -> list[list[str]]:
     """The lines of each reason of the state: the first finding of each held directory, or why it
     is held; then the first error about each other file."""
-    found = status["last_reload"]["diagnostics"]
+    found = answer["last_reload"]["diagnostics"]
     # An error says more of why a directory is held than a warning before it.
     found = sorted(found, key=lambda d: d["severity"] != "error")
     said, explained = [], set()
-    for directory in status["directories"]:
+    for directory in answer["directories"]:
         if directory["held"] is None:
             continue
         path = directory["path"]
@@ -88,7 +114,7 @@ def reasons(status: JsonObject, columns: int | None) -> list[list[str]]:
         if diagnostic["severity"] == "error" and diagnostic["path"] not in explained:
             explained.add(diagnostic["path"])
             said.append(_line(diagnostic, columns))
-    if not said and status["state"] != "ok":
+    if not said and answer["state"] != "ok":
         said.append("see the notes, and callback-agent log")
     shown = []
     for reason in said:
@@ -121,26 +147,26 @@ def fitting(groups: list[list[str]], room: int) -> list[list[str]]:
     return [*groups[:taken], *([[f"why: {left} more, see callback-agent check"]] if left else [])]
 
 
-def facts(status: JsonObject, columns: int | None) -> Iterator[str]:
+def facts(answer: JsonObject, columns: int | None) -> Iterator[str]:
     """A line for each thing that is true of the agent as a whole."""
-    for text in _facts(status):
+    for text in _facts(answer):
         yield cut(printable(text), columns)
 
 
-def _facts(status: JsonObject) -> Iterator[str]:
-    off = status.get("disabled", 0)
-    served = f"callbacks: {status['callbacks']} served"
+def _facts(answer: JsonObject) -> Iterator[str]:
+    off = answer.get("disabled", 0)
+    served = f"callbacks: {answer['callbacks']} served"
     yield served + (f", {off} of them off: supervisor_language_flags" if off else "")
-    change = f"generation {status['generation']}"
-    if "last_change" in status:
-        change = f"{span(status['last_change'])} ago, {change}"
-    yield f"last change: {change}, {status['digest']}"
-    if "lookups" in status:
-        lookups = status["lookups"]
+    change = f"generation {answer['generation']}"
+    if "last_change" in answer:
+        change = f"{span(answer['last_change'])} ago, {change}"
+    yield f"last change: {change}, {answer['digest']}"
+    if "lookups" in answer:
+        lookups = answer["lookups"]
         yield f"lookups: {lookups['per_second']:.1f} per second, {lookups['total']} in all"
     yield (
-        f"agent: version {status['version']}, pid {status['pid']}, up {span(status['uptime'])},"
-        f" {count(status['clients'], 'client')}"
+        f"agent: version {answer['version']}, pid {answer['pid']}, up {span(answer['uptime'])},"
+        f" {count(answer['clients'], 'client')}"
     )
 
 
