@@ -243,7 +243,7 @@ def test_the_same_directory_twice_is_one_with_a_warning_at_the_second() -> None:
     assert found.directories == ("/a", "/b")
     column = qb.splitlines()[1].index("//a") + 1
     assert places(found) == [("/etc/qb.conf", 2, column, "warning", "duplicate-directory")]
-    assert not found.bad
+    assert not found.has_errors
     found = settings({"directories": "/a,/a"})
     assert found.directories == ("/a",)
     assert places(found) == [("--callback-path", None, None, "warning", "duplicate-directory")]
@@ -275,7 +275,7 @@ def test_a_path_that_answers_could_not_name_is_refused() -> None:
         settings({"pipe": "/a\0b"})
     found = settings(qb=f"{QB_PATH} = /a, /b\0c, /d\n")
     assert places(found) == [("/etc/qb.conf", 1, 42, "error", "bad-path")]
-    assert found.bad
+    assert found.has_errors
     found = settings(qb=b"qb_directory = /a\0b\n")
     assert places(found) == [("/etc/qb.conf", 1, 18, "error", "bad-path")]
     # The path list does not need it, so it is not ours.
@@ -322,8 +322,8 @@ def test_empty_in_qb_conf_counts_as_unset(empty: str) -> None:
 
 def test_no_qb_conf_counts_as_an_empty_one() -> None:
     none, empty = settings(qb=None), settings(qb=b"")
-    assert replace(none, found=True) == empty
-    assert (none.found, empty.found, none.findings) == (False, True, ())
+    assert replace(none, qb_conf_exists=True) == empty
+    assert (none.qb_conf_exists, empty.qb_conf_exists, none.findings) == (False, True, ())
 
 
 def test_a_language_flag_that_is_unknown_is_found_where_it_stands() -> None:
@@ -338,7 +338,7 @@ def test_a_language_flag_that_is_unknown_is_found_where_it_stands() -> None:
     assert [f.column for f in found.findings] == [34]
     found = settings(qb=f'{QB_LANGUAGES} = " 5x"\n')
     assert places(found) == [("/etc/qb.conf", 1, 31, "error", "bad-flags")]
-    assert found.bad
+    assert found.has_errors
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_a_language_flag_that_is_unknown_is_found_where_it_stands() -> None:
 def test_an_error_in_what_is_ours_makes_the_settings_bad(line: str, code: str) -> None:
     found = settings(qb=f"x = y\n{line}\n")
     assert [(f.line, f.code) for f in found.findings] == [(2, code)]
-    assert found.bad
+    assert found.has_errors
     # The default is not what the administrator wrote.
     assert found.directories == (() if QB_PATH in line else ("/usr/local/pfx/qube/callback",))
 
@@ -475,7 +475,7 @@ def test_findings_come_in_line_order() -> None:
 def test_any_bytes_as_qb_conf_give_settings_and_findings(qb: bytes) -> None:
     found = settings(qb=qb)
     assert len(set(found.directories)) == len(found.directories)
-    assert found.directories or found.bad
+    assert found.directories or found.has_errors
     assert all(directory.startswith("/") for directory in found.directories)
     for directory in found.directories:
         directory.encode()
@@ -484,7 +484,7 @@ def test_any_bytes_as_qb_conf_give_settings_and_findings(qb: bytes) -> None:
         assert finding.path == "/etc/qb.conf"
         assert finding.line is not None
         assert 1 <= finding.line <= len(lines)
-    assert found.bad == any(f.severity is Severity.ERROR for f in found.findings)
+    assert found.has_errors == any(f.severity is Severity.ERROR for f in found.findings)
 
 
 # -- reading it ---------------------------------------------------------------------------------
@@ -497,7 +497,7 @@ def test_a_qb_conf_is_read_from_where_it_is_named(tmp_path: Path) -> None:
     assert places(missing) == [(str(file), None, None, "note", "no-qb-conf")]
     assert missing.findings[0].message.startswith("--qb-conf names this file")
     assert missing.sources["directories"] == "default"
-    assert not missing.bad
+    assert not missing.has_errors
     file.write_text(f"{QB_PATH} = /a\n")
     assert read(given, {}).directories == ("/a",)
     none = by_flag({"qb_conf": str(tmp_path / "none")})
@@ -516,7 +516,7 @@ def test_a_qb_conf_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
         path = str(tmp_path / name)
         found = read(by_flag({"qb_conf": path}), {})
         assert places(found) == [(path, None, None, "error", "qb-conf-unreadable")]
-        assert found.bad
+        assert found.has_errors
     (tmp_path / "large").write_bytes(b"#" * MAX_QB_CONF_BYTES)
     large = by_flag({"qb_conf": str(tmp_path / "large")})
     assert not read(large, {}).findings
@@ -533,7 +533,7 @@ def test_a_qb_conf_that_a_variable_names_and_that_is_not_there_is_a_note() -> No
 def test_the_reason_why_qb_conf_cannot_be_read_is_told() -> None:
     found = settings(qb=PermissionError(13, "Permission denied"))
     assert "Permission denied" in found.findings[0].message
-    assert found.bad
+    assert found.has_errors
 
 
 def test_a_qb_conf_below_a_file_does_not_exist(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from agent.core.event import (
     matches_name,
 )
 from agent.core.term_report import (
-    Report,
+    TermReport,
     check_label,
     check_name,
     check_number,
@@ -111,7 +111,7 @@ def parse_term(text: str, start: int, problems: list[Problem]) -> Term:
     `start` is its offset in the trigger, from which the columns of problems are counted. Warnings
     are appended to `problems`. Raises ProblemError.
     """
-    report = Report(problems, start)
+    report = TermReport(problems, start)
     if "\\*" in text:
         found = [Edit(*m.span(), "*") for m in _ESCAPED_STAR.finditer(text)]
         at, end, _ = found[0]
@@ -156,7 +156,7 @@ def parse_term(text: str, start: int, problems: list[Problem]) -> Term:
     return Term(text, name, kind, None, None, label)
 
 
-def _short_global(text: str, report: Report) -> Term:
+def _short_global(text: str, report: TermReport) -> Term:
     kind, _, rest = text.partition("-")
     if not rest:
         hint = f"write the {TYPES[kind].extra}, such as {TYPES[kind].example}"

@@ -23,7 +23,7 @@ _UNIT = re.compile(r"([0-9]{1,9})\s*(s|sec|m|min|h|d)", re.IGNORECASE)
 _SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 
 
-class Report:
+class TermReport:
     """Reports problems of the term that begins at offset `start` of a trigger.
 
     Offsets are those of the term, after its `\\*` were read as `*`.
@@ -72,7 +72,7 @@ class Report:
         return self._start + (self._before.before(offset) if self._before else offset)
 
 
-def malformed(text: str, fields: list[str], report: Report) -> ProblemError:
+def malformed(text: str, fields: list[str], report: TermReport) -> ProblemError:
     """Why a term is not an event: a field is missing or empty, or the type is unknown."""
     name, kind, rest = [*fields, "", ""][:3]
     if not name:
@@ -96,7 +96,7 @@ def malformed(text: str, fields: list[str], report: Report) -> ProblemError:
     return report.error("empty-field", end, 1, message, hint, Edit(end, end, add))
 
 
-def _not_an_event(text: str, report: Report) -> ProblemError:
+def _not_an_event(text: str, report: TermReport) -> ProblemError:
     """Why a term without a hyphen is not an event."""
     message = f"{shown(text)} is not an event: it has no hyphen"
     hint = "an event is written name-type-context or name-type-context-extra"
@@ -108,7 +108,7 @@ def _not_an_event(text: str, report: Report) -> ProblemError:
     return report.error("not-an-event", 0, len(text), message, hint, edit)
 
 
-def no_extra(text: str, row: EventType, report: Report) -> ProblemError:
+def no_extra(text: str, row: EventType, report: TermReport) -> ProblemError:
     """Why a term that ends with the hyphen after its context is not an event."""
     end = len(text)
     message = "this event ends in a hyphen, and no extra follows it"
@@ -121,7 +121,7 @@ def no_extra(text: str, row: EventType, report: Report) -> ProblemError:
     return report.error("empty-field", end, 1, message, hint, Edit(end, end, "*"))
 
 
-def _unknown_type(name: str, kind: str, rest: str, report: Report) -> ProblemError:
+def _unknown_type(name: str, kind: str, rest: str, report: TermReport) -> ProblemError:
     at = len(name) + 1
 
     def error(message: str, hint: str, *edits: Edit) -> ProblemError:
@@ -168,7 +168,7 @@ def _without_links(text: str) -> list[Edit]:
     return edits
 
 
-def warn_never_fires(report: Report, text: str, row: EventType) -> None:
+def warn_never_fires(report: TermReport, text: str, row: EventType) -> None:
     """Warn of a term without the extra that its events have."""
     message = f"this never fires: an event of type {row.name} has an extra, the {row.extra}"
     end = len(text)
@@ -176,7 +176,7 @@ def warn_never_fires(report: Report, text: str, row: EventType) -> None:
     report.add("never-fires", 0, end, message, hint, Edit(end, end, "-*"))
 
 
-def check_name(report: Report, name: str) -> None:
+def check_name(report: TermReport, name: str) -> None:
     """Warn of a name that Qube does not define and that looks like one that it does."""
     lower = name.lower()
     near = known_name(name) if "*" not in name else None
@@ -191,7 +191,7 @@ def check_name(report: Report, name: str) -> None:
         report.add("unknown-name", 0, len(name), message, f"did you mean {near}?", edit)
 
 
-def check_number(report: Report, row: EventType, extra: str, offset: int) -> None:
+def check_number(report: TermReport, row: EventType, extra: str, offset: int) -> None:
     """Warn of an extra that matches no event of Qube because it is not a number."""
     if not row.numbers or "*" in extra:
         return
@@ -221,7 +221,7 @@ def check_number(report: Report, row: EventType, extra: str, offset: int) -> Non
     report.add("not-a-number", offset, length, message, hint, *edits)
 
 
-def check_label(report: Report, text: str, row: EventType, at: int) -> None:
+def check_label(report: TermReport, text: str, row: EventType, at: int) -> None:
     """Warn of a label that was probably meant as something else. It is at offset `at` of `text`."""
     rest = text[at:]
     context, _, extra = rest.partition("-")
@@ -251,7 +251,7 @@ def check_label(report: Report, text: str, row: EventType, at: int) -> None:
         report.add("single-operator", single.start(), 1, message, hint)
 
 
-def _warn_odd_hyphen(report: Report, rest: str, at: int) -> None:
+def _warn_odd_hyphen(report: TermReport, rest: str, at: int) -> None:
     """Warn of a label that begins or ends with a hyphen."""
     inner = rest.strip("-")
     first = len(rest) - len(rest.lstrip("-"))
@@ -268,7 +268,7 @@ def _warn_odd_hyphen(report: Report, rest: str, at: int) -> None:
     )
 
 
-def warn_global(report: Report, text: str) -> None:
+def warn_global(report: TermReport, text: str) -> None:
     """Warn of a global event, once for each trigger."""
     if report.has("global-trigger"):
         return

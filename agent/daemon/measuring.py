@@ -42,7 +42,7 @@ class Measuring:
 
     async def stop(self) -> None:
         """Store the last counts, and remove the metrics file."""
-        await self._lookups.settle()
+        await self._lookups.collect()
         if self._reloader.ready.is_set():
             await to_thread.run_sync(self._store_now)
         if self._metrics_file is not None:
@@ -62,7 +62,7 @@ class Measuring:
         file = self._metrics_file
         assert file is not None
         while True:
-            await self._lookups.settle()
+            await self._lookups.collect()
             text = await to_thread.run_sync(self._text, len(self._pipe.clients))
             if text is None:
                 file.failed(f"it would have more than {MAX_BYTES} bytes")

@@ -124,7 +124,7 @@ def _start(
     last_good.open()
     if last_good.settings is not None:
         now = _with_stored(now, last_good)
-    elif now.bad:
+    elif now.has_errors:
         raise SettingsError("\n".join(str(f) for f in now.findings))
     log = Log(now.log, now.log_format, f"{socket.gethostname()}[{os.getpid()}]")
     log.start()
@@ -143,8 +143,9 @@ def _with_stored(now: Settings, last_good: LastGood) -> Settings:
     """The settings, with the last valid directories and languages of qb.conf in place of the
     current ones, which the reloader uses later if they are valid.
 
-    `found` is also true if the last valid settings came from this qb.conf. Otherwise a qb.conf that
-    is still lost would count as one that never existed, and the defaults would be used.
+    `qb_conf_exists` is also true if the last valid settings came from this qb.conf. Otherwise a
+    qb.conf that is still lost would count as one that never existed, and the defaults would be
+    used.
     """
     last = last_good.settings
     assert last is not None
@@ -154,9 +155,15 @@ def _with_stored(now: Settings, last_good: LastGood) -> Settings:
     row = TABLE["directories"]
     if now.sources["directories"] in (row.flag, row.variable):
         directories, sources["directories"] = now.directories, now.sources["directories"]
-    found = now.found or (last.found and last.qb_conf == now.qb_conf)
+    exists = now.qb_conf_exists or (last.qb_conf_exists and last.qb_conf == now.qb_conf)
     languages = frozenset(last.languages)
-    return replace(now, directories=directories, languages=languages, sources=sources, found=found)
+    return replace(
+        now,
+        directories=directories,
+        languages=languages,
+        sources=sources,
+        qb_conf_exists=exists,
+    )
 
 
 # -- serve ----------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from collections.abc import Callable, Collection
 from functools import cache, partial
 from typing import Generic, TypeVar
 
-#: Seconds to wait for the user database. Only the reload of the directory concerned waits.
-LOOKUP_TIMEOUT = 2.0
+#: Seconds to wait for a user's groups. Only the reload of the directory concerned waits.
+MEMBER_TIMEOUT = 2.0
 #: Seconds for which a membership is cached: a user who left the group is trusted for as long.
 MEMBER_AGE = 60.0
 #: Seconds for which it is cached that a user is not a member. Short, so that a new member needs
@@ -38,7 +38,7 @@ _OVERFLOW_ID = 65534
 T = TypeVar("T")
 
 
-class _Lookup(Generic[T]):
+class _Query(Generic[T]):
     """One question to the user database. It is overdue after `timeout` seconds."""
 
     def __init__(self, ask: Callable[[], T | None], timeout: float) -> None:
@@ -71,21 +71,21 @@ class _Lookup(Generic[T]):
 
 
 _lock = threading.Lock()
-_groups: dict[int, _Lookup[frozenset[int]]] = {}
-_names: dict[int, _Lookup[str]] = {}
+_groups: dict[int, _Query[frozenset[int]]] = {}
+_names: dict[int, _Query[str]] = {}
 
 
 def is_member(uid: int, groups: Collection[int]) -> bool | None:
     """Whether a user is in one of these groups, by the user database; None if it does not say.
 
-    The primary group counts. Blocks, for at most LOOKUP_TIMEOUT seconds.
+    The primary group counts. Blocks, for at most MEMBER_TIMEOUT seconds.
     """
 
-    def is_old(lookup: _Lookup[frozenset[int]]) -> bool:
-        member = lookup.answer is not None and not lookup.answer.isdisjoint(groups)
-        return lookup.age > (MEMBER_AGE if member else STRANGER_AGE)
+    def is_old(query: _Query[frozenset[int]]) -> bool:
+        member = query.answer is not None and not query.answer.isdisjoint(groups)
+        return query.age > (MEMBER_AGE if member else STRANGER_AGE)
 
-    found = _asked(_groups, uid, _groups_of, LOOKUP_TIMEOUT, is_old)
+    found = _asked(_groups, uid, _groups_of, MEMBER_TIMEOUT, is_old)
     return None if found is None else not found.isdisjoint(groups)
 
 
@@ -94,29 +94,29 @@ def user_name(uid: int) -> str | None:
 
     Blocks, for at most NAME_TIMEOUT seconds; then at once, for every user, until it answers.
     """
-    return _asked(_names, uid, _name_of, NAME_TIMEOUT, lambda lookup: lookup.age > NAME_AGE)
+    return _asked(_names, uid, _name_of, NAME_TIMEOUT, lambda query: query.age > NAME_AGE)
 
 
 def _asked(
-    known: dict[int, _Lookup[T]],
+    known: dict[int, _Query[T]],
     uid: int,
     ask: Callable[[int], T | None],
     timeout: float,
-    is_old: Callable[[_Lookup[T]], bool],
+    is_old: Callable[[_Query[T]], bool],
 ) -> T | None:
     with _lock:
-        lookup = known.get(uid)
-        if lookup is None or (lookup.done.is_set() and is_old(lookup)):
+        query = known.get(uid)
+        if query is None or (query.done.is_set() and is_old(query)):
             if any(other.is_overdue for other in known.values()):
                 return None
             if len(known) >= MAX_CACHED:
                 known.clear()
             try:
-                lookup = known[uid] = _Lookup(partial(ask, uid), timeout)
+                query = known[uid] = _Query(partial(ask, uid), timeout)
             except RuntimeError:
                 # No thread can be started at the moment.
                 return None
-    return lookup.wait()
+    return query.wait()
 
 
 def _name_of(uid: int) -> str | None:

@@ -17,14 +17,14 @@ from agent.core.unit import CONF, Unit
 from agent.disk.fingerprint import FileInfo, Fingerprint
 from agent.disk.snapshot import Snapshot
 
-Kind = Literal["added", "removed", "modified"]
+ChangeKind = Literal["added", "removed", "modified"]
 
 
 class Cause(NamedTuple):
     """A file or directory that changed."""
 
     path: str
-    change: Kind
+    change: ChangeKind
     #: What is known of it as it was read; None of one that is gone.
     info: FileInfo | None = None
     #: Of an edited callbacks.conf: the text that was served, and the text that was read.
@@ -42,8 +42,8 @@ class Cause(NamedTuple):
         return self._replace(edit=edit, shifts=earlier.shifts + self.shifts)
 
 
-class Known(NamedTuple):
-    """What is known of a listed directory: what is accepted of it, and its newest reading."""
+class ListedDirectory(NamedTuple):
+    """A listed directory: what is accepted of it, and its newest reading."""
 
     unit: Unit | None
     snapshot: Snapshot | None
@@ -61,17 +61,17 @@ def of_readings(before: Snapshot | None, now: Snapshot) -> list[Cause]:
     causes = []
     for name in dict.fromkeys((*before.fingerprints, *now.fingerprints)):
         was: Fingerprint | None = before.fingerprints.get(name)
-        mark = now.fingerprints.get(name)
-        if was == mark or was is None or mark is None:
+        found = now.fingerprints.get(name)
+        if was == found or was is None or found is None:
             continue
-        change: Kind = "modified"
+        change: ChangeKind = "modified"
         if isinstance(was, int):
             change = "added"
-        elif isinstance(mark, int):
+        elif isinstance(found, int):
             change = "removed"
         path = directory if name == "." else os.path.join(directory, name)
         shifts = _shifts(before, now, name) if change == "modified" else ()
-        causes.append(Cause(path, change, FileInfo.of(mark), None, shifts))
+        causes.append(Cause(path, change, FileInfo.of(found), None, shifts))
     return causes
 
 
@@ -90,44 +90,46 @@ def with_edit(found: Iterable[Cause], path: str, before: bytes, now: bytes) -> l
 
 
 def derived(
-    known: Collection[str],
+    explained: Collection[str],
     before: Mapping[str, ServedDirectory],
     now: Mapping[str, ServedDirectory],
-    listed: Mapping[str, Known],
+    listed: Mapping[str, ListedDirectory],
     qb_conf: str,
 ) -> list[Cause]:
-    """The causes of what changed in what is served, as far as the paths in `known` do not explain
-    it."""
+    """The causes of what changed in what is served, where no change on disk explains it.
+
+    `explained` has the paths of the changes on disk. `listed` has every listed directory by path.
+    """
     found: list[Cause] = []
     for path, served in now.items():
-        was, directory = before.get(path), listed.get(path, Known(None, None))
-        if served is was or path in known:
+        was, directory = before.get(path), listed.get(path, ListedDirectory(None, None))
+        if served is was or path in explained:
             continue
         if was is not None:
-            conf_known = f"{path}/{CONF}" in known
-            for cause in _of_served(was, served, directory, conf_known):
-                # Which lines there are is explained by a callbacks.conf that is known to be edited.
-                if cause.path not in known and not (conf_known and cause.change == "added"):
+            conf_changed = f"{path}/{CONF}" in explained
+            for cause in _of_served(was, served, directory, conf_changed):
+                # An edited callbacks.conf explains which lines there are.
+                if cause.path not in explained and not (conf_changed and cause.change == "added"):
                     found.append(cause)
-        elif served.callbacks and qb_conf not in known:
+        elif served.callbacks and qb_conf not in explained:
             # At the start. Later, the cause is qb.conf, which lists the directory.
             found.append(Cause(path, "added", directory.info(".")))
     return found
 
 
 def _of_served(
-    before: ServedDirectory, now: ServedDirectory, directory: Known, conf_known: bool
+    before: ServedDirectory, now: ServedDirectory, directory: ListedDirectory, conf_changed: bool
 ) -> list[Cause]:
     """What must have changed on disk, given what a directory served before and serves now.
 
-    `directory` is what is known of it now; its unit has the lines whose files are missing too. With
-    `conf_known`, whether callbacks.conf must have changed is not asked: it takes time.
+    The unit of `directory` has the lines whose files are missing too. With `conf_changed`,
+    callbacks.conf is left out: that it changed is known, and comparing its lines takes time.
     """
     unit = directory.unit
     old = {c.registration.file: c.implementation.digest for c in before.callbacks}
     new = {c.registration.file: c.implementation.digest for c in now.callbacks}
     named = unit.files() if unit else frozenset()
-    changes: dict[str, Kind] = {}
+    changes: dict[str, ChangeKind] = {}
     for file in dict.fromkeys((*old, *new)):
         if file not in new and file in named:
             changes[file] = "removed"
@@ -135,7 +137,7 @@ def _of_served(
             changes[file] = "added"
         elif file in new and old[file] != new[file]:
             changes[file] = "modified"
-    if not conf_known:
+    if not conf_changed:
         lines = {_line(c) for c in before.callbacks} ^ {_line(c) for c in now.callbacks}
         if any(file in old and file in new for file, _, _ in lines):
             changes[CONF] = "modified"

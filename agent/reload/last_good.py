@@ -67,7 +67,7 @@ class LastGood:
         self._keep: set[str] | None = None
         #: The last valid settings, None if there never were any.
         self.settings: StoredSettings | None = None
-        #: Whether `look` found that files are gone. Then everything is to be stored again.
+        #: Whether `find_losses` found that files are gone. Then everything is to be stored again.
         self.lost = False
 
     def open(self) -> None:
@@ -151,8 +151,8 @@ class LastGood:
         unused = self._unused and not self._unread
         return bool(self._waiting or self._unsynced or unused) or self._keep is not None
 
-    def look(self) -> None:
-        """Find out whether somebody removed files that were stored."""
+    def find_losses(self) -> None:
+        """Set `lost` if somebody removed files that were stored. Blocks; never raises."""
         with self._lock:
             used = frozenset().union(*self._digests.values())
             stored = {os.path.basename(path) for path in self._digests}

@@ -9,7 +9,7 @@ from agent.core.diagnostic import Diagnostic
 from agent.core.index import Index, ServedDirectory
 from agent.disk.watch.combined import Watch
 from agent.disk.watch.interface import Target
-from agent.reload.causes import Cause, Known
+from agent.reload.causes import Cause, ListedDirectory
 from agent.reload.directory_state import DirectoryState
 from agent.reload.last_good import LastGood
 from agent.reload.settle import Settled
@@ -127,11 +127,11 @@ class Listing:
         """What to watch."""
         return {d.path: d.target() for d in self}
 
-    def summary(self) -> tuple[list[Diagnostic], dict[str, str], dict[str, Known]]:
-        """All diagnostics, in order; why which directory is held; and what is known of each."""
+    def summary(self) -> tuple[list[Diagnostic], dict[str, str], dict[str, ListedDirectory]]:
+        """All diagnostics, in order; why which directory is held; and each of them."""
         findings = [finding for d in self for finding in d.findings]
         held = {d.path: d.held for d in self if d.held is not None}
-        return findings, held, {d.path: Known(d.unit, d.snapshot) for d in self}
+        return findings, held, {d.path: ListedDirectory(d.unit, d.snapshot) for d in self}
 
     def rows(self, held: dict[str, str], watch: Watch) -> list[dict[str, Any]]:
         """Each directory, as `status` has it. `held` is that of the newest record."""

@@ -9,7 +9,7 @@ from anyio import to_thread
 
 from agent.core.diagnostic import Diagnostic
 from agent.core.index import Index
-from agent.reload.causes import Known
+from agent.reload.causes import ListedDirectory
 from agent.reload.log import History, Log
 from agent.reload.record import STARTED, Recorder
 from agent.rpc import results
@@ -33,7 +33,7 @@ class Publisher:
         index: Index,
         findings: tuple[Diagnostic, ...],
         held: dict[str, str],
-        listed: Mapping[str, Known],
+        listed: Mapping[str, ListedDirectory],
         qb_conf: str,
         began: float,
     ) -> None:

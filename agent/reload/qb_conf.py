@@ -79,15 +79,15 @@ class QbConf:
             # It is read again when its file system responds.
             self.unsettled_since = None
             return None
-        mark = await self._monitor.wait(self._mark)
+        before = await self._monitor.wait(self._fingerprint)
         read = await self._monitor.wait(self._settings_now)
         if read is None:
             self._notice({QB_CONF})
             return None
         new, findings = read
         await anyio.sleep(self._timing.quiet_period)
-        settled = mark is not None and mark == await self._monitor.wait(self._mark)
-        if not settled or (new is not old and not _is_of(new, mark)):
+        settled = before is not None and before == await self._monitor.wait(self._fingerprint)
+        if not settled or (new is not old and not _is_of(new, before)):
             self.unsettled_since = self.unsettled_since or began
             if time.monotonic() - self.unsettled_since < self._timing.writing:
                 return None
@@ -112,7 +112,7 @@ class QbConf:
             return False
         return new is self.settings and findings == self.findings
 
-    def _mark(self) -> Fingerprint | None:
+    def _fingerprint(self) -> Fingerprint | None:
         """What tells whether qb.conf changed, None while somebody writes it. Blocks."""
         path = self.settings.qb_conf
         with self._monitor.asking(path):
@@ -136,10 +136,15 @@ class QbConf:
         except settings.SettingsError as error:
             hint = "the last valid settings stay until then"
             return old, (Problem("bad-settings", str(error), hint).at(old.qb_conf),)
-        if new.bad:
+        if new.has_errors:
             return old, new.findings
         last = self._stored()
-        if not new.found and last is not None and last.found and last.qb_conf == new.qb_conf:
+        if (
+            not new.qb_conf_exists
+            and last is not None
+            and last.qb_conf_exists
+            and last.qb_conf == new.qb_conf
+        ):
             message = "the file does not exist any more, so the last valid settings stay"
             hint = "put it back; an empty file means the defaults"
             return old, (Problem("qb-conf-lost", message, hint).at(new.qb_conf),)
@@ -147,13 +152,13 @@ class QbConf:
         return (old if same else new), new.findings
 
 
-def _is_of(read: Settings, mark: Fingerprint | None) -> bool:
-    """Whether settings were read from the file that was marked: between two equal marks, qb.conf
-    may have been another file, or an empty one."""
-    if isinstance(mark, int) or read.qb_conf_digest is None:
-        return isinstance(mark, int) and read.qb_conf_digest is None
-    # A file that is not regular, for example /dev/null, has no digest in its mark.
-    return mark is not None and digest_of(mark) in (None, read.qb_conf_digest)
+def _is_of(read: Settings, found: Fingerprint | None) -> bool:
+    """Whether settings were read from the file with this fingerprint: between two equal ones,
+    qb.conf may have been another file, or an empty one."""
+    if isinstance(found, int) or read.qb_conf_digest is None:
+        return isinstance(found, int) and read.qb_conf_digest is None
+    # The fingerprint of a file that is not regular, such as /dev/null, has no digest.
+    return found is not None and digest_of(found) in (None, read.qb_conf_digest)
 
 
 def restart_needed(old: Settings, new: Settings) -> list[Diagnostic]:

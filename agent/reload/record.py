@@ -22,8 +22,8 @@ from agent.core.index import Change, Index, changes
 from agent.core.quoting import encodable
 from agent.disk import identity
 from agent.reload import causes
-from agent.reload.causes import Cause, Known
-from agent.reload.compared import Compared
+from agent.reload.causes import Cause, ListedDirectory
+from agent.reload.previous_findings import PreviousFindings
 from agent.rpc import messages
 from agent.rpc.messages import Record
 
@@ -105,7 +105,9 @@ class Recorder:
             self._index = index
         return self._event is not None
 
-    def due(self, index: Index, listed: Mapping[str, Known], qb_conf: str, began: float) -> Record:
+    def due(
+        self, index: Index, listed: Mapping[str, ListedDirectory], qb_conf: str, began: float
+    ) -> Record:
         """The record that is due. `index` is served now, `listed` is what is known of each listed
         directory, `began` is the monotonic time in seconds when the reload began.
 
@@ -125,7 +127,7 @@ class Recorder:
             index,
             began,
             self.sequence + 1,
-            Compared(self._recorded, {p: c.shifts for p, c in self._causes.items()}),
+            PreviousFindings(self._recorded, {p: c.shifts for p, c in self._causes.items()}),
             [*found.values()],
             changed,
             [p for p in self.held if p not in self._recorded_held],
@@ -156,14 +158,14 @@ class Recorder:
         index: Index,
         began: float,
         sequence: int,
-        compared: Compared | None = None,
+        previous: PreviousFindings | None = None,
         found: Iterable[Cause] = (),
         changed: Iterable[Change] = (),
         newly_held: Iterable[str] = (),
         restored: Iterable[str] = (),
     ) -> Record:
-        """A record of the state now. Without `compared`, nothing in it is new."""
-        compared = compared or Compared((*self.findings, *self._once))
+        """A record of the state now. Without `previous`, nothing in it is new."""
+        previous = previous or PreviousFindings((*self.findings, *self._once))
         found = list(found)
         diffs = (
             messages.ConfDiff(path=encodable(c.path), diff=diff)
@@ -187,7 +189,7 @@ class Recorder:
             ],
             newly_held=list(newly_held),
             restored=list(restored),
-            diagnostics=compared.diagnostics((*self.findings, *self._once)),
+            diagnostics=previous.compared((*self.findings, *self._once)),
             conf_diff=list(islice(diffs, MAX_DIFFS)),
         )
 

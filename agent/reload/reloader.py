@@ -291,7 +291,7 @@ class Reloader:
             self._settler.forget({*before} - {*self.listing.paths})
         self.qb_conf.settings = new
         store = StoredSettings(
-            new.qb_conf, new.found, list(self.listing.paths), sorted(new.languages)
+            new.qb_conf, new.qb_conf_exists, list(self.listing.paths), sorted(new.languages)
         )
         if relisted or self._last_good.settings != store:
             # Also where a qb.conf was added that says what was used without it: from now on it can

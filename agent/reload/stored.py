@@ -88,7 +88,7 @@ class StoredSettings(msgspec.Struct, frozen=True):
     """The last valid settings, and whether a qb.conf existed then."""
 
     qb_conf: str
-    found: bool
+    qb_conf_exists: bool = msgspec.field(name="found")
     directories: list[str]
     languages: list[str]
     form: int = FORMAT_VERSION

@@ -15,10 +15,10 @@ RETRY_INTERVAL = 2.0
 
 
 class WriteBehind:
-    """Syncs what was written, writes what could not be written before, and notices if it is lost.
+    """Syncs what was written, and writes what could not be written before.
 
-    Every `rescan` seconds it looks whether what was written is still there, in one call for all
-    names. `lost` is called when files of the state directory are gone.
+    Every `rescan` seconds it finds out, in one call for all names, whether the files are still
+    there. `lost` is called when some are gone.
     """
 
     def __init__(self, last_good: LastGood, lost: Callable[[], None], rescan: float) -> None:
@@ -26,7 +26,7 @@ class WriteBehind:
         self._lost = lost
         self._rescan = rescan
         self._written = anyio.Event()
-        self._looked = time.monotonic()
+        self._last_search = time.monotonic()
 
     def written(self) -> None:
         """Something may have been written."""
@@ -41,8 +41,8 @@ class WriteBehind:
             if self._last_good.waiting:
                 await to_thread.run_sync(self._last_good.flush)
                 await to_thread.run_sync(self._last_good.sync)
-            if time.monotonic() - self._looked >= self._rescan:
-                await to_thread.run_sync(self._last_good.look)
-                self._looked = time.monotonic()
+            if time.monotonic() - self._last_search >= self._rescan:
+                await to_thread.run_sync(self._last_good.find_losses)
+                self._last_search = time.monotonic()
                 if self._last_good.lost:
                     self._lost()

@@ -107,13 +107,13 @@ class Connection(asyncio.Protocol):
         return self.state is State.CLOSED or self.state is State.LINGERING
 
     @property
-    def held(self) -> int:
+    def held_bytes(self) -> int:
         """Bytes that are held for it."""
         return self._counted + self._outbox.size
 
     def burden(self, now: float) -> float:
         """How many bytes it holds, times for how many seconds it took none of them, at least 1."""
-        return self.held * max(1.0, now - self._since)
+        return self.held_bytes * max(1.0, now - self._since)
 
     def feed(self, data: bytes) -> None:
         """Carry out what was read, behind what is under way."""
@@ -199,7 +199,7 @@ class Connection(asyncio.Protocol):
 
     def shed(self) -> None:
         """Close it and drop what is held for it: too much is held for all clients together."""
-        size = self.held
+        size = self.held_bytes
         self._shared.service.report(
             f"closed a client of user id {self.peer.uid}: {size} bytes were held for it unread, and"
             f" more than {self._shared.limits.max_held_bytes} for all clients"
@@ -337,7 +337,7 @@ class Connection(asyncio.Protocol):
         size = self._requests.size + self._small_size
         change = size - self._counted
         if change:
-            if not self.held:
+            if not self.held_bytes:
                 self._since = time.monotonic()
             self._counted = size
             self._shared.ledger.add(change)

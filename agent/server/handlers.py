@@ -51,7 +51,7 @@ from agent.server.subscriptions import Subscriptions, in_worker_if_long
 LIST_CACHE_SECONDS = 5.0
 
 #: Seconds in which the counters must have been read. It takes some milliseconds.
-SETTLE_SECONDS = 10.0
+COLLECT_SECONDS = 10.0
 
 Outcome = bytes | Callable[[Spend], bytes] | Awaitable[bytes]
 Handler = Callable[[Any, Client], Outcome]
@@ -198,11 +198,11 @@ class Handlers:
 
     def _metrics(self, params: NoParams, connection: Client) -> Outcome:
         loop = asyncio.get_running_loop()
-        settled = asyncio.run_coroutine_threadsafe(self.lookups.settle(), loop)
+        collected = asyncio.run_coroutine_threadsafe(self.lookups.collect(), loop)
         clients = len(self._pipe.clients)
 
         def compute(spend: Spend) -> bytes:
-            settled.result(SETTLE_SECONDS)
+            collected.result(COLLECT_SECONDS)
             return results.text(self.metrics.text(clients), spend)
 
         return compute

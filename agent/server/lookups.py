@@ -45,15 +45,15 @@ class Lookups:
         self.matches = matches
         #: How long lookups took.
         self.durations = Histogram(BOUNDS)
-        #: How many lookups were counted by the last `settle`.
-        self.settled = 0
+        #: How many lookups were counted by the last `collect`.
+        self.collected = 0
         #: What each lookup found that was computed in a thread, and the seconds that it took.
         self._offloaded: deque[tuple[Counted, float]] = deque()
         #: Callbacks, and a number of matches of each, which are not in `matches` yet.
         self._found: deque[tuple[Found, int]] = deque()
         #: The monotonic time in seconds and the total, at the last ticks.
         self._ticks = deque([(time.monotonic(), 0)], RATE_TICKS + 1)
-        self._settling = anyio.Lock()
+        self._collecting = anyio.Lock()
         #: Lookups until one of those that are answered alone is measured.
         self._unmeasured = 0
 
@@ -76,7 +76,7 @@ class Lookups:
     @property
     def total(self) -> int:
         """How many lookups were answered since the start. Those that were refused do not count."""
-        return self.settled + self.cache.counted + len(self._offloaded)
+        return self.collected + self.cache.counted + len(self._offloaded)
 
     @property
     def per_second(self) -> float:
@@ -89,12 +89,12 @@ class Lookups:
         while True:
             await anyio.sleep(TICK)
             self._ticks.append((time.monotonic(), self.total))
-            await self.settle()
+            await self.collect()
 
-    async def settle(self) -> None:
+    async def collect(self) -> None:
         """Add to `matches` what was found before this call."""
         self._drain()
-        async with self._settling:
+        async with self._collecting:
             until = time.monotonic() + _SLICE
             for _ in self._count_matches():
                 if time.monotonic() > until:
@@ -106,10 +106,10 @@ class Lookups:
         while self._offloaded:
             counted, seconds = self._offloaded.popleft()
             self.durations.observe(seconds)
-            self.settled += 1
+            self.collected += 1
             self._found += counted
         counted = self.cache.drain()
-        self.settled += sum(number for _, number in counted)
+        self.collected += sum(number for _, number in counted)
         self._found += counted
 
     def _count_matches(self) -> Iterator[None]:

@@ -81,8 +81,8 @@ class Metrics:
         """The text, in pieces of some 100 KB. Without `openmetrics` it is in the older Prometheus
         format, which the node exporter reads.
 
-        `clients` is how many are connected. What is counted is as of the last `Lookups.settle`. All
-        together may take seconds where there are 100,000 callbacks.
+        `clients` is how many are connected. What is counted is as of the last `Lookups.collect`.
+        All together may take seconds where there are 100,000 callbacks.
         """
         # Imported late: it takes 4 MB, and most agents are never asked.
         from prometheus_client import exposition
@@ -192,7 +192,7 @@ class Metrics:
         yield CounterMetricFamily(
             f"{_PREFIX}_lookups",
             "Lookups that were answered. Those that were refused do not count.",
-            value=self._lookups.settled,
+            value=self._lookups.collected,
         )
         yield histogram(
             "lookup_duration_seconds",

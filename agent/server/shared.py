@@ -41,7 +41,7 @@ class Client(batcher.Client, Protocol):
         ...
 
     @property
-    def held(self) -> int:
+    def held_bytes(self) -> int:
         """Bytes that are held for it."""
         ...
 
@@ -156,6 +156,6 @@ class Shared:
         now = time.monotonic()
         while self.ledger.total > self.limits.max_held_bytes:
             worst = max(self.clients, key=lambda one: one.burden(now), default=None)
-            if worst is None or not worst.held:
+            if worst is None or not worst.held_bytes:
                 return
             worst.shed()

@@ -22,7 +22,7 @@ from agent.core.diagnostic import Diagnostic, Problem, Severity, capped
 from agent.core.quoting import encodable, shown
 from agent.settings import reports
 from agent.settings.host import BadPath, Host, default_log, default_pipe, default_state
-from agent.settings.path_list import DEFAULT, PathList, QbConf, normalise
+from agent.settings.path_list import DEFAULT, PathList, QbConfReader, normalise
 
 #: The most bytes of qb.conf that are read. Those of large farms have some hundred kilobytes.
 MAX_QB_CONF_BYTES = 1 << 20
@@ -224,12 +224,12 @@ class Settings:
     sources: Mapping[str, str]
     findings: tuple[Diagnostic, ...] = ()
     #: Whether qb.conf exists, so that one that vanishes later differs from one that never existed.
-    found: bool = False
+    qb_conf_exists: bool = False
     #: The SHA-256 of the bytes of qb.conf; None if it could not be read.
     qb_conf_digest: bytes | None = field(default=None, compare=False)
 
     @property
-    def bad(self) -> bool:
+    def has_errors(self) -> bool:
         """Whether qb.conf has an error in what is read of it: then these must not be used."""
         return any(finding.severity is Severity.ERROR for finding in self.findings)
 
@@ -330,7 +330,7 @@ def resolve(
         findings.append(reports.no_qb_conf(sources["qb_conf"]).at(values["qb_conf"]))
     variables = {row.variable for row in TABLE.values() if row.variable}
     findings += reports.unknown_variables(environ, variables)
-    conf = QbConf(qb if isinstance(qb, bytes) else b"", values["qb_conf"], findings)
+    conf = QbConfReader(qb if isinstance(qb, bytes) else b"", values["qb_conf"], findings)
     paths = PathList(environ, host, conf)
     values["directories"], sources["directories"] = _directories(given, paths)
     values["languages"], sources["languages"] = conf.languages()
@@ -339,7 +339,7 @@ def resolve(
         **values,
         sources=sources,
         findings=tuple(capped(findings)),
-        found=qb is not None,
+        qb_conf_exists=qb is not None,
         qb_conf_digest=hashlib.sha256(qb).digest() if isinstance(qb, bytes) else None,
     )
 

@@ -29,7 +29,7 @@ DEFAULT = "default"
 _QBDIR = re.compile(r"\$(?:QBDIR(?![A-Za-z0-9_])|\{QBDIR\})")
 
 
-class QbConf:
+class QbConfReader:
     """Looks up settings in qb.conf, and collects findings about those that are looked up.
 
     A setting that a flag or variable overrides is not looked up: an error in it has no effect.
@@ -90,7 +90,7 @@ class QbConf:
 class PathList:
     """Turns a path list into directories."""
 
-    def __init__(self, environ: Mapping[str, str], host: Host, conf: QbConf) -> None:
+    def __init__(self, environ: Mapping[str, str], host: Host, conf: QbConfReader) -> None:
         self._environ = environ
         self._host = host
         self._conf = conf

@@ -15,7 +15,7 @@ from agent.disk.permissions import MAX_LINKS
 from agent.disk.stalls import StallMonitor
 from agent.disk.watch import combined
 from agent.disk.watch.combined import Watch
-from agent.disk.watch.interface import POLL_INTERVAL, Report, Target
+from agent.disk.watch.interface import POLL_INTERVAL, ReportChanges, Target
 from agent.disk.watch.paths import PathWalker, WatchSet, watch_set
 from agent.timing import DEFAULTS
 from support.agents import DEADLINE
@@ -92,7 +92,7 @@ def test_a_set_is_current_until_a_name_on_the_path_leads_elsewhere(tmp_path: Pat
 class Source:
     """A source of events that a test drives."""
 
-    def __init__(self, report: Report, rescan: float) -> None:
+    def __init__(self, report: ReportChanges, rescan: float) -> None:
         self.trouble: str | None = None
         self.report = report
         self.sets: Mapping[str, WatchSet] = {}

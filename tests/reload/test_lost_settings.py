@@ -72,7 +72,7 @@ def test_settings_that_cannot_be_used_are_an_error() -> None:
 
 
 def test_a_qb_conf_that_is_gone_is_an_error() -> None:
-    first = replace(settings.resolve({}, {}, b"", HOST), found=True)
-    kept, (finding,) = qb_conf(first, lambda: replace(first, found=False))._settings_now()
+    first = replace(settings.resolve({}, {}, b"", HOST), qb_conf_exists=True)
+    kept, (finding,) = qb_conf(first, lambda: replace(first, qb_conf_exists=False))._settings_now()
     assert kept is first
     assert (finding.code, finding.severity) == ("qb-conf-lost", "error")

@@ -18,7 +18,7 @@ from agent.core.index import ServedDirectory
 from agent.core.planning import plan
 from agent.core.unit import Implementation, Unit
 from agent.reload import causes
-from agent.reload.compared import Compared
+from agent.reload.previous_findings import PreviousFindings
 from support.sites import Site
 
 FLAGS = frozenset({"qube", "mail"})
@@ -152,7 +152,7 @@ FINDINGS = st.builds(
 
 @given(st.lists(FINDINGS, max_size=6), st.lists(FINDINGS, max_size=6))
 def test_new_findings_of_any_two_records(before: list[Diagnostic], now: list[Diagnostic]) -> None:
-    marks = [bool(d.new) for d in Compared(before).diagnostics(now)]
+    marks = [bool(d.new) for d in PreviousFindings(before).compared(now)]
 
     def kind(one: Diagnostic) -> tuple[str, ...]:
         alike = "" if one.code == "more-findings" else one.message.rstrip("12")
@@ -161,14 +161,14 @@ def test_new_findings_of_any_two_records(before: list[Diagnostic], now: list[Dia
     # Of each kind, as many are new as there are more than before.
     new = Counter(kind(finding) for finding, is_new in zip(now, marks, strict=True) if is_new)
     assert new == Counter(map(kind, now)) - Counter(map(kind, before))
-    assert not any(d.new for d in Compared(now).diagnostics(reversed(now)))
+    assert not any(d.new for d in PreviousFindings(now).compared(reversed(now)))
 
 
 @pytest.mark.parametrize("line", [1, 2])
 def test_a_finding_that_moved_is_not_new(line: int) -> None:
     one = Diagnostic(Severity.WARNING, "x", "/a", line, 1, f"as in line {line}")
     other = Diagnostic(Severity.WARNING, "x", "/a", 3, 1, "as in line 9")
-    assert [bool(d.new) for d in Compared([one]).diagnostics([other, other])] == [False, True]
+    assert [bool(d.new) for d in PreviousFindings([one]).compared([other, other])] == [False, True]
 
 
 def test_lines_are_not_compared_where_callbacks_conf_is_known_to_be_edited(

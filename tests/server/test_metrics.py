@@ -241,8 +241,8 @@ def test_no_count_is_lost_where_the_index_is_replaced(first: list[str], given: l
                 index = index_of(step)
                 lookups.use(index)
             elif step == "settle":
-                await lookups.settle()
-                assert lookups.settled == made
+                await lookups.collect()
+                assert lookups.collected == made
             elif step == "total":
                 assert lookups.total == made
             else:
@@ -257,8 +257,8 @@ def test_no_count_is_lost_where_the_index_is_replaced(first: list[str], given: l
                     results.lookup(
                         index, params, done=lambda counted: lookups.offloaded(0.0, counted)
                     )
-        await lookups.settle()
-        assert lookups.total == lookups.settled == made
+        await lookups.collect()
+        assert lookups.total == lookups.collected == made
         found = lookups.matches._counts
         assert {k[1:]: c.matches for k, c in found.items()} == expected
         kept = {(c.registration.file, c.registration.text) for c in index.callbacks()}

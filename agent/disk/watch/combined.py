@@ -132,7 +132,7 @@ class Watch:
             return all(known.is_current(path, walker) for path in touched)
 
     def _report(self, changes: Mapping[str, Collection[str] | None] | None) -> None:
-        """As `interface.Report`."""
+        """As `interface.ReportChanges`."""
         if changes is None:
             self._touched |= dict.fromkeys(self._targets)
             self._notice(None)

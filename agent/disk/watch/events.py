@@ -30,7 +30,7 @@ from anyio import CapacityLimiter, to_thread
 # upper bound of the version for this reason.
 from watchfiles._rust_notify import RustNotify
 
-from agent.disk.watch.interface import POLL_INTERVAL, Report
+from agent.disk.watch.interface import POLL_INTERVAL, ReportChanges
 from agent.disk.watch.paths import WatchSet
 
 #: Milliseconds that watchfiles sleeps between two looks. See the text above.
@@ -49,7 +49,7 @@ _logger = logging.getLogger(__name__)
 class EventWatcher:
     """Reports events of the directories in watch sets; see `interface.Watcher`."""
 
-    def __init__(self, report: Report, rescan: float) -> None:
+    def __init__(self, report: ReportChanges, rescan: float) -> None:
         """`rescan` is the interval of rescans in seconds."""
         self._report = report
         self._rescan = rescan

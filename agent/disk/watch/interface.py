@@ -18,7 +18,7 @@ POLL_INTERVAL = 1.0
 
 #: Reports which targets may have changed: by key, the paths of the events, None if these are not
 #: known. None for all targets.
-Report = Callable[[Mapping[str, Collection[str] | None] | None], None]
+ReportChanges = Callable[[Mapping[str, Collection[str] | None] | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Watcher(Protocol):
         """Whether this target, or a directory on the path to it, gives no events."""
 
     async def run(self) -> None:
-        """Report events until cancelled. If it raises, it is called again."""
+        """ReportChanges events until cancelled. If it raises, it is called again."""
 
     def close(self) -> None:
         """Remove all watches."""

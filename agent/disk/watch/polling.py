@@ -15,7 +15,7 @@ import anyio
 
 from agent.disk.mounts import Mounts
 from agent.disk.stalls import StallMonitor
-from agent.disk.watch.interface import POLL_INTERVAL, Report, Target, Watcher
+from agent.disk.watch.interface import POLL_INTERVAL, ReportChanges, Target, Watcher
 
 
 class Poller:
@@ -23,7 +23,7 @@ class Poller:
 
     def __init__(
         self,
-        report: Report,
+        report: ReportChanges,
         events: Watcher,
         monitor: StallMonitor,
         is_stalled: Callable[[str], bool],
@@ -63,7 +63,7 @@ class Poller:
                     self._report(dict.fromkeys(changed))
 
     async def watch_mounts(self) -> None:
-        """Report all targets whenever the table of mounts changes, until cancelled."""
+        """ReportChanges all targets whenever the table of mounts changes, until cancelled."""
         while True:
             await anyio.sleep(POLL_INTERVAL)
             if self._mounts.changed():

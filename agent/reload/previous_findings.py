@@ -1,4 +1,4 @@
-"""What is new in a record, compared with the record before it."""
+"""Which findings of a record are new: those that the record before did not have."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from agent.rpc import messages, results
 _LINE_NUMBER = re.compile(r"\bline \d+")
 
 
-class Compared:
-    """Findings, compared with those of the record before.
+class PreviousFindings:
+    """The findings of the record before.
 
     `shifts` says by path where the lines of a file that was edited since then are now.
     """
@@ -28,8 +28,9 @@ class Compared:
         self._findings = findings
         self._shifts = shifts
 
-    def diagnostics(self, now: Iterable[Diagnostic]) -> list[messages.Diagnostic]:
-        """The findings of a record. One that only moved to another line is not new."""
+    def compared(self, now: Iterable[Diagnostic]) -> list[messages.Diagnostic]:
+        """The findings of the next record, in order, the new ones marked as new. One that only
+        moved to another line is not new."""
         now = list(now)
         left = Counter((_without_place(f), self._line_now(f)) for f in self._findings)
         others = []
