@@ -346,7 +346,6 @@ class Subscription(client._Subscribed):
             left = deadline - time.monotonic()
             await anyio.sleep(max(0.0, min(pause, left)))
             return left >= pause
-        return True
 
     async def _connect(self) -> _Connection:
         """A new connection, on which the request is sent."""

@@ -987,7 +987,7 @@ def _request(number: int, method: str, params: Optional[Mapping[str, Any]]) -> b
     if params:
         request["params"] = params
     try:
-        text = json.dumps(request, allow_nan=False, separators=(",", ":"), default=_plain)
+        text = json.dumps(request, allow_nan=False, separators=(",", ":"), default=_json_type)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadArgument(
             "an argument of {} cannot be sent as JSON: {}".format(method, error)
@@ -995,8 +995,8 @@ def _request(number: int, method: str, params: Optional[Mapping[str, Any]]) -> b
     return text.encode("ascii") + b"\n"
 
 
-def _plain(value: Any) -> Any:
-    """Mappings and sequences of other kinds, as JSON has them."""
+def _json_type(value: Any) -> Any:
+    """A mapping or sequence of another type as a dictionary or list. Raises TypeError."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview)):

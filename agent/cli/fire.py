@@ -16,7 +16,7 @@ from agent.cli.asking import ask, not_understood
 from agent.cli.completing import files
 from agent.cli.exits import USAGE, Failed
 from agent.cli.input import content, not_empty
-from agent.cli.lookup import doubts, event_options, params_of
+from agent.cli.lookup import event_options, hints, params_of
 from agent.cli.output import print_json, print_lines, say
 from agent.cli.rendering import JsonObject
 from agent.cli.runner_options import interpreter, interpreter_option, time_limit_option
@@ -192,7 +192,7 @@ def _notes(event: str, answer: JsonObject, limit: int | None) -> Iterator[str]:
     if not answer["callbacks"]:
         yield f"nothing runs on {printable(event)}"
         if not answer["partial"]:
-            yield from doubts(event, limit)
+            yield from hints(event, limit)
     yield from rendering.footnotes({**answer, "partial": []}, limit)
 
 

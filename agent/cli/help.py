@@ -41,7 +41,7 @@ def help_(topic: str | None) -> int:
             f"the manual has no page {topic}{meant}; expected a finding's code or one of"
             f" {', '.join(manual.topics())}",
         )
-    print_page(_coloured(manual.plain(page)))
+    print_page(_coloured(manual.rendered(page)))
     return 0
 
 

@@ -42,7 +42,7 @@ def rotated(path: str) -> list[str]:
     # With logrotate's `extension`, the number or date comes before it.
     inner = _ROTATED.replace("P<", "P<inner_")
     pattern = re.compile(
-        rf"(?P<plain>{stem}(?:{extension}{_ROTATED}|{inner}{extension}))"
+        rf"(?P<unpacked>{stem}(?:{extension}{_ROTATED}|{inner}{extension}))"
         rf"(?:{'|'.join(map(re.escape, (*_PACKED, *_NOT_READ)))})?"
     )
     found: dict[str, tuple[int, str, str]] = {}
@@ -51,7 +51,7 @@ def rotated(path: str) -> list[str]:
             number = match["number"] or match["inner_number"] or 0
             date = re.sub(r"\D", "", match["date"] or match["inner_date"] or "")
             # While a file is compressed, it is there twice: the one without `.gz` comes first.
-            found.setdefault(match["plain"], (-int(number), date, os.path.join(folder, other)))
+            found.setdefault(match["unpacked"], (-int(number), date, os.path.join(folder, other)))
     files = sorted(found.values(), reverse=True)
     if len({bool(date) for _, date, _ in files}) > 1:
         files.sort(key=lambda file: _written(file[2]), reverse=True)
@@ -132,10 +132,10 @@ def _last_of_rotated(
                 errno.EINVAL, f"not read: decompress it, {' and '.join(_PACKED)} are read"
             )
         return _last(file, file.seek(0, os.SEEK_END), most, wanted)
-    with tempfile.TemporaryFile() as plain:
+    with tempfile.TemporaryFile() as unpacked:
         with _PACKED[ending](file) as packed:
-            shutil.copyfileobj(packed, plain)
-        return _last(plain, plain.tell(), most, wanted)
+            shutil.copyfileobj(packed, unpacked)
+        return _last(unpacked, unpacked.tell(), most, wanted)
 
 
 def _last(

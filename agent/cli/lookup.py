@@ -64,7 +64,7 @@ def lookup(event: str, code: bool, as_json: bool, pipe: str | None, **about: Any
     def notes(answer: JsonObject) -> Iterator[str]:
         if not answer["callbacks"] and not answer["partial"]:
             yield f"no callback fires on {printable(event)}"
-            yield from doubts(event, limit)
+            yield from hints(event, limit)
         yield from rendering.footnotes(answer, limit)
 
     return show(
@@ -100,7 +100,7 @@ def explain(event: str, code: bool, as_json: bool, pipe: str | None, **about: An
             yield f"no callback has the name and type of {printable(event)}"
         if all(callback["verdict"] == "no" for callback in answer["callbacks"]):
             names = {name for listed in served for name in _names(listed)}
-            yield from doubts(event, limit, names)
+            yield from hints(event, limit, names)
         yield from rendering.footnotes(answer, limit)
 
     return show(
@@ -122,12 +122,13 @@ def _names(listed: JsonObject) -> Iterator[str]:
             yield from (term.name for term in terms(tree) if "*" not in term.name)
 
 
-def doubts(event: str, limit: int | None, names: Collection[str] = ()) -> Iterator[str]:
-    """What was probably meant by an event that nothing matches; `names` are the site's own."""
-    from agent.cli.doubts import doubt
+def hints(event: str, limit: int | None, names: Collection[str] = ()) -> Iterator[str]:
+    """The lines that say what was probably meant by an event that nothing matches. `names` are
+    event names of the site's own."""
+    from agent.cli.event_hints import hint
 
-    if hint := doubt(event, names):
-        yield from screen.wrap(hint, limit, "hint: ", screen.INDENT)
+    if text := hint(event, names):
+        yield from screen.wrap(text, limit, "hint: ", screen.INDENT)
 
 
 def params_of(event: str, about: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,9 +45,9 @@ class Habit(NamedTuple):
 #: An event of words, stars and dots: nothing in it is a habit.
 _EVENT = r"[\w*]+-\w+(?:-(?!\.\*)[\w*.]*[\w*])+"
 #: Nearly every trigger: such events, in parentheses or not, with operators between them.
-_PLAIN = re.compile(rf"\(?{_EVENT}\)?(?: (?:&&|\|\|) \(?{_EVENT}\)?)*")
+_EVENTS = re.compile(rf"\(?{_EVENT}\)?(?: (?:&&|\|\|) \(?{_EVENT}\)?)*")
 #: An event whose label has several words, such as `render 12`.
-_PLAIN_LABEL = re.compile(r"[a-z*]+-[a-z]+(?:-[\w*]+)+(?: \w+)+")
+_EVENT_OF_WORDS = re.compile(r"[a-z*]+-[a-z]+(?:-[\w*]+)+(?: \w+)+")
 
 _ENTITIES = {"&amp;": "&", "&quot;": '"', "&nbsp;": " ", "&#124;": "|", "&#38;": "&"}
 _ENTITY = re.compile("|".join(_ENTITIES))
@@ -66,12 +66,12 @@ _PLACEHOLDER = re.compile(r"\$\{?\w+\}?|<\w[\w -]*>|\{\w+\}")
 _BRACKETS = {"[": "]", "<": ">", "{": "}", "^": "$"}
 
 
-def _is_plain(value: str) -> bool:
-    """Whether a trigger's text is only events and operators, so that `in_value` finds nothing.
+def _is_only_events(value: str) -> bool:
+    """Whether a trigger's text can be seen to be only events and operators: then it has no habit.
 
-    Not every such text is found to be one, but nearly all are.
+    False for a few such texts: those are searched.
     """
-    return _PLAIN.fullmatch(value) is not None or _PLAIN_LABEL.fullmatch(value) is not None
+    return _EVENTS.fullmatch(value) is not None or _EVENT_OF_WORDS.fullmatch(value) is not None
 
 
 def in_value(
@@ -82,7 +82,7 @@ def in_value(
     `terms` gives where each term of a text begins and ends. `quoted` says whether the text is in
     quotes, where a `#` begins no comment.
     """
-    if _is_plain(value):
+    if _is_only_events(value):
         return []
     if "\r" in value:
         return [carriage_return(value)]
@@ -293,9 +293,9 @@ def _spaced(term: str) -> Problem | None:
         return None
     edits = []
     at = 0
-    for field, plain in zip(fields, bare, strict=True):
-        inner = at + field.index(plain) if plain else at
-        edits += [Edit(at, inner, ""), Edit(inner + len(plain), at + len(field), "")]
+    for field, text in zip(fields, bare, strict=True):
+        inner = at + field.index(text) if text else at
+        edits += [Edit(at, inner, ""), Edit(inner + len(text), at + len(field), "")]
         at += len(field) + 1
     edits = [edit for edit in edits if edit.start < edit.end]
     first = edits[0]

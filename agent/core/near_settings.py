@@ -57,5 +57,5 @@ def _nearest(name: str, wanted: Collection[str]) -> str | None:
     """The parameter that a name is, or is meant to be. Case, spaces and hyphens do not count."""
     if not name:
         return None
-    plain = _SPACES.sub("_", name.strip('"').lower())
-    return next((known for known in sorted(wanted) if letters_away(plain, known, MAX_WRONG)), None)
+    normal = _SPACES.sub("_", name.strip('"').lower())
+    return next((known for known in sorted(wanted) if letters_away(normal, known, MAX_WRONG)), None)

@@ -107,21 +107,21 @@ def _shape(parts: Sequence[str]) -> tuple[_Shape, str]:
 class _General(Generic[V]):
     """Patterns with a `*` that is not only at the end, by shape."""
 
-    __slots__ = ("deep", "plain")
+    __slots__ = ("deep", "shallow")
 
     def __init__(
         self,
-        plain: dict[_Shape, dict[str, V]],
+        shallow: dict[_Shape, dict[str, V]],
         deep: dict[_Shape, dict[str, dict[str, V]]],
     ) -> None:
         #: Patterns with one or two `*`.
-        self.plain = plain
+        self.shallow = shallow
         #: Patterns with more, by their key.
         self.deep = deep
 
     def find(self, text: str, starts: Sequence[int], steps: Steps) -> Iterator[V]:
         """What is filed under each pattern that matches the text from one of `starts` on."""
-        for shape, group in self.plain.items():
+        for shape, group in self.shallow.items():
             steps.take()
             for pattern in _fitting(group, shape, text, starts, steps):
                 yield group[pattern]
@@ -134,7 +134,7 @@ class _General(Generic[V]):
 
     def items(self) -> Iterator[tuple[str, V]]:
         """Every pattern, and what is filed under it."""
-        for group in self.plain.values():
+        for group in self.shallow.values():
             yield from group.items()
         for keys in self.deep.values():
             for patterns in keys.values():
@@ -280,13 +280,13 @@ def edit_patterns(
 def _edit_general(
     old: _General[V] | None, edits: Mapping[str, E], edit: Callable[[V | None, E], V | None]
 ) -> _General[V] | None:
-    plain: dict[_Shape, dict[str, E]] = {}
+    shallow: dict[_Shape, dict[str, E]] = {}
     deep: dict[_Shape, dict[str, dict[str, E]]] = {}
     for pattern, change in edits.items():
         parts = pattern.split("*")
         shape, key = _shape(parts)
         if len(parts) <= 3:
-            plain.setdefault(shape, {})[pattern] = change
+            shallow.setdefault(shape, {})[pattern] = change
         else:
             deep.setdefault(shape, {}).setdefault(key, {})[pattern] = change
 
@@ -299,7 +299,7 @@ def _edit_general(
         return edited(old or _NONE, keys, edit_group)
 
     new = _General(
-        edited(old.plain if old else _NONE, plain, edit_group),
+        edited(old.shallow if old else _NONE, shallow, edit_group),
         edited(old.deep if old else _NONE, deep, edit_keys),
     )
-    return new if new.plain or new.deep else None
+    return new if new.shallow or new.deep else None

@@ -216,14 +216,14 @@ def _risk_of_call(call: ast.Call, scope: _Scope, names: _Names) -> tuple[str, st
     if name in _EXITS:
         return "exits", name
     if name in _BLOCKS:
-        return None if _is_told_not_to_wait(name, call) else ("blocks", name)
+        return None if _returns_at_once(name, call) else ("blocks", name)
     made, method = names.made_method(call.func, scope)
     if made is not None and method in _MAKERS[made]:
         return "blocks", f"{made}.{method}"
     return None
 
 
-def _is_told_not_to_wait(name: str, call: ast.Call) -> bool:
+def _returns_at_once(name: str, call: ast.Call) -> bool:
     """Whether the arguments of a call say that it is to return at once."""
     if name not in _NO_WAIT:
         return False

@@ -41,21 +41,21 @@ def _mismatch(term: Term, event: Event) -> str:
     if term.label is not None:
         return _label_mismatch(term, term.label, event)
     if term.context != "*" and term.context not in event.contexts:
-        seen = " = ".join(sorted(event.contexts)) or short(event.text or "none that counts")
-        reason = f"{term} matches only the context {term.context}, the event has {seen}"
+        actual = " = ".join(sorted(event.contexts)) or short(event.text or "none that counts")
+        reason = f"{term} matches only the context {term.context}, the event has {actual}"
         if event.no_parent and term.context == "parent":
             reason += f"; the owner's pid counts as not given, because it is not above {NO_PARENT}"
         return reason
     if term.extra is None and TYPES[term.type].extra is not None:
         return f"{term} has no extra, which every event of type {term.type} has"
     extra = "no extra" if term.extra is None else f"the extra {term.extra}"
-    seen = event.extra if event.extra is not None else event.unsplit or "none"
-    return f"{term} matches only {extra}, the event has {short(seen)}"
+    actual = event.extra if event.extra is not None else event.unsplit or "none"
+    return f"{term} matches only {extra}, the event has {short(actual)}"
 
 
 def _label_mismatch(term: Term, label: str, event: Event) -> str:
-    seen = short(event.text) if event.text is not None else "no label that counts"
-    reason = f'{term} matches only jobs labelled "{label}", the event has {seen}'
+    actual = short(event.text) if event.text is not None else "no label that counts"
+    reason = f'{term} matches only jobs labelled "{label}", the event has {actual}'
     context, hyphen, extra = label.partition("-")
     if near := nearest(context, ("self", "parent")):
         reason += f"; did you mean {term.name}-{term.type}-{near}{hyphen}{extra}?"

@@ -1,4 +1,4 @@
-"""Finds characters that a word processor or a web page puts where plain ones belong."""
+"""Finds characters that a word processor or a web page puts where ordinary ones belong."""
 
 from __future__ import annotations
 
@@ -94,11 +94,11 @@ def dashes(term: str) -> Problem | None:
     found = list(_DASH.finditer(term))
     if not found:
         return None
-    plain = _DASH.sub("-", term)
-    if not likely_event(plain):
+    hyphenated = _DASH.sub("-", term)
+    if not likely_event(hyphenated):
         return None
     context = term.split("-", 3)[2] if term.count("-") > 1 else ""
-    if likely_event(term) and (is_exact(context) or not is_exact(plain.split("-", 3)[2])):
+    if likely_event(term) and (is_exact(context) or not is_exact(hyphenated.split("-", 3)[2])):
         return None
     first = found[0]
     edits = (Edit(*m.span(), "-") for m in found)

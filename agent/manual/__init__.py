@@ -1,7 +1,7 @@
 """The manual: one Markdown page for each topic, and one in `codes/` for each finding code.
 
 `callback-agent help` shows a page in the terminal. `find` and `topics` read the pages, which ship
-inside the package; `plain` turns Markdown into text without markup.
+inside the package; `rendered` turns Markdown into text without markup.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def near(name: str) -> list[str]:
     return difflib.get_close_matches(name.lower(), [*topics(), *codes()], cutoff=0.7)
 
 
-def plain(markdown: str) -> str:
+def rendered(markdown: str) -> str:
     """A page as text for a terminal: no fences, links or bold, code indented, tables aligned, prose
     wrapped."""
     lines: list[str] = []

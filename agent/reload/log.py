@@ -17,6 +17,7 @@ from agent.core.quoting import printable
 from agent.reload.record_text import text
 from agent.reload.writer import Writer, write_all
 from agent.rpc.messages import Record
+from agent.settings import STANDARD_OUTPUT
 
 #: The most records, and bytes of records, that wait for a log that cannot be written. Older ones
 #: are dropped and counted.
@@ -29,8 +30,6 @@ WRITE_WAIT = 0.2
 #: The most records, and bytes of records, that `history` has.
 MAX_HISTORY = 1000
 MAX_HISTORY_BYTES = 16 << 20
-
-STANDARD_OUTPUT = "-"
 
 _logger = logging.getLogger(__name__)
 

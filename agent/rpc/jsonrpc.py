@@ -145,14 +145,14 @@ def read_quickly(line: bytes) -> Message | None:
 _NOTHING = Refusal(b"")
 
 
-def _no_check() -> None:
-    """A check that never raises."""
+def _no_checkpoint() -> None:
+    """A checkpoint that never raises."""
 
 
-def read_slowly(line: bytes, check: Callable[[], None] = _no_check) -> Message:
+def read_slowly(line: bytes, checkpoint: Callable[[], None] = _no_checkpoint) -> Message:
     """Read one line that `read_quickly` does not accept.
 
-    Takes about 1 ms for each request that is refused. `check` is called between them; what it
+    Takes about 1 ms for each request that is refused. `checkpoint` is called between them; what it
     raises is raised.
     """
     try:
@@ -174,7 +174,7 @@ def read_slowly(line: bytes, check: Callable[[], None] = _no_check) -> Message:
         return too_large
     items: list[Request | Refusal] = []
     for item in value:
-        check()
+        checkpoint()
         items.append(_read_value(item))
     return Batch(items)
 

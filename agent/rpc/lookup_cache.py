@@ -191,15 +191,15 @@ class LookupCache:
         return alike.of_text(asked.event) if asked.owner is None else None
 
     def _compute(self, params: LookupParams, late: Callable[[], bool]) -> _Answer:
-        def check() -> None:
+        def checkpoint() -> None:
             if late():
                 raise NotQuick
 
-        check()
+        checkpoint()
         if params.owners is not None or question.is_heavy(params):
             raise NotQuick
-        one = question.of(params, check)
-        found = self._index.lookup(one.event, one.occurred, check, one.pending)
+        one = question.of(params, checkpoint)
+        found = self._index.lookup(one.event, one.occurred, checkpoint, one.pending)
         if not _is_quick(found, params.code):
             raise NotQuick
         if found.partial:

@@ -70,24 +70,24 @@ def _finished(schema: dict[str, Any], struct: type[Struct]) -> dict[str, Any]:
     """One schema with what only the class says: its description, and rules between members."""
     described = getattr(struct, "EXPECTED", None) or (struct.__doc__ or "").split("\n")[0]
     rule: dict[str, Any] = getattr(struct, "SCHEMA_RULE", {})
-    finished: dict[str, Any] = _plain({**schema, "description": described, **rule})
+    finished: dict[str, Any] = _for_tools({**schema, "description": described, **rule})
     return finished
 
 
-def _plain(part: Any) -> Any:
+def _for_tools(part: Any) -> Any:
     """A schema without what tools stumble over: members beside `$ref`, and defaults that the
     schema itself does not accept."""
     if isinstance(part, list):
-        return [_plain(item) for item in part]
+        return [_for_tools(item) for item in part]
     if not isinstance(part, dict):
         return part
-    plain = {key: _plain(value) for key, value in part.items()}
-    if "default" in plain and plain["default"] is None:
-        del plain["default"]
-    if "$ref" in plain and len(plain) > 1:
-        reference = plain.pop("$ref")
-        plain["allOf"] = [{"$ref": reference}]
-    return plain
+    simple = {key: _for_tools(value) for key, value in part.items()}
+    if "default" in simple and simple["default"] is None:
+        del simple["default"]
+    if "$ref" in simple and len(simple) > 1:
+        reference = simple.pop("$ref")
+        simple["allOf"] = [{"$ref": reference}]
+    return simple
 
 
 @cache

@@ -14,28 +14,28 @@ from agent.core.event import Event
 from agent.core.index import Callback, Index, Match, Pending
 from agent.rpc import question
 from agent.rpc.messages import Job, LookupParams, OwnerPartial, OwnerResult
-from agent.rpc.question import Check, PendingReader
+from agent.rpc.question import Checkpoint, PendingReader
 
 _encode = msgspec.json.Encoder().encode
 
 
-def matches(index: Index, params: LookupParams, check: Check) -> list[Match]:
+def matches(index: Index, params: LookupParams, checkpoint: Checkpoint) -> list[Match]:
     """The match of each owner, parallel to `owners`. Owners to whom everything looks the same
-    share one object. Raises BadText, and what `check` raises."""
-    reader = PendingReader(check)
+    share one object. Raises BadText, and what `checkpoint` raises."""
+    reader = PendingReader(checkpoint)
     # A bad event is refused even where there are no owners.
     question.event_of(params.event, Job(), "/params/event")
     everyone = reader.read(params.pending or (), "/params/pending")
-    shared = _Shared(index, params, everyone, check)
+    shared = _Shared(index, params, everyone, checkpoint)
     found = []
     for i, owner in enumerate(params.owners or ()):
-        check()
+        checkpoint()
         if owner.pending is None:
             found.append(shared.match(owner))
             continue
         event, occurred = shared.events(owner)
         pending = reader.read(owner.pending, f"/params/owners/{i}/pending")
-        found.append(index.lookup(event, occurred, check, pending))
+        found.append(index.lookup(event, occurred, checkpoint, pending))
     return found
 
 
@@ -43,23 +43,25 @@ class _Shared:
     """The matches of owners that have no `pending` of their own. Only how they see the events
     differs."""
 
-    def __init__(self, index: Index, params: LookupParams, pending: Pending, check: Check) -> None:
+    def __init__(
+        self, index: Index, params: LookupParams, pending: Pending, checkpoint: Checkpoint
+    ) -> None:
         self._index = index
         self._params = params
         self._pending = pending
-        self._check = check
+        self._checkpoint = checkpoint
         self._given = (params.event, *(params.occurred or ()))
-        #: By what decides how an owner sees the events; and by what they then look like.
+        #: By what decides how an owner sees the events; and by the events as they are then seen.
         self._by_view: dict[tuple[object, ...], Match] = {}
-        self._by_look: dict[tuple[object, ...], Match] = {}
+        self._by_events: dict[tuple[object, ...], Match] = {}
         self._counts: Callable[[str], bool] | None = None
 
     def match(self, owner: Job) -> Match:
         """The match of one owner."""
-        seen = tuple(question.view(one, owner) for one in self._given)
-        match = self._by_view.get(seen)
+        view = tuple(question.view(one, owner) for one in self._given)
+        match = self._by_view.get(view)
         if match is None:
-            match = self._by_view[seen] = self._of_events(*self.events(owner))
+            match = self._by_view[view] = self._of_events(*self.events(owner))
         return match
 
     def events(self, owner: Job) -> tuple[Event, tuple[Event, ...]]:
@@ -67,18 +69,18 @@ class _Shared:
         event = question.event_of(self._params.event, owner, "/params/event")
         if not self._params.occurred:
             return event, ()
-        return event, question.occurred(self._params.occurred, owner, self._check)
+        return event, question.occurred(self._params.occurred, owner, self._checkpoint)
 
     def _of_events(self, event: Event, occurred: tuple[Event, ...]) -> Match:
         if self._pending:
-            return self._index.lookup(event, occurred, self._check, self._pending)
+            return self._index.lookup(event, occurred, self._checkpoint, self._pending)
         if self._counts is None:
             self._counts = self._index.contexts_that_count(event)
         # All else is the same for every owner.
-        look = frozenset(filter(self._counts, event.contexts)), event.text, occurred
-        match = self._by_look.get(look)
+        seen = frozenset(filter(self._counts, event.contexts)), event.text, occurred
+        match = self._by_events.get(seen)
         if match is None:
-            match = self._by_look[look] = self._index.lookup(event, occurred, self._check)
+            match = self._by_events[seen] = self._index.lookup(event, occurred, self._checkpoint)
         return match
 
 

@@ -17,7 +17,7 @@ from agent.rpc.messages import ERRORS, INVALID_PARAMS, EventObject, ExplainParam
 QUICK_EVENTS = 16
 QUICK_CHARACTERS = 1024
 
-Check = Callable[[], object]
+Checkpoint = Callable[[], object]
 """Called between two steps of long work. It raises to end the work."""
 
 
@@ -54,30 +54,30 @@ def is_heavy(params: ExplainParams) -> bool:
     return len(before) > QUICK_EVENTS or len(event) > QUICK_CHARACTERS
 
 
-def of(params: ExplainParams, check: Check) -> Question:
-    """What a request for one owner asks for. Raises BadText, and what `check` raises."""
+def of(params: ExplainParams, checkpoint: Checkpoint) -> Question:
+    """What a request for one owner asks for. Raises BadText, and what `checkpoint` raises."""
     owner: Job | None = params.owner
     event = event_of(params.event, owner, "/params/event")
     pending = NOTHING_PENDING
     if params.pending:
-        pending = PendingReader(check).read(params.pending, "/params/pending")
+        pending = PendingReader(checkpoint).read(params.pending, "/params/pending")
     if not params.occurred:
         return Question(event, (), pending)
     if owner is None and isinstance(params.event, EventObject):
         owner = params.event.job
-    return Question(event, occurred(params.occurred, owner, check), pending)
+    return Question(event, occurred(params.occurred, owner, checkpoint), pending)
 
 
 def occurred(
-    given: Sequence[str | EventObject], owner: Job | None, check: Check
+    given: Sequence[str | EventObject], owner: Job | None, checkpoint: Checkpoint
 ) -> tuple[Event, ...]:
     """The events that occurred, as their owner sees them.
 
-    Raises BadText, and what `check` raises.
+    Raises BadText, and what `checkpoint` raises.
     """
     events = []
     for i, one in enumerate(given):
-        check()
+        checkpoint()
         events.append(event_of(one, owner, f"/params/occurred/{i}"))
     return tuple(events)
 
@@ -100,14 +100,15 @@ def view(given: str | EventObject, owner: Job) -> tuple[object, ...]:
 class PendingReader:
     """Reads what is pending. Each text is parsed once: many owners wait for the same."""
 
-    def __init__(self, check: Check) -> None:
-        self._check = check
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
         self._parsed: dict[str, Trigger] = {}
 
     def read(self, given: Sequence[messages.Pending], pointer: str) -> Pending:
         """What is missing, by callback; of entries for the same callback the last counts.
 
-        `pointer` is the place of `given` in the request. Raises BadText, and what the check raises.
+        `pointer` is the place of `given` in the request. Raises BadText, and what the checkpoint
+        raises.
         """
         return {
             (one.path, one.trigger): self._missing(one.missing, f"{pointer}/{i}/missing")
@@ -118,7 +119,7 @@ class PendingReader:
         known = self._parsed.get(text)
         if known is not None:
             return known
-        self._check()
+        self._checkpoint()
         tree, problems = trigger.parse(text)
         if tree is None:
             wrong = problems[-1]

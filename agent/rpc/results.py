@@ -61,13 +61,13 @@ def lookup(
     for whom they do.
     """
 
-    def check() -> None:
+    def checkpoint() -> None:
         spend(0)
 
     if params.owners is not None:
-        return _for_owners(index, params, spend, check, done)
-    one = question.of(params, check)
-    found = index.lookup(one.event, one.occurred, check, one.pending)
+        return _for_owners(index, params, spend, checkpoint, done)
+    one = question.of(params, checkpoint)
+    found = index.lookup(one.event, one.occurred, checkpoint, one.pending)
     encoded = encoded_match(index, found, params.code, spend)
     done([(found.callbacks, 1)])
     return encoded
@@ -77,10 +77,10 @@ def _for_owners(
     index: Index,
     params: LookupParams,
     spend: Spend,
-    check: Callable[[], None],
+    checkpoint: Callable[[], None],
     done: Callable[[Counted], None],
 ) -> bytes:
-    found = owners.matches(index, params, check)
+    found = owners.matches(index, params, checkpoint)
     unique = owners.callbacks(index, found)
     listed = (_callback(messages.Callback, c, params.code) for c in unique)
     encoded = _result(
@@ -105,13 +105,13 @@ def encoded_match(index: Index, found: Match, code: bool, spend: Spend) -> bytes
 def explain(index: Index, params: ExplainParams, spend: Spend = no_limit) -> bytes:
     """The result of `explain`. Raises BadText, and what `spend` raises."""
 
-    def check() -> None:
+    def checkpoint() -> None:
         spend(0)
 
-    one = question.of(params, check)
+    one = question.of(params, checkpoint)
     explained = (
         _callback(messages.ExplainedCallback, c, params.code, verdict=verdict, reason=reason)
-        for c, verdict, reason in index.explain(one.event, one.occurred, check, one.pending)
+        for c, verdict, reason in index.explain(one.event, one.occurred, checkpoint, one.pending)
     )
     return _result(index, spend, callbacks=map(encode, explained))
 

@@ -171,7 +171,7 @@ class Pipe:
     async def rebind(self, service: Service, access: AccessPolicy) -> None:
         """Make the socket again after it was lost. Connected clients are not affected.
 
-        Raises SettingsError, or Held where another agent has the pipe by now.
+        Raises SettingsError, or PipeInUse where another agent has the pipe by now.
         """
         if not self._is_locked():
             # It was removed as well, and another agent may have taken its place.

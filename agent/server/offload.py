@@ -27,7 +27,8 @@ class OverLimit(Exception):
 
 
 class Effort:
-    """What is spent on one request. Long work calls `check` and `spend` between its steps."""
+    """What is spent on one request. Long work calls `checkpoint` and `spend` between its
+    steps."""
 
     def __init__(self, abandoned: Callable[[], bool], limits: PipeLimits) -> None:
         """`abandoned` says whether the client is gone. It is called in the thread of the worker."""
@@ -39,9 +40,9 @@ class Effort:
     def begin(self) -> None:
         """Count the time from now on. Waiting for a thread does not count."""
         self._until = time.monotonic() + self._limits.max_work_seconds
-        self.check()
+        self.checkpoint()
 
-    def check(self) -> None:
+    def checkpoint(self) -> None:
         """Raises Abandoned or OverLimit if the work should end."""
         if self._abandoned():
             raise Abandoned
@@ -52,14 +53,14 @@ class Effort:
             )
 
     def spend(self, size: int) -> None:
-        """Count bytes of the result that were made. Raises as `check` does."""
+        """Count bytes of the result that were made. Raises as `checkpoint` does."""
         self._bytes += size
         if self._bytes > self._limits.max_result_bytes:
             raise OverLimit(
                 f"its result has more than {self._limits.max_result_bytes} bytes; ask for less at"
                 " once, such as without `code`"
             )
-        self.check()
+        self.checkpoint()
 
 
 class Workers:

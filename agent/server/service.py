@@ -93,7 +93,7 @@ class Service:
 
         def work() -> jsonrpc.Message:
             effort.begin()
-            return jsonrpc.read_quickly(line) or jsonrpc.read_slowly(line, effort.check)
+            return jsonrpc.read_quickly(line) or jsonrpc.read_slowly(line, effort.checkpoint)
 
         try:
             return await self._readers.run(work)

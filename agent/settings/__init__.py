@@ -280,7 +280,7 @@ def read(
     """
     environ = os.environ if environ is None else environ
     host = host or Host.here()
-    path, _ = _plain("qb_conf", given, environ, host)
+    path, _ = _given_or_default("qb_conf", given, environ, host)
     return resolve(given, environ, read_qb_conf(path), host)
 
 
@@ -319,7 +319,7 @@ def resolve(
     sources: dict[str, str] = {}
     for name, row in TABLE.items():
         if row.default is not None:
-            values[name], sources[name] = _plain(name, given, environ, host)
+            values[name], sources[name] = _given_or_default(name, given, environ, host)
     findings: list[Diagnostic] = []
     if isinstance(qb, OSError):
         why = qb.strerror or type(qb).__name__
@@ -344,10 +344,10 @@ def resolve(
     )
 
 
-def _plain(
+def _given_or_default(
     name: str, given: Mapping[str, Given], environ: Mapping[str, str], host: Host
 ) -> tuple[str, str]:
-    """A setting that does not come from qb.conf, and its source. Raises SettingsError."""
+    """The value of a setting that qb.conf does not give, and its source. Raises SettingsError."""
     row = TABLE[name]
     assert row.default is not None
     one = given.get(name) or Given(row.default(environ, host), DEFAULT)

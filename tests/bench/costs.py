@@ -28,8 +28,8 @@ def start(bench: Bench) -> list[Row]:
         with agent(bench.folder, large) as started:
             return started.started_in
 
-    def plain() -> float:
-        script = Path(__file__).resolve().parent / "plain_read.py"
+    def read_and_hash() -> float:
+        script = Path(__file__).resolve().parent / "read_and_hash.py"
         began = time.monotonic()
         read = subprocess.run(
             [sys.executable, script, *large.paths], capture_output=True, timeout=60, check=True
@@ -39,11 +39,11 @@ def start(bench: Bench) -> list[Row]:
             raise BenchError(f"plain Python read {read.stdout!r} lines of {large.callbacks}")
         return took
 
-    plain()  # the files are in the page cache from here on, for both
-    agents, plains = in_turns(bench.effort.starts, [ours, plain])
+    read_and_hash()  # the files are in the page cache from here on, for both
+    agents, readings = in_turns(bench.effort.starts, [ours, read_and_hash])
     title = f"start to first answer, {large.callbacks:,} callbacks, {len(large.paths)} directories"
     return [
-        Row("start", title, "s", agents, plains, "plain Python reads and hashes",
+        Row("start", title, "s", agents, readings, "plain Python reads and hashes",
             Goal("<=", 8.0))
     ]  # fmt: skip
 

@@ -143,7 +143,7 @@ Some `code`, **bold** and [a link](other.md).
 $ ls *.md | cat
 ```
 """
-    assert manual.plain(page).splitlines() == [
+    assert manual.rendered(page).splitlines() == [
         "title",
         "",
         "Some `code`, bold and a link.",
@@ -162,7 +162,7 @@ $ ls *.md | cat
 
 def test_the_last_cell_of_a_table_is_wrapped_under_itself() -> None:
     rows = f"| a | {'word ' * 40}|\n"
-    lines = manual.plain(rows).splitlines()
+    lines = manual.rendered(rows).splitlines()
     assert len(lines) > 2
     assert all(line.startswith("   word") and len(line) <= manual.WIDTH for line in lines[1:])
 
@@ -171,7 +171,7 @@ def test_every_page_can_be_shown() -> None:
     for name in [*manual.topics(), *manual.codes()]:
         page = manual.find(name)
         assert page is not None
-        assert manual.plain(page).startswith(name), name
+        assert manual.rendered(page).startswith(name), name
 
 
 def test_asking_the_agent_does_not_load_the_manual() -> None:

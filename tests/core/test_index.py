@@ -1,4 +1,4 @@
-"""The index gives the results of a plain reading of every trigger, however it was built."""
+"""The index gives the results of the oracle, however it was built."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from agent.core.index import Index, ServedDirectory
 from agent.core.term import Term
 from agent.core.trigger import parse, terms
 from agent.core.unit import Implementation, Registration, Unit
-from support import plain
+from support import oracle
 from support.cases import Case, case, cases
 from support.indexes import events, served, unit
 
@@ -28,7 +28,7 @@ THOROUGH = settings.get_current_profile_name() == "thorough"
 
 
 def answer(index: Index, question: list[Event]) -> list[tuple[str, str | None]]:
-    """The result of a lookup in the form of the plain reading: a verdict for each callback."""
+    """The result of a lookup in the form of the oracle: a verdict for each callback."""
     got = index.lookup(question[0], question[1:])
     verdicts: dict[str, tuple[str, str | None]] = {c.path: ("fires", None) for c in got.callbacks}
     for callback, missing in got.partial:
@@ -41,7 +41,7 @@ def answer(index: Index, question: list[Event]) -> list[tuple[str, str | None]]:
 
 def expected(case: Case) -> list[tuple[str, str | None]] | None:
     try:
-        return plain.answer(case.triggers, case.event, case.owner, case.occurred)
+        return oracle.answer(case.triggers, case.event, case.owner, case.occurred)
     except ValueError:
         return None
 
@@ -56,14 +56,14 @@ def compare(case: Case) -> None:
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_answers_as_a_plain_reading_does(part: int) -> None:
+def test_answers_as_the_oracle_does(part: int) -> None:
     r = random.Random(f"index {part}")
     for _ in range(CASES if THOROUGH else CASES // 10):
         compare(case(r))
 
 
 @given(cases())
-def test_answers_as_a_plain_reading_does_found_by_hypothesis(one: Case) -> None:
+def test_answers_as_the_oracle_does_found_by_hypothesis(one: Case) -> None:
     compare(one)
 
 
@@ -120,7 +120,7 @@ def test_canonical_text_parses_to_the_same_tree(one: Case) -> None:
         again, problems = parse(str(tree))
         assert again == tree, problems
         assert str(again) == str(tree)
-        assert str(tree) == plain.canonical(plain.read(text))
+        assert str(tree) == oracle.canonical(oracle.read(text))
 
 
 @given(cases())

@@ -1,4 +1,4 @@
-"""The plain reading agrees with the examples of the rules, so the index can be compared with it."""
+"""The oracle agrees with the examples of the rules, so the index can be compared with it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from support.cases import Case, Event, Owner, case, cases, events, owners, texts, triggers
-from support.plain import Term, answer, canonical, read
+from support.oracle import Term, answer, canonical, read
 
 
 def one(

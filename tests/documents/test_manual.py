@@ -92,7 +92,7 @@ def test_a_page_fits_a_terminal(page: Path) -> None:
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.stem))
 def test_a_page_on_a_terminal_has_no_markup(page: Path) -> None:
-    lines = manual.plain(page.read_text(encoding="utf-8")).splitlines()
+    lines = manual.rendered(page.read_text(encoding="utf-8")).splitlines()
     assert [line for line in lines if not line.startswith("    ") and "**" in line] == []
     assert [line for line in lines if "](" in line or "```" in line] == []
 

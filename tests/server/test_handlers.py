@@ -207,7 +207,7 @@ def test_work_on_what_nobody_waits_for_ends() -> None:
     effort.spend(1)
     gone = True
     with pytest.raises(offload.Abandoned):
-        effort.check()
+        effort.checkpoint()
     many = index.Index.of(1, [served([f"done-job-{n}" for n in range(3000)])])
     with pytest.raises(offload.Abandoned):
         results.callbacks(many, False, effort.spend)

@@ -128,7 +128,7 @@ def write_all(folder: Path, versions: Versions, version: int) -> None:
         (folder / name).write_text(text)
 
 
-def plain(path: Path, versions: Versions) -> None:
+def first_version(path: Path, versions: Versions) -> None:
     write_all(path, versions, 0)
 
 
@@ -315,17 +315,17 @@ def ways(folder: Path) -> list[Way]:
     both = {"conf": True, "code": True}
     one = {"conf": False, "code": True, "stems": ("a",)}
     listed: list[tuple[str, dict[str, Any], Callable[[Path, Versions], None], Any]] = [
-        ("in place, one write", {}, plain, in_place),
-        ("in place, several writes", {}, plain, in_place_slowly),
-        ("code in place, several writes", one, plain, code_in_place),
-        ("by rename", {}, plain, by_rename),
-        ("Python by rename", one | {"extension": ".py"}, plain, code_by_rename),
-        ("several files together", both, plain, together),
-        ("conf before its new files", both | {"renamed": True}, plain, new_names),
-        ("older, same size and mtime", {}, plain, older),
-        ("directory removed, made again", both, plain, made_again),
-        ("directory renamed, replaced", both, plain, renamed),
-        ("parent renamed, replaced", both, plain, parent_renamed),
+        ("in place, one write", {}, first_version, in_place),
+        ("in place, several writes", {}, first_version, in_place_slowly),
+        ("code in place, several writes", one, first_version, code_in_place),
+        ("by rename", {}, first_version, by_rename),
+        ("Python by rename", one | {"extension": ".py"}, first_version, code_by_rename),
+        ("several files together", both, first_version, together),
+        ("conf before its new files", both | {"renamed": True}, first_version, new_names),
+        ("older, same size and mtime", {}, first_version, older),
+        ("directory removed, made again", both, first_version, made_again),
+        ("directory renamed, replaced", both, first_version, renamed),
+        ("parent renamed, replaced", both, first_version, parent_renamed),
         ("link to directory switched", both, linked, switched),
         ("links to files switched", both, linked_data, data_switched),
     ]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.cli.doubts import doubt
+from agent.cli.event_hints import hint
 from agent.core.event import NAMES, TYPES, Event
 
 MEANT = {
@@ -28,25 +28,25 @@ MEANT = {
 
 @pytest.mark.parametrize(("event", "meant"), MEANT.items())
 def test_what_was_meant_is_written_out(event: str, meant: str) -> None:
-    hint = doubt(event)
-    assert hint is not None
-    assert hint.startswith(f"did you mean {meant}? ")
-    # It is an event, and raises no doubt itself.
+    text = hint(event)
+    assert text is not None
+    assert text.startswith(f"did you mean {meant}? ")
+    # It is an event, and needs no hint itself.
     Event.from_text(meant)
-    assert doubt(meant) is None
+    assert hint(meant) is None
 
 
 def test_what_cannot_be_written_out_is_said() -> None:
-    assert "--occurred" in (doubt("failed-job-self && done-job-self") or "")
-    assert "WORK-ID-OR-NAME" in (doubt("failed-work-self-*") or "")
-    assert "NAME" in (doubt("*-job-self") or "")
+    assert "--occurred" in (hint("failed-job-self && done-job-self") or "")
+    assert "WORK-ID-OR-NAME" in (hint("failed-work-self-*") or "")
+    assert "NAME" in (hint("*-job-self") or "")
 
 
 def test_names_of_the_site_are_known() -> None:
-    assert doubt("publsh-job-self") is None
-    assert "publish-job-self" in (doubt("publsh-job-self", ["publish"]) or "")
-    assert "failed" in (doubt("faild-job-self") or "")
-    assert doubt("faild-job-self", ["faild"]) is None
+    assert hint("publsh-job-self") is None
+    assert "publish-job-self" in (hint("publsh-job-self", ["publish"]) or "")
+    assert "failed" in (hint("faild-job-self") or "")
+    assert hint("faild-job-self", ["faild"]) is None
 
 
 @given(
@@ -54,13 +54,13 @@ def test_names_of_the_site_are_known() -> None:
     st.sampled_from([row for row in TYPES.values() if not row.numbers]),
     st.sampled_from(["self", "parent", "1234", "my-label", "render"]),
 )
-def test_a_usual_event_raises_no_doubt(name: str, row: object, context: str) -> None:
+def test_a_usual_event_has_no_hint(name: str, row: object, context: str) -> None:
     kind, extra = row.name, row.extra  # type: ignore[attr-defined]
-    assert doubt(f"{name}-{kind}-{context}{'-7' if extra else ''}") is None
+    assert hint(f"{name}-{kind}-{context}{'-7' if extra else ''}") is None
 
 
 @given(st.text(max_size=40))
 def test_a_hint_is_one_printable_line(text: str) -> None:
     for event in (text, f"failed-job-{text}", f"{text}-job-self", f"failed-work-self-{text}"):
-        hint = doubt(event)
-        assert hint is None or hint.isprintable()
+        found = hint(event)
+        assert found is None or found.isprintable()

@@ -1,4 +1,4 @@
-"""What no agent can do without: read the lines, hash the files. `plain_read.py DIRECTORY...`
+"""What no agent can do without: read the lines, hash the files. `read_and_hash.py DIRECTORY...`
 
 Run as a fresh process beside the agent's start. Prints the number of lines.
 """

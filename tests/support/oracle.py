@@ -1,4 +1,4 @@
-"""The trigger language read as plainly as its rules are written, slow and without an index.
+"""The oracle: the trigger language as its rules are written, slow and without an index.
 
 The real index is tested against this: both are given the same cases and must answer alike.
 So nothing here may use the package, and nothing here is made fast.

@@ -1,4 +1,4 @@
-"""What was probably meant by an event that nothing matched."""
+"""Hints at what was probably meant by an event that nothing matched."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CONTEXTS = ("self", "parent")
 _OPERATORS = ("&&", "||", "(", ")")
 
 
-def doubt(text: str, names: Collection[str] = ()) -> str | None:
+def hint(text: str, names: Collection[str] = ()) -> str | None:
     """A hint at what looks like a mistake in an event; None if nothing does.
 
     `text` is an event that the agent accepts, in the syntax of a trigger's term. `names` are the
