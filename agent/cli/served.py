@@ -60,7 +60,8 @@ class Serving:
         found = cls(settings, given)
         for pipe in [settings.pipe] if "pipe" in given else client.default_paths():
             try:
-                with client.Client(pipe) as agent:
+                # A command does not wait for an agent that may be restarted: mostly there is none.
+                with client.Client(pipe, restart=0) as agent:
                     found.pipe, found.status = pipe, agent.status()
                 # Raises if the answer has another form.
                 _ = found.directories, found._agents_settings

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from agent.cli.served import Serving
-from agent.settings import resolve
+from agent.settings import Given, resolve
 from agent.settings.host import Host
 from cli.stand_in import Run
 from support.agents import ALL_LANGUAGES, Agent, wait_for, write
@@ -37,6 +37,16 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
 
 def codes(done: subprocess.CompletedProcess[str]) -> list[tuple[str, str]]:
     return [(d["severity"], d["code"]) for d in json.loads(done.stdout)["diagnostics"]]
+
+
+def test_it_does_not_wait_for_an_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleep(_: float) -> None:
+        raise AssertionError("a command waits for an agent that is not there")
+
+    monkeypatch.setattr("agent.client.time.sleep", sleep)
+    given = {"pipe": Given(str(tmp_path / "pipe"), "--pipe")}
+    serving = Serving.find(resolve(given, {}, None, Host.here()), given)
+    assert (serving.pipe, serving.status) == ("", None)
 
 
 # Formats -----------------------------------------------------------------------------------------
