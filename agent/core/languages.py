@@ -16,7 +16,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 
-from agent.core import python_source
 from agent.core.diagnostic import Problem
 from agent.core.python_source import Report
 from agent.core.quoting import shown
@@ -150,17 +149,6 @@ def wrong_target(code: bytes, types: Collection[str]) -> Problem | None:
     if of_job in CODES:
         hint += f"; or {of_job} in the file, which acts on the job"
     return Problem("wrong-target", message, hint)
-
-
-def check_python(source: bytes) -> Verdict:
-    """Whether a source compiles under this Python, and which of its calls harm a supervisor.
-
-    Takes any bytes. Does not run the source. Compiles it in this process, without limits.
-    """
-    try:
-        return verdict(python_source.examine(source))
-    except MemoryError as error:
-        return does_not_compile(python_source.too_complex(error))
 
 
 def verdict(report: Report) -> Verdict:

@@ -1,8 +1,8 @@
 """Examines Python source without running it: whether it compiles, and which calls are risky.
 
 Compiling a source may take minutes or all memory, so the agent does not do it itself. The text of
-this module is sent to a helper process (`agent.reload.worker`), so it imports the standard library
-only.
+this module is sent to a helper process (`agent.reload.check_program`), so it imports the standard
+library only.
 """
 
 from __future__ import annotations

@@ -31,11 +31,11 @@ from agent.disk.stalls import StallMonitor
 from agent.disk.watch.combined import Watch
 from agent.reload.causes import Cause
 from agent.reload.directory_state import DirectoryState
+from agent.reload.dirty import Barrier, DirtyNames
 from agent.reload.last_good import LastGood
 from agent.reload.listing import Listing
 from agent.reload.log import Log
 from agent.reload.looker import Looker
-from agent.reload.pending import Barrier, Pending
 from agent.reload.plans import Plans
 from agent.reload.publisher import Publisher
 from agent.reload.qb_conf import QB_CONF, QbConf, restart_needed
@@ -86,7 +86,7 @@ class Reloader:
         timing: Timing = DEFAULTS,
     ) -> None:
         self._quiet_period = timing.quiet_period
-        self._pending = Pending()
+        self._dirty = DirtyNames()
         self._barrier = Barrier()
         mounts = Mounts()
         self._monitor = StallMonitor(self.notice, mounts.mount, timing.stalled)
@@ -101,7 +101,7 @@ class Reloader:
             timing,
         )
         checker = Checker(self.notice, timing.checks)
-        plans = Plans(self._pending.add_from_thread)
+        plans = Plans(self._dirty.add_from_thread)
         looker = Looker(self.watch.kind, self._monitor, checker, trust, self._follow, plans)
         self._settler = Settler(looker, self.watch, self._monitor, checker, self.notice, timing)
         self._last_good = last_good
@@ -122,7 +122,7 @@ class Reloader:
 
     def notice(self, names: Iterable[str] | None = None) -> None:
         """Some directories (or qb.conf) may have changed; None is everything."""
-        self._pending.add(names)
+        self._dirty.add(names)
 
     async def reload(self) -> bytes:
         """Read everything again. When it returns, every change made on disk before the call is
@@ -163,7 +163,7 @@ class Reloader:
 
     async def run(self) -> None:
         """Watch, reload, check and log, until cancelled."""
-        self._pending.start()
+        self._dirty.start()
         async with anyio.create_task_group() as tasks:
             for name, work in (
                 ("the watch", self.watch.run),
@@ -204,12 +204,12 @@ class Reloader:
         elif since:
             waited = time.monotonic() - max(since)
             seconds = min(max(waited * WRITING_POLL_SHARE, WRITING_POLL), WRITING_POLL_MAX)
-        await self._pending.wait(seconds)
+        await self._dirty.wait(seconds)
 
     async def _reload(self) -> None:
         began = time.monotonic()
         ticket = self._barrier.calls
-        dirty = self._pending.take()
+        dirty = self._dirty.take()
         if dirty is None or QB_CONF in dirty or self.qb_conf.unsettled_since is not None:
             await self._take_settings()
         directories = [

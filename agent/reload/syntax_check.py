@@ -23,8 +23,8 @@ from anyio import CancelScope
 from agent.core import languages
 from agent.core.languages import Verdict
 from agent.core.python_source import Report
-from agent.reload.check_sources import Check, Sources
-from agent.reload.helper import SLICE, Helper, HelperError, LimitReached, SliceUsed
+from agent.reload.check_helper import SLICE, Helper, HelperError, LimitReached, SliceUsed
+from agent.reload.check_queue import Check, CheckQueue
 from agent.timing import CheckLimits
 
 #: How often a source must reach a limit until that is its verdict.
@@ -42,14 +42,14 @@ class Checker:
     """Checks the sources that directories have. For the event loop, unless a method says otherwise.
 
     It has more than 15 methods because the two lanes share one helper protocol: what comes before
-    and after it is in `Sources` and `Helper`.
+    and after it is in `CheckQueue` and `Helper`.
     """
 
     def __init__(self, done: Callable[[set[str]], None], limits: CheckLimits) -> None:
         #: Called with the directories about which something became known.
         self._done = done
         self.limits = limits
-        self._sources = Sources(limits)
+        self._queue = CheckQueue(limits)
         #: A check that the quick lane hands over to the slow lane, which has nothing to do.
         self._handed: tuple[Check, Helper] | None = None
         self._slow_idle = False
@@ -63,13 +63,13 @@ class Checker:
 
     def verdict(self, digest: str) -> Verdict | None:
         """What a check of this source said, None if there is no verdict. From any thread."""
-        check = self._sources.get(digest)
+        check = self._queue.get(digest)
         return check.verdict if check else None
 
     def trouble(self, digest: str) -> str | None:
         """Why this source cannot be checked at present; None if it was or will be checked. From
         any thread."""
-        check = self._sources.get(digest)
+        check = self._queue.get(digest)
         if check is None or check.verdict is not None:
             return None
         if self._failed_starts >= HELPER_TRIES:
@@ -79,9 +79,9 @@ class Checker:
     def over_budget(self, directory: str) -> list[str]:
         """The digests of the sources that are not checked, because the directory has used its
         budget. From any thread."""
-        if self._sources.has_budget(directory):
+        if self._queue.has_budget(directory):
             return []
-        checks = self._sources.of(directory)
+        checks = self._queue.of(directory)
         return [c.digest for c in checks if c.verdict is None and c.slow and c.waiting]
 
     def checks_done(self, directory: str) -> bool:
@@ -89,7 +89,7 @@ class Checker:
         left = set(self.over_budget(directory))
         return all(
             check.verdict is not None or check.digest in left or self.trouble(check.digest)
-            for check in self._sources.of(directory)
+            for check in self._queue.of(directory)
         )
 
     async def wait(self, directory: str) -> None:
@@ -102,7 +102,7 @@ class Checker:
     ) -> None:
         """The directory has these sources, by digest, and no others. The `urgent` ones are checked
         first; those that no directory has any more are not checked."""
-        self._sources.use(directory, sources, urgent)
+        self._queue.use(directory, sources, urgent)
 
     def begin(self) -> None:
         """Begin to check. Until then, checks wait: the first response is more urgent."""
@@ -113,7 +113,7 @@ class Checker:
         await self._begin.wait()
         # If it failed before, some checks are in no lane.
         self._handed = None
-        self._sources.requeue_lost()
+        self._queue.requeue_lost()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._quick_lane)
             tasks.start_soon(self._slow_lane)
@@ -124,9 +124,9 @@ class Checker:
         helper: Helper | None = None
         try:
             while True:
-                check = self._sources.next(slow=False)
+                check = self._queue.next(slow=False)
                 if check is None:
-                    await self._sources.wait()
+                    await self._queue.wait()
                     continue
                 helper = helper or await self._helper(check)
                 if helper is not None:
@@ -143,14 +143,14 @@ class Checker:
             return helper
         if isinstance(result, SliceUsed):
             check.slow = True
-            if self._slow_idle and any(map(self._sources.has_budget, check.directories)):
+            if self._slow_idle and any(map(self._queue.has_budget, check.directories)):
                 self._slow_idle = False
                 self._handed = (check, helper)
-                self._sources.wake()
-                self._report(self._sources.concerned(check))
+                self._queue.wake()
+                self._report(self._queue.concerned(check))
                 return None
-            self._sources.requeue(check)
-            self._report(self._sources.concerned(check))
+            self._queue.requeue(check)
+            self._report(self._queue.concerned(check))
         elif result is not None:
             self._finish(check, result)
         helper.kill()
@@ -163,14 +163,14 @@ class Checker:
                     check, helper = self._handed
                     self._handed = None
                     await self._to_the_end(check, helper, send=False)
-                elif (waiting := self._sources.next(slow=True)) is not None:
+                elif (waiting := self._queue.next(slow=True)) is not None:
                     # A new helper: what an earlier source left in its memory does not count.
                     fresh = await self._helper(waiting)
                     if fresh is not None:
                         await self._to_the_end(waiting, fresh, send=True)
                 else:
                     self._slow_idle = True
-                    await self._sources.wait()
+                    await self._queue.wait()
                     self._slow_idle = False
         finally:
             if self._handed is not None:
@@ -181,7 +181,7 @@ class Checker:
         try:
             while isinstance(result := await self._result(check, helper, send), SliceUsed):
                 send = False
-                self._sources.spend(check, SLICE)
+                self._queue.spend(check, SLICE)
         finally:
             helper.kill()
         if result is not None:
@@ -204,15 +204,15 @@ class Checker:
         try:
             helper = await Helper.start(self.limits)
         except HelperError as error:
-            self._sources.requeue(check)
+            self._queue.requeue(check)
             self._failed_starts += 1
             self._no_helper = str(error)
             if self._failed_starts == HELPER_TRIES:
-                self._report(self._sources.directories)
+                self._report(self._queue.directories)
             await anyio.sleep(self._pause(self._failed_starts))
             return None
         if self._failed_starts >= HELPER_TRIES:
-            self._report(self._sources.directories)
+            self._report(self._queue.directories)
         self._failed_starts = 0
         return helper
 
@@ -223,26 +223,26 @@ class Checker:
             check.limits += 1
             check.slow = True
             if check.limits < LIMIT_TRIES:
-                self._sources.requeue(check)
+                self._queue.requeue(check)
                 return
             why = f"the check took {result.limit}"
             check.verdict = languages.does_not_compile(why, hint="make it simpler")
         else:
             check.verdict = languages.verdict(result)
         check.source, check.trouble = b"", None
-        self._report(self._sources.concerned(check))
+        self._report(self._queue.concerned(check))
 
     def _failed(self, check: Check, error: Exception) -> None:
         """The check could not be made. That says nothing about the source."""
         check.failures += 1
         if check.failures < HELPER_TRIES:
-            self._sources.requeue(check)
+            self._queue.requeue(check)
             return
         before, check.trouble = check.trouble, str(error) or repr(error)
         if check.trouble != before:
             self._report(set(check.directories))
         pause = self._pause(check.failures - HELPER_TRIES + 1)
-        asyncio.get_running_loop().call_later(pause, self._sources.requeue, check)
+        asyncio.get_running_loop().call_later(pause, self._queue.requeue, check)
 
     def _report(self, directories: set[str]) -> None:
         if directories:

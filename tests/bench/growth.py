@@ -69,7 +69,7 @@ def places(series: str) -> list[Place]:
     return [Place(series, count, quantity) for quantity in QUANTITIES for count in SERIES[series]]
 
 
-def callbacks(bench: Bench) -> list[Row]:
+def callbacks_grow(bench: Bench) -> list[Row]:
     """10 and 1,000 callbacks in one directory, 100,000 in a hundred."""
     points = [
         Point(_served(bench, count, directories), SIXTEEN)
@@ -78,7 +78,7 @@ def callbacks(bench: Bench) -> list[Row]:
     return _rows(bench, "callbacks", points)
 
 
-def connections(bench: Bench) -> list[Row]:
+def connections_grow(bench: Bench) -> list[Row]:
     """1 to 1,000 connections, on 1,000 callbacks in one directory."""
     # Those of all points are open at once, here and in one more process.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -89,7 +89,7 @@ def connections(bench: Bench) -> list[Row]:
     return _rows(bench, "connections", points)
 
 
-def directories(bench: Bench) -> list[Row]:
+def directories_grow(bench: Bench) -> list[Row]:
     """1,000 callbacks in 1 to 200 directories."""
     points = [Point(_served(bench, CALLBACKS, count), SIXTEEN) for count in SERIES["directories"]]
     return _rows(bench, "directories", points)
@@ -182,10 +182,10 @@ def _edits(bench: Bench, points: Sequence[Point], clients: Sequence[Client]) -> 
 
 
 MEASUREMENTS: dict[Callable[[Bench], list[Row]], tuple[str, ...]] = {
-    series: tuple(place.row for place in places(name))
-    for name, series in (
-        ("callbacks", callbacks),
-        ("connections", connections),
-        ("directories", directories),
+    measure: tuple(place.row for place in places(series))
+    for series, measure in (
+        ("callbacks", callbacks_grow),
+        ("connections", connections_grow),
+        ("directories", directories_grow),
     )
 }

@@ -12,13 +12,16 @@ from agent.core.languages import (
     DEFAULT_FLAGS,
     FLAGS,
     MAIL_CODES,
-    check_python,
+    Verdict,
     check_qube,
+    does_not_compile,
     enabled,
     language_of,
     read_flags,
+    verdict,
     wrong_target,
 )
+from agent.core.python_source import examine, too_complex
 
 
 @pytest.mark.parametrize(
@@ -184,11 +187,19 @@ def test_code_that_acts_on_what_no_event_has(code: str, types: set[str], hint: s
 # Python ------------------------------------------------------------------------------------------
 
 
+def check_python(source: bytes) -> Verdict:
+    """The verdict on a source, which is compiled in this process."""
+    try:
+        return verdict(examine(source))
+    except MemoryError as error:
+        return does_not_compile(too_complex(error))
+
+
 def hurts(source: str) -> list[tuple[str, int | None, int | None]]:
-    verdict = check_python(source.encode())
-    assert verdict.error is None
-    assert {w.severity for w in verdict.warnings} <= {Severity.WARNING}
-    return [(w.code, w.line, w.column) for w in verdict.warnings]
+    found = check_python(source.encode())
+    assert found.error is None
+    assert {w.severity for w in found.warnings} <= {Severity.WARNING}
+    return [(w.code, w.line, w.column) for w in found.warnings]
 
 
 @pytest.mark.parametrize(
@@ -308,12 +319,12 @@ def test_what_does_not_wait_is_no_finding(source: str) -> None:
     ],
 )
 def test_what_does_not_compile_is_told(source: bytes, line: int | None) -> None:
-    verdict = check_python(source)
-    assert verdict.error is not None
-    assert (verdict.error.severity, verdict.error.code) == (Severity.WARNING, "does-not-compile")
+    found = check_python(source)
+    assert found.error is not None
+    assert (found.error.severity, found.error.code) == (Severity.WARNING, "does-not-compile")
     if line is not None:
-        assert verdict.error.line == line
-    assert verdict.warnings == ()
+        assert found.error.line == line
+    assert found.warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -340,8 +351,8 @@ def test_nothing_is_imported_or_run(tmp_path: object) -> None:
 
 @given(st.binary() | st.text().map(str.encode))
 def test_any_bytes_get_a_verdict(source: bytes) -> None:
-    verdict = check_python(source)
-    for problem in (verdict.error, *verdict.warnings):
+    found = check_python(source)
+    for problem in (found.error, *found.warnings):
         if problem is not None and problem.line is not None:
             assert problem.line >= 1
             assert problem.column is not None

@@ -11,7 +11,7 @@ import pytest
 from agent.core.languages import Verdict
 from agent.core.python_source import MAX_CALLS
 from agent.core.unit import Implementation
-from agent.reload.helper import Helper
+from agent.reload.check_helper import Helper
 from agent.reload.syntax_check import Checker
 from agent.timing import CheckLimits, Timing
 from faults.helpers import ENDLESS, SLOW, findings
@@ -120,16 +120,16 @@ def test_only_the_newest_version_waits() -> None:
     assert waiting(checker) == [other.code, one.code]
     checker.use("/cb", {})
     assert waiting(checker) == []
-    assert not checker._sources._checks
+    assert not checker._queue._checks
 
 
 def waiting(checker: Checker) -> list[bytes]:
     """The sources that the quick lane would check now, in turn."""
     found = []
-    while (check := checker._sources.next(slow=False)) is not None:
+    while (check := checker._queue.next(slow=False)) is not None:
         found.append(check.source)
-    for check in checker._sources._checks.values():
-        checker._sources.requeue(check)
+    for check in checker._queue._checks.values():
+        checker._queue.requeue(check)
     return found
 
 
@@ -167,8 +167,8 @@ def test_verdicts_of_sources_in_use_are_never_forgotten(monkeypatch: pytest.Monk
     assert checking.verdicts("/used", files) == before
     assert len(sent) == 90, "none of them was checked twice"
     checker = checking.checker
-    assert 0 < checker._sources._unused_bytes <= 100_000
-    assert len(checker._sources._checks) < 60 + 30
+    assert 0 < checker._queue._unused_bytes <= 100_000
+    assert len(checker._queue._checks) < 60 + 30
     # What is taken back soon is known as well.
     checking.verdicts("/edited", [b"exit()\n" * 100 + b"%d\n" % 28])
     assert len(sent) == 90

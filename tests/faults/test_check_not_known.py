@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.reload import helper
+from agent.reload import check_helper
 from agent.timing import CheckLimits, Timing
 from faults.helpers import SLOW, all_codes, busy, findings, helpers, kill
 from faults.steps import held, linux
@@ -113,14 +113,14 @@ def test_no_helper_can_be_started(tmp_path: Path, directory: Path) -> None:
         [
             "import pathlib",
             "from agent.cli import main",
-            "from agent.reload import helper",
+            "from agent.reload import check_helper",
             "from agent.timing import CheckLimits, Timing",
-            "start = helper._start",
+            "start = check_helper._start",
             f"error = pathlib.Path({str(error)!r})",
             "def fails():",
             "    if error.exists(): raise eval(error.read_text())",
             "    return start()",
-            "helper._start = fails",
+            "check_helper._start = fails",
             "main(timing=Timing(checks=CheckLimits(max_pause=0.1)))",
         ]
     )
@@ -172,7 +172,7 @@ def test_why_no_helper_can_be_started_is_reported(
     def fails() -> None:
         raise FAILURES[failure]
 
-    monkeypatch.setattr(helper, "_start", fails)
+    monkeypatch.setattr(check_helper, "_start", fails)
     checking = Checking()
     assert checking.verdict(b"x = (\n") is None
     trouble = checking.trouble(b"x = (\n")
@@ -185,8 +185,8 @@ def test_why_no_helper_can_be_started_is_reported(
 
 def test_check_says_that_it_could_not_check(directory: Path) -> None:
     write(directory, ONE, a_py="x = (\n")
-    fails = "from agent.reload import helper\n"
-    fails += f"def fails():\n    raise {FAILURES['no process']!r}\nhelper._start = fails"
+    fails = "from agent.reload import check_helper\n"
+    fails += f"def fails():\n    raise {FAILURES['no process']!r}\ncheck_helper._start = fails"
     assert check(directory, fails) == [("warning", "not-checked")]
     assert check(directory, "") == [("warning", "does-not-compile")]
 
@@ -207,14 +207,14 @@ WRONG = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_a_helper_that_goes_wrong(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = f"import sys\n{WRONG[what]}\nw = sys.modules['agent.reload.worker']\n"
+    wrong = f"import sys\n{WRONG[what]}\nw = sys.modules['agent.reload.check_program']\n"
     wrong += "w.examine, main = globals().get('examine'), w.main\n"
-    whole = helper._MODULES
-    monkeypatch.setattr(helper, "_MODULES", [*whole, ("wrong", wrong)])
+    whole = check_helper._MODULES
+    monkeypatch.setattr(check_helper, "_MODULES", [*whole, ("wrong", wrong)])
     checking = Checking(CheckLimits(max_silence=1))
     assert checking.verdict(b"x = (\n") is None
     assert checking.trouble(b"x = (\n")
-    monkeypatch.setattr(helper, "_MODULES", whole)
+    monkeypatch.setattr(check_helper, "_MODULES", whole)
     wait_for(lambda: checking.verdict(b"x = (\n"), "a verdict as soon as it goes well")
 
 
@@ -228,7 +228,7 @@ def test_a_limit_counts_when_it_is_reached_twice(
     short = "\n".join(
         [
             "import sys",
-            "w = sys.modules['agent.reload.worker']",
+            "w = sys.modules['agent.reload.check_program']",
             "real, main = w.examine, w.main",
             "def examine(source):",
             f"    with open({str(tried)!r}, 'r+') as file:",
@@ -239,7 +239,7 @@ def test_a_limit_counts_when_it_is_reached_twice(
             "w.examine = examine",
         ]
     )
-    monkeypatch.setattr(helper, "_MODULES", [*helper._MODULES, ("short", short)])
+    monkeypatch.setattr(check_helper, "_MODULES", [*check_helper._MODULES, ("short", short)])
     verdict = Checking().verdict(b"x = 1\n")
     assert verdict is not None
     assert (verdict.error is None) is compiles

@@ -101,14 +101,14 @@ def test_the_helper_inherits_nothing(tmp_path: Path, directory: Path) -> None:
         [
             "import os, signal",
             "from agent.cli import main",
-            "from agent.reload import helper",
-            "start = helper._start",
+            "from agent.reload import check_helper",
+            "start = check_helper._start",
             "def careless():",
             "    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())",
             "    os.umask(0)",
             "    os.set_inheritable(os.open('/', os.O_RDONLY), True)",
             "    return start()",
-            "helper._start = careless",
+            "check_helper._start = careless",
             "main()",
         ]
     )

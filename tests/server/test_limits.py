@@ -27,7 +27,7 @@ from agent.core.languages import DEFAULT_FLAGS
 from agent.core.steps import Steps
 from agent.core.term import Term
 from agent.core.unit import Implementation, Registration, Unit
-from agent.reload import helper
+from agent.reload import check_helper
 from agent.rpc import jsonrpc, messages, results
 from agent.rpc.lines import MAX_LINE
 from agent.server import shared
@@ -533,10 +533,10 @@ def test_constants_are_documented_where_they_stand() -> None:
 
 def test_the_helper_is_limited_whatever_the_agent_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limits of the process itself, for when the agent cannot end it."""
-    shown = "import resource, sys\nw = sys.modules['agent.reload.worker']\n"
+    shown = "import resource, sys\nw = sys.modules['agent.reload.check_program']\n"
     shown += "w.examine = lambda s: [[1, 1, str((resource.getrlimit(resource.RLIMIT_CPU)[0],"
     shown += " resource.getrlimit(resource.RLIMIT_AS)[0]))], [], 0]\nmain = w.main\n"
-    monkeypatch.setattr(helper, "_MODULES", [*helper._MODULES, ("last", shown)])
+    monkeypatch.setattr(check_helper, "_MODULES", [*check_helper._MODULES, ("last", shown)])
     verdict = Checking().verdict(b"x = 1\n")
     assert verdict is not None
     assert verdict.error is not None

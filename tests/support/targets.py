@@ -290,7 +290,7 @@ class Checking:
 
         async def is_slow() -> None:
             self._use("/cb", [source])
-            check = self.checker._sources._checks[Implementation.of(source).digest]
+            check = self.checker._queue._checks[Implementation.of(source).digest]
             while check.cpu == 0:  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0.01)
 

@@ -2,12 +2,12 @@
 
 The helper inherits nothing from the launcher of the agent: `python -I -S` imports no module from
 the working directory, from PYTHONPATH or from the user's site-packages; the environment is empty,
-the working directory is `/`, the umask is 077, standard error is /dev/null; `worker.py` sets the
-signals. Its program is the text that was on disk when the agent started, so an upgrade of the
+the working directory is `/`, the umask is 077, standard error is /dev/null; `check_program.py` sets
+the signals. Its program is the text that was on disk when the agent started, so an upgrade of the
 package does not mix two versions.
 
-The agent learns about a helper through its pipes only (the protocol is in `worker.py`). It does not
-need SIGCHLD, which the launcher may have blocked or ignored.
+The agent learns about a helper through its pipes only (the protocol is in `check_program.py`). It
+does not need SIGCHLD, which the launcher may have blocked or ignored.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from anyio import to_thread
 
 from agent.core import python_source
 from agent.core.python_source import Report
-from agent.reload import worker
-from agent.reload.worker import MEMORY, NO_MEMORY, REPORT
+from agent.reload import check_program
+from agent.reload.check_program import MEMORY, NO_MEMORY, REPORT
 from agent.timing import CheckLimits
 
 #: Seconds of processor time after which a helper reports that a check goes on.
@@ -51,7 +51,9 @@ for name, text in modules:
     exec(compile(text, name, "exec"), module.__dict__)
 module.main(*arguments)
 """
-_MODULES = [(module.__name__, inspect.getsource(module)) for module in (python_source, worker)]
+_MODULES = [
+    (module.__name__, inspect.getsource(module)) for module in (python_source, check_program)
+]
 #: What the dynamic loader needs to start this Python again if it is installed in an unusual place.
 _LOADER_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 

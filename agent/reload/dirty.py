@@ -1,4 +1,4 @@
-"""What is to be read, and the calls of `reload` that wait for it."""
+"""What is to be read again, and the calls of `reload` that wait for it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import suppress
 import anyio
 
 
-class Pending:
-    """The names of what may have changed: directories by path, and qb.conf."""
+class DirtyNames:
+    """The names of what may have changed since it was read: directories by path, and qb.conf."""
 
     def __init__(self) -> None:
         self._names: set[str] = set()

@@ -1,8 +1,9 @@
 """The program of the helper process that checks Python sources. It runs isolated from the agent.
 
-The agent sends the text of this module and of `python_source` to a new interpreter (`helper.py`).
-Then it sends one request at a time on standard input: a byte that is 1 for a second try, the length
-of the source in 4 bytes, the source. Responses on standard output begin with one byte:
+The agent sends the text of this module and of `python_source` to a new interpreter
+(`check_helper.py`). Then it sends one request at a time on standard input: a byte that is 1 for a
+second try, the length of the source in 4 bytes, the source. Responses on standard output begin with
+one byte:
 
 - the number of SIGPROF, each time the source has used another slice of processor time. Python's C
   signal handler writes it (`set_wakeup_fd`), so it is written even during a `compile`, which lets

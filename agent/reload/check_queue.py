@@ -77,8 +77,8 @@ class _RoundRobin:
         return directory in self._waiting
 
 
-class Sources:
-    """The sources of all directories, with a queue for each lane."""
+class CheckQueue:
+    """The sources of all directories, and those that wait for each lane."""
 
     def __init__(self, limits: CheckLimits) -> None:
         self._limits = limits
