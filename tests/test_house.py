@@ -35,7 +35,7 @@ LAYERS = {
     },
     "client": set(),
     "runner": {"core", "client"},
-    "slurm": {"core", "client", "runner"},
+    "slurm": {"core", "disk", "client", "runner"},
     "aio": {"client"},
     "mirror": {"core", "rpc", "client"},
     "manual": set(),

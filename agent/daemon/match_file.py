@@ -15,6 +15,7 @@ import msgspec
 from agent.core.index import Index
 from agent.core.quoting import printable
 from agent.disk.permissions import Trust
+from agent.disk.whole_file import replace
 from agent.reload import state_files
 from agent.reload.state_files import Damaged
 from agent.server.matches import Count, Identity, Matches
@@ -95,7 +96,7 @@ class MatchFile:
         data = b'{"form":%d,"callbacks":[%b]}' % (FORMAT_VERSION, b",".join(pieces))
         try:
             state_files.check_folder(self._folder, self._trust)
-            state_files.replace(self.path, data, sync=True)
+            replace(self.path, data, sync=True)
         except OSError as error:
             self._report(f"cannot be stored in {printable(self.path)}: {error.strerror}")
             return unknown

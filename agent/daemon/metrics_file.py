@@ -4,6 +4,9 @@ The file is written by rename, so nobody reads a part of it. It is written in a 
 hang with its file system. It is removed when the agent stops: what is not served must not look as
 if it were. After a crash it stays; its time (`callback_agent_metrics_timestamp_seconds` in it, and
 `node_textfile_mtime_seconds`) says that it is old.
+
+A file that the agent did not write is neither replaced nor removed. Its own begins with a metric
+whose name is the agent's, and not of the adapter for Slurm, which writes its own file.
 """
 
 from __future__ import annotations
@@ -11,10 +14,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import stat
+import re
 
 from agent.core.quoting import printable
-from agent.reload import state_files
+from agent.disk.whole_file import check_own, replace
 from agent.reload.writer import Writer
 
 #: Seconds between two writes. Prometheus usually asks every 15 s to 60 s.
@@ -27,6 +30,8 @@ REMOVE_SECONDS = 1.0
 _MODE = 0o644
 #: The entry that means that the file is to be removed.
 _REMOVE = b""
+#: How the files of all versions of the agent begin.
+_OWN = re.compile(rb"# (HELP|TYPE) callback_agent_(?!slurm_)")
 
 _logger = logging.getLogger(__name__)
 
@@ -57,15 +62,12 @@ class MetricsFile:
         self._failed = True
 
     def _write(self, text: bytes) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            # A device, or a link to another file, must not be replaced.
-            if not stat.S_ISREG(os.lstat(self._path).st_mode):
-                raise OSError(0, "it is not a regular file; name another with --metrics-file")
+        check_own(self._path, _OWN, "--metrics-file")
         if text == _REMOVE:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path)
             return
-        state_files.replace(self._path, text, _MODE)
+        replace(self._path, text, _MODE)
         if self._failed:
             _logger.info("the metrics file %s is written again", printable(self._path))
         self._failed = False

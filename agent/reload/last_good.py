@@ -26,6 +26,7 @@ from agent.core.diagnostic import Diagnostic, Problem
 from agent.core.quoting import printable
 from agent.core.unit import Unit
 from agent.disk.permissions import Trust
+from agent.disk.whole_file import replace
 from agent.reload import state_files, stored
 from agent.reload.state_files import CodeFiles
 from agent.reload.stored import StoredSettings, StoredUnit
@@ -191,7 +192,7 @@ class LastGood:
                 for path, (data, code) in list(self._waiting.items()):
                     for digest, text in code.items():
                         self._code.store(digest, text)
-                    state_files.replace(f"{path}{_NEW}", data)
+                    replace(f"{path}{_NEW}", data)
                     self._unsynced.add(path)
                     self._unused = (
                         self._unused or not self._digests.get(path, frozenset()) <= code.keys()

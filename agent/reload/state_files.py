@@ -1,4 +1,4 @@
-"""Files of the state directory: read whole or not at all, written whole or not at all."""
+"""Files of the state directory, which are read whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,16 +12,12 @@ from typing import TypeVar
 from agent.core.unit import MAX_CODE_BYTES, MAX_CONF_BYTES
 from agent.disk import acl
 from agent.disk.permissions import IGNORE, REFUSE, SafeWalk, Trust
+from agent.disk.whole_file import BEGUN, replace
 
 #: How often something is tried until its error counts.
 READS = 3
 #: The end of the name of a file with code. It follows the hex digest of the content.
 _CODE = ".code"
-#: The end of the name of a file that is being written.
-_BEGUN = ".begun"
-#: The mode of a file that its owner alone may read.
-_PRIVATE = 0o600
-
 
 T = TypeVar("T")
 
@@ -76,29 +72,6 @@ def _read(path: str, most: int) -> bytes:
             raise Damaged(f"it has {status.st_size} bytes; at most {most} are expected")
         # Not `most`: `read` allocates as many bytes as it is asked for.
         return file.read(status.st_size)
-
-
-def replace(path: str, data: bytes, mode: int = _PRIVATE, *, sync: bool = False) -> None:
-    """Write a file, whole or not at all. With `sync`, its bytes have reached the disk before it
-    takes the place of the old one, else it may be lost. Raises OSError."""
-    begun = f"{path}{_BEGUN}"
-    try:
-        # Left by a crash, or not a file of the agent. Opening a FIFO would wait.
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(begun)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        with os.fdopen(os.open(begun, flags, mode), "wb") as file:
-            if mode != _PRIVATE:
-                os.fchmod(file.fileno(), mode)  # whatever the umask
-            file.write(data)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        os.rename(begun, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(begun)
-        raise
 
 
 def sync_folder(folder: str) -> None:
@@ -169,7 +142,7 @@ class CodeFiles:
         used = self.names(digests)
         with os.scandir(self._folder) as entries:
             for entry in entries:
-                name = entry.name.removesuffix(_BEGUN)
+                name = entry.name.removesuffix(BEGUN)
                 if name.endswith(_CODE) and (name != entry.name or name not in used):
                     os.unlink(entry.path)
         self._stored.intersection_update(digests)
@@ -187,7 +160,7 @@ class CodeFiles:
     @staticmethod
     def is_code(name: str) -> bool:
         """Whether this is the name of a file with code."""
-        return name.removesuffix(_BEGUN).endswith(_CODE)
+        return name.removesuffix(BEGUN).endswith(_CODE)
 
     @staticmethod
     def _name(digest: str) -> str:

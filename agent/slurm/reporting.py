@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from agent.disk.whole_file import check_own, replace
 from agent.slurm import queue, status
 from agent.slurm.log import Log
 from agent.slurm.spool import Waiting
@@ -21,6 +22,8 @@ RETRY_INTERVAL = 0.5
 TIDY_INTERVAL = 60.0
 #: Seconds between two writes of the status.
 REPORT_INTERVAL = 1.0
+#: The mode of what is written: everyone may read it.
+_MODE = 0o644
 
 
 class Times:
@@ -140,14 +143,19 @@ class Reporter:
         """Remove the metrics: nobody writes them any more."""
         if self._metrics:
             with contextlib.suppress(OSError):
+                check_own(self._metrics, status.OWN_METRICS, "--metrics-file")
                 os.unlink(self._metrics)
 
     def _replace(self, path: str, data: bytes) -> None:
         try:
-            status.replace(path, data)
+            if path == self._metrics:
+                check_own(path, status.OWN_METRICS, "--metrics-file")
+            replace(path, data, _MODE)
         except OSError as error:
             if path not in self._failed:
                 self._log.said("ERROR", f"{path} cannot be written: {error.strerror}")
             self._failed.add(path)
         else:
+            if path in self._failed:
+                self._log.said("INFO", f"{path} is written again")
             self._failed.discard(path)

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -56,21 +57,6 @@ def _is_locked(folder: str) -> bool:
     finally:
         os.close(file)
     return False
-
-
-def replace(path: str, data: bytes, mode: int = 0o644) -> None:
-    """Write a file by rename, so that nobody reads a part of it. Raises OSError."""
-    new = f"{path}.{os.getpid()}.new"
-    try:
-        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-        with os.fdopen(file, "wb") as opened:
-            os.fchmod(opened.fileno(), mode)
-            opened.write(data)
-        os.rename(new, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(new)
-        raise
 
 
 def waits(waiting: list[Waiting]) -> JsonObject:
@@ -158,6 +144,8 @@ def lines(found: JsonObject) -> Iterator[str]:
 # Metrics -----------------------------------------------------------------------------------------
 
 _PREFIX = "callback_agent_slurm"
+#: How the file begins.
+OWN_METRICS = re.compile(rb"# HELP callback_agent_slurm_")
 
 
 def metrics(found: JsonObject) -> bytes:

@@ -14,6 +14,7 @@ from support import metrics
 from support.agents import Agent, wait_for, write
 
 CONF = "a.py = done-job-self\n"
+TEXT = b"# HELP callback_agent_build_info x\ncallback_agent_build_info 1.0\n"
 
 
 def test_the_file_is_written_and_removed_at_the_stop(tmp_path: Path) -> None:
@@ -55,8 +56,19 @@ def test_the_file_is_written_and_removed_at_the_stop(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("kind", ["fifo", "link", "directory"])
-def test_what_is_not_a_file_is_not_replaced(
+#: What is at the path of the metrics file, and what is said of it.
+FOREIGN = {
+    "fifo": "it is not a regular file",
+    "link": "it is a link to target",
+    "directory": "it is a directory",
+    "text": 'it is a file of another program and begins with "# HELP node_load1 \\x1bLoad."',
+    "slurm": 'it is a file of another program and begins with "# HELP callback_agent_slurm_events',
+    "binary": 'it is a file of another program and begins with "\\x00',
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_the_agent_did_not_write_is_not_replaced(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As root, a device would be replaced for everyone."""
@@ -64,17 +76,45 @@ def test_what_is_not_a_file_is_not_replaced(
     if kind == "fifo":
         os.mkfifo(path)
     elif kind == "link":
-        path.symlink_to(tmp_path / "target")
-    else:
+        (tmp_path / "target").write_text("# HELP callback_agent_state x\n")
+        path.symlink_to("target")
+    elif kind == "directory":
         path.mkdir()
-    before = os.lstat(path)
+    elif kind == "text":
+        path.write_bytes(b"# HELP node_load1 \x1bLoad.\nnode_load1 1\n")
+    elif kind == "slurm":
+        path.write_bytes(b"# HELP callback_agent_slurm_events_total Events handled.\n")
+    else:
+        path.write_bytes(b"\0\n" * 1000)
+    before, listed = os.lstat(path), sorted(os.listdir(tmp_path))
+    caplog.set_level("INFO")
     file = MetricsFile(str(path))
-    file.put(b"x 1\n")
-    wait_for(lambda: "it is not a regular file" in caplog.text)
+    file.put(TEXT)
+    wait_for(lambda: FOREIGN[kind] in caplog.text)
+    assert "name another file with --metrics-file, or remove this one" in caplog.text
     file.remove()
     assert os.lstat(path).st_ino == before.st_ino
-    assert os.listdir(tmp_path) == ["file"]
+    assert sorted(os.listdir(tmp_path)) == listed
     assert caplog.text.count("cannot be written") == 1
+    # When it is gone, the file is written.
+    path.rename(tmp_path / "elsewhere")
+    file.put(TEXT)
+    wait_for(lambda: path.exists() and path.read_bytes() == TEXT)
+    assert "is written again" in caplog.text
+    file.remove()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("own", [b"", b"# TYPE callback_agent_build info\n"])
+def test_a_file_of_the_agent_or_an_empty_one_is_replaced(tmp_path: Path, own: bytes) -> None:
+    """A power failure may leave an empty one, and a crash an old one."""
+    path = tmp_path / "file"
+    path.write_bytes(own)
+    file = MetricsFile(str(path))
+    file.put(TEXT)
+    wait_for(lambda: path.read_bytes() == TEXT)
+    file.remove()
+    assert not path.exists()
 
 
 def test_a_disk_that_does_not_answer_stops_nothing(tmp_path: Path) -> None:
@@ -84,10 +124,10 @@ def test_a_disk_that_does_not_answer_stops_nothing(tmp_path: Path) -> None:
     begun = path.with_name("file.begun")
     os.mkfifo(begun)
     begun.unlink()
-    file.put(b"x 1\n")
-    wait_for(lambda: path.exists() and path.read_bytes() == b"x 1\n")
+    file.put(TEXT)
+    wait_for(lambda: path.exists() and path.read_bytes() == TEXT)
     for number in range(5):
-        file.put(b"x %d\n" % number)
-    wait_for(lambda: path.read_bytes() == b"x 4\n")
+        file.put(TEXT + b"x %d\n" % number)
+    wait_for(lambda: path.read_bytes().endswith(b"x 4\n"))
     file.remove()
     assert os.listdir(tmp_path) == []

@@ -287,8 +287,19 @@ def test_callbacks_run_as_another_user(site: Site) -> None:
 
 def test_one_daemon_has_the_state_and_metrics_end_with_it(site: Site) -> None:
     metrics = site.folder / "slurm.prom"
+    # What another program wrote is not replaced.
+    foreign = "# HELP callback_agent_build_info x\n"
+    metrics.write_text(foreign)
     site.options += ["--metrics-file", str(metrics)]
     serve(site, ends="complete-job-self")
+
+    def said(text: str) -> bool:
+        return any(text in one["message"] for one in site.told("message"))
+
+    wait_for(lambda: said("slurm.prom cannot be written: it is a file of another program"))
+    assert metrics.read_text() == foreign
+    metrics.unlink()
+    wait_for(lambda: said("slurm.prom is written again"))
     first = site.daemon
     with pytest.raises(AssertionError, match="in use by another daemon"):
         site.start()

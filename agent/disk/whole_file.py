@@ -1,0 +1,78 @@
+"""Writes files by rename: a reader finds the old file or the new one, never a part of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+
+from agent.core.quoting import printable, shown
+
+#: The end of the name of a file that is being written. It stands beside the one that it replaces.
+BEGUN = ".begun"
+#: The mode of a file that its owner alone may read.
+PRIVATE = 0o600
+#: Bytes of a file that are read to find out who wrote it.
+_HEAD_BYTES = 200
+
+
+def replace(path: str, data: bytes, mode: int = PRIVATE, *, sync: bool = False) -> None:
+    """Write a file, whole or not at all. With `sync`, its bytes have reached the disk before it
+    takes the place of the old one, else it may be lost. Raises OSError."""
+    begun = f"{path}{BEGUN}"
+    try:
+        # Left by a crash, or not a file of the agent. Opening a FIFO would wait.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(begun)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        with os.fdopen(os.open(begun, flags, mode), "wb") as file:
+            if mode != PRIVATE:
+                os.fchmod(file.fileno(), mode)  # whatever the umask
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.rename(begun, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(begun)
+        raise
+
+
+def check_own(path: str, own: re.Pattern[bytes], option: str) -> None:
+    """Raise OSError unless a file may be replaced or removed: there is none, or its beginning
+    matches `own`, as in every file that this program writes there.
+
+    An empty file may be replaced: a power failure can empty one that was just written. `option` is
+    the option that named the file.
+    """
+    try:
+        found = _what_is_there(path, own)
+    except FileNotFoundError:
+        return
+    if found:
+        raise OSError(
+            0,
+            f"{found}; expected no file, or one that this program wrote: name another file with"
+            f" {option}, or remove this one",
+        )
+
+
+def _what_is_there(path: str, own: re.Pattern[bytes]) -> str:
+    """What a path is in words, if it must not be replaced; else an empty text. Raises OSError."""
+    mode = os.lstat(path).st_mode
+    if stat.S_ISLNK(mode):
+        return f"it is a link to {printable(os.readlink(path))}"
+    if stat.S_ISDIR(mode):
+        return "it is a directory"
+    if not stat.S_ISREG(mode):
+        return "it is not a regular file"
+    # The flags are for what may have taken its place since.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if not head or own.match(head):
+        return ""
+    line = head.splitlines()[0].decode("utf-8", "replace")
+    return f'it is a file of another program and begins with "{shown(line)}"'
