@@ -124,7 +124,7 @@ class Client:
         timeout: float | None = None,
     ) -> Any:
         """The callbacks that fire on `event`; see `agent.client.Client.lookup`."""
-        params = client._about(event, owner, occurred, pending)
+        params = client._params(event, owner, occurred, pending)
         if owners is not None:
             params["owners"] = owners
         return await self._with_code("lookup", params, code, timeout)
@@ -141,7 +141,7 @@ class Client:
         """`lookup` of each event, in order; see `agent.client.Client.lookup_many`."""
         lines = []
         for number, event in enumerate(events):
-            params = client._about(event, owner, occurred, pending)
+            params = client._params(event, owner, occurred, pending)
             if code:
                 params["code"] = True
             lines.append(client._request(number, "lookup", params))
@@ -158,7 +158,7 @@ class Client:
         timeout: float | None = None,
     ) -> ExplainResult:
         """As `lookup`, with a `verdict` (`fires`, `partial`, `no`) and a `reason` for each."""
-        params = client._about(event, owner, occurred, pending)
+        params = client._params(event, owner, occurred, pending)
         result: ExplainResult = await self._with_code("explain", params, code, timeout)
         return result
 
@@ -260,15 +260,15 @@ class Client:
     async def _connection(self) -> AsyncIterator[_Connection]:
         """A connection for one call. It is kept if everything that was asked is answered."""
         connection = self._idle.pop() if self._idle else await _Connection.open(self.path)
-        whole = False
+        is_reusable = False
         try:
             yield connection
-            whole = True
+            is_reusable = True
         except Refused as refused:
-            whole = refused.index is not None
+            is_reusable = refused.index is not None
             raise
         finally:
-            if whole:
+            if is_reusable:
                 self._idle.append(connection)
             else:
                 # The rest of the answer may still arrive.
@@ -313,7 +313,7 @@ class Subscription(client._Subscribed):
         Raises TimedOut or RecordsLost, after which it can be called again and no record is lost,
         NoAgent if the agent is gone, AgentError if what it sends is not JSON-RPC.
         """
-        deadline = client._soon(timeout)
+        deadline = client._record_deadline(timeout)
         while not self._closed:
             record = self._records.take()
             if record is not None:
@@ -426,7 +426,7 @@ class _Connection:
     async def _result(self, number: int) -> Any:
         while True:
             message = await self.message()
-            if client._answers(self._path, message, number):
+            if client._is_result(self._path, message, number):
                 return message["result"]
 
     async def message(self) -> dict[str, Any]:

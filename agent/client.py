@@ -357,7 +357,7 @@ class Client:
         that fire or are partial for any owner, and `owners` says of each, in the order given, which
         of them: `fires` is a list of places in `callbacks`, `partial` of `{callback, missing}`.
         """
-        params = _about(event, owner, occurred, pending)
+        params = _params(event, owner, occurred, pending)
         if owners is not None:
             params["owners"] = owners
         return self._with_code("lookup", params, code, timeout)
@@ -379,7 +379,7 @@ class Client:
         deadline = self._deadline(timeout)
         lines = []
         for number, event in enumerate(events):
-            params = _about(event, owner, occurred, pending)
+            params = _params(event, owner, occurred, pending)
             if code:
                 params["code"] = True
             lines.append(_request(number, "lookup", params))
@@ -396,7 +396,7 @@ class Client:
         timeout: Optional[float] = None,
     ) -> ExplainResult:
         """As `lookup`, with a `verdict` (`fires`, `partial`, `no`) and a `reason` for each."""
-        params = _about(event, owner, occurred, pending)
+        params = _params(event, owner, occurred, pending)
         result: ExplainResult = self._with_code("explain", params, code, timeout)
         return result
 
@@ -524,9 +524,10 @@ class Client:
         except IndexError:
             return None
 
-    def _put_back(self, connection: "_Connection", whole: bool) -> None:
-        """A call is over. `whole`: everything that was asked on the connection is answered."""
-        if whole and connection.process == os.getpid():
+    def _put_back(self, connection: "_Connection", reusable: bool) -> None:
+        """Keep the connection of a call that is over, or close it. `reusable`: everything that was
+        asked on it is answered."""
+        if reusable and connection.process == os.getpid():
             self._idle.append(connection)
         else:
             connection.close()
@@ -556,7 +557,7 @@ class _Code:
 
     def __init__(self) -> None:
         #: The member of a callback that each digest stands for, and how many characters there are.
-        self._known = {}  # type: Dict[str, Dict[str, str]]
+        self._by_digest = {}  # type: Dict[str, Dict[str, str]]
         self._size = 0
 
     def steps(
@@ -566,7 +567,7 @@ class _Code:
         returns the result. Code that is known is not asked for again."""
         if not code:
             return (yield _request(0, method, params))
-        if self._known:
+        if self._by_digest:
             result = yield _request(0, method, params)
             try:
                 if (yield from self._complete(_callbacks(result))):
@@ -583,7 +584,7 @@ class _Code:
     def _complete(self, callbacks: List[Dict[str, Any]]) -> Generator[bytes, Any, bool]:
         """Add the code to callbacks. False if it is not known: a file was edited meanwhile, or it
         is too much to ask for by digest."""
-        wanted = {c["digest"] for c in callbacks} - self._known.keys()
+        wanted = {c["digest"] for c in callbacks} - self._by_digest.keys()
         if len(wanted) > _MAX_DIGESTS:
             return False
         if wanted:
@@ -591,7 +592,7 @@ class _Code:
             names = {"text": "code", "base64": "code_base64"}
             for digest, content in result["code"].items():
                 self._keep(digest, {names[name]: text for name, text in content.items()})
-        codes = [self._known.get(c["digest"]) for c in callbacks]
+        codes = [self._by_digest.get(c["digest"]) for c in callbacks]
         if None in codes:
             return False
         for callback, code in zip(callbacks, codes):  # noqa: B905  (Python 3.10)
@@ -600,14 +601,14 @@ class _Code:
 
     def _keep(self, digest: str, code: Dict[str, str]) -> None:
         """Keep the code of a callback, as the members that it adds."""
-        if digest in self._known:
+        if digest in self._by_digest:
             return
         size = sum(len(text) for text in code.values())
         self._size += size
         if self._size > MAX_CODE_BYTES:
             # A new one: another thread may read the old one.
-            self._known, self._size = {}, size
-        self._known[digest] = code
+            self._by_digest, self._size = {}, size
+        self._by_digest[digest] = code
 
 
 class _Subscribed:
@@ -706,7 +707,7 @@ class Subscription(_Subscribed):
         Raises TimedOut or RecordsLost, after which it can be called again and no record is lost,
         NoAgent if the agent is gone, AgentError if what it sends is not JSON-RPC.
         """
-        deadline = _soon(timeout)
+        deadline = _record_deadline(timeout)
         while not self._closed:
             record = self._records.take()
             if record is not None:
@@ -808,7 +809,7 @@ class _Records:
         self.heard = self._quiet_since = time.monotonic()
         self._doubted_since = None
         if not self.answered:
-            if _answers(self.path, message, 0):
+            if _is_result(self.path, message, 0):
                 self._answer(message["result"])
             return
         method, params = message.get("method"), message.get("params")
@@ -901,7 +902,7 @@ def _list(path: str, found: Any) -> List[Any]:
     return found
 
 
-def _soon(timeout: Optional[float]) -> float:
+def _record_deadline(timeout: Optional[float]) -> float:
     """The deadline of one wait for a record."""
     return _NEVER if timeout is None else max(_Deadline(timeout).at, time.monotonic() + _POLL)
 
@@ -964,7 +965,7 @@ def _check_owner(path: str) -> None:
         raise NoAgent("{}: others may write to {}: chmod go-w it".format(path, folder))
 
 
-def _about(
+def _params(
     event: Event,
     owner: Optional[Mapping[str, Any]],
     occurred: Optional[Sequence[Event]],
@@ -1085,7 +1086,7 @@ class _Connection:
         """The result of one request. Answers to others, and notifications, are ignored."""
         while True:
             message = self.message(deadline)
-            if _answers(self._path, message, number):
+            if _is_result(self._path, message, number):
                 return message["result"]
 
     def message(self, deadline: float) -> Dict[str, Any]:
@@ -1160,7 +1161,7 @@ def _decoded(path: str, line: bytes) -> Dict[str, Any]:
     return message
 
 
-def _answers(path: str, message: Dict[str, Any], number: int) -> bool:
+def _is_result(path: str, message: Dict[str, Any], number: int) -> bool:
     """Whether a message is the result of the request with this id; False if it is to be ignored.
 
     Raises Refused if it is an error, and AgentError if it is neither.

@@ -19,7 +19,7 @@ from click.exceptions import NoArgsIsHelpError
 from agent import __version__
 from agent.cli.exits import NO_OUTPUT, Failed
 from agent.cli.output import print_lines, report
-from agent.cli.usage import COMPLETION_VARIABLE, PROGRAM, explain, meant
+from agent.cli.usage import COMPLETION_VARIABLE, PROGRAM, did_you_mean, explain
 
 if TYPE_CHECKING:
     from agent.timing import Timing  # `lookup` needs no dataclasses
@@ -55,7 +55,7 @@ class _Commands(click.Group):
         if name not in _COMMANDS and not ctx.resilient_parsing:
             from difflib import get_close_matches
 
-            near = meant(get_close_matches(name, _COMMANDS))
+            near = did_you_mean(get_close_matches(name, _COMMANDS))
             ctx.fail(f"unknown command {name}{near or '; expected ' + ', '.join(_COMMANDS)}")
         return super().resolve_command(ctx, args)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from agent.core.event import NAMES, TYPES, is_id
+from agent.core.likely import JOB_CONTEXTS
 from agent.core.quoting import printable
 from agent.core.spelling import nearest
 
-_CONTEXTS = ("self", "parent")
 _OPERATORS = ("&&", "||", "(", ")")
 
 
@@ -35,12 +35,12 @@ def hint(text: str, names: Collection[str] = ()) -> str | None:
     if "*" in name:
         reasons.append("an event has one name: * is an ordinary character in it")
         name = "NAME"
-    if not is_id(context) and (context == "*" or _known(context, _CONTEXTS)):
-        own = _known(context, _CONTEXTS) or "self"
+    if not is_id(context) and (context == "*" or _known(context, JOB_CONTEXTS)):
+        own = _known(context, JOB_CONTEXTS) or "self"
         if own != context:
             reasons.append(f"{printable(context)} is read as the label of a job")
         context = own
-    if context in _CONTEXTS or is_id(context):
+    if context in JOB_CONTEXTS or is_id(context):
         example = (row.extra or "").upper().replace(" ", "-")
         if row.extra is None and hyphen:
             reasons.append(f"an event of type {kind} has no extra")

@@ -11,6 +11,7 @@ from agent.cli.completing import pages
 from agent.cli.exits import USAGE, Failed
 from agent.cli.input import not_empty
 from agent.cli.output import paint, print_page
+from agent.cli.usage import did_you_mean
 
 #: The title of a page, a heading, or a topic in the list of topics.
 _STANDS_OUT = re.compile(
@@ -34,8 +35,7 @@ def help_(topic: str | None) -> int:
         return 0
     page = manual.find(not_empty(topic, "TOPIC"))
     if page is None:
-        near = manual.near(topic)
-        meant = f"; did you mean {' or '.join(near)}?" if near else ""
+        meant = did_you_mean(manual.near(topic))
         raise Failed(
             USAGE,
             f"the manual has no page {topic}{meant}; expected a finding's code or one of"

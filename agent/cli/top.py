@@ -27,7 +27,7 @@ from agent.core.counting import count
 from agent.core.quoting import printable
 
 #: Seconds between two looks at the keys, the records that came, and the size of the terminal.
-LOOK = 0.2
+REFRESH_INTERVAL = 0.2
 #: What ends `top`. The terminal gives \x04 for ctrl-D.
 QUIT = frozenset("qQ\x04")
 
@@ -76,7 +76,7 @@ def _show(feed: Feed) -> None:
                 live.console.size = size
                 text = Text.from_ansi("\n".join(view(feed, size)), no_wrap=True, overflow="crop")
                 live.update(text, refresh=True)
-            if select.select([keyboard], [], [], LOOK)[0]:
+            if select.select([keyboard], [], [], REFRESH_INTERVAL)[0]:
                 keys = os.read(keyboard, 1024)
                 if not keys or QUIT & set(keys.decode("latin-1")):
                     return

@@ -21,7 +21,7 @@ def explain(error: click.UsageError, command: str) -> str:
     if context:
         command = context.command_path
     if isinstance(error, click.NoSuchOption):
-        found = f"unknown option {error.option_name}{meant(error.possibilities)}"
+        found = f"unknown option {error.option_name}{did_you_mean(error.possibilities)}"
         if context and isinstance(context.command, click.Group):
             found += f"; options follow the command: {command} COMMAND [OPTIONS]"
     elif isinstance(error, click.MissingParameter):
@@ -46,7 +46,7 @@ def _given_by(parameter: click.Parameter, context: click.Context | None) -> str:
     return max(parameter.opts, key=len)
 
 
-def meant(near: Sequence[str] | None) -> str:
+def did_you_mean(near: Sequence[str] | None) -> str:
     """A question that names the known words that are near to an unknown one; empty for none."""
     return f"; did you mean {' or '.join(near)}?" if near else ""
 

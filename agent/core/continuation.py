@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from agent.core import names
+from agent.core import file_names
 from agent.core.conf import MAX_LINE
 from agent.core.correction import as_hint
 from agent.core.diagnostic import Problem, Severity
@@ -52,7 +52,9 @@ def continued(text: Sequence[str], index: int, first: Examined) -> Continued | N
         joined = f"{joined.rstrip(chr(92)).rstrip()} {part}"
         message = f"this line continues line {index + 1}; a trigger is on one line"
         column = line.index(part) + 1
-        others.append(Problem("no-equals", message, names.REMOVE, None, column, None, len(part)))
+        others.append(
+            Problem("no-equals", message, file_names.REMOVE, None, column, None, len(part))
+        )
     if not others:
         return None
     line = examine(joined).corrected

@@ -5,10 +5,10 @@ from __future__ import annotations
 from agent.core.event import NAME_FORMS, NAMES, TYPES, is_id
 from agent.core.spelling import nearest, one_letter_away
 
-#: The contexts that are words.
-JOB = ("self", "parent")
+#: The contexts that name a job by a word.
+JOB_CONTEXTS = ("self", "parent")
 #: The length of the longest text that is one letter away from one of them.
-MAX_NEAR_JOB = max(map(len, JOB)) + 1
+MAX_NEAR_JOB = max(map(len, JOB_CONTEXTS)) + 1
 
 
 def known_name(text: str) -> str | None:
@@ -44,4 +44,4 @@ def is_nearly_job(context: str) -> bool:
     if len(context) > MAX_NEAR_JOB:
         return False
     lower = context.lower()
-    return lower in JOB or any(one_letter_away(lower, job) for job in JOB)
+    return lower in JOB_CONTEXTS or any(one_letter_away(lower, job) for job in JOB_CONTEXTS)

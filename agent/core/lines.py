@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from agent.core import conf, habits, languages, look_alikes, names, trigger
+from agent.core import conf, file_names, habits, languages, look_alikes, trigger
 from agent.core.conf import Setting
 from agent.core.correction import WRITE, Corrected, as_hint, merged
 from agent.core.diagnostic import Edit, Problem, ProblemError, Severity
@@ -93,7 +93,7 @@ def with_file(line: str, number: int, similar: Mapping[str, str]) -> str | None:
         return None
     start = setting.column - 1
     # A name that is commented out in another way must not be corrected to that of a file.
-    found = names.in_name(setting.name, start)
+    found = file_names.in_name(setting.name, start)
     near = similar.get(setting.name)
     edits: tuple[Edit, ...] = found[2] if found else ()
     same = near is not None and look_alikes.looks_the_same(setting.name, near)
@@ -133,7 +133,7 @@ def _round(line: str, number: int) -> _Round:
     except ProblemError as error:
         problem = error.problem
         if problem.code == "no-equals":
-            problem = names.without_equals(line)
+            problem = file_names.without_equals(line)
         if "\r" in line.strip("\r") and problem.code != "line-too-long":
             problem = _of_line_ends(line, problem)
         return _Round(None, None, [problem], {})
@@ -145,7 +145,7 @@ def _round(line: str, number: int) -> _Round:
     quoted = line[setting.value_column - 2] == '"'
     tree, problems = trigger.parse(setting.value)
     if tree is None and not setting.escapes:
-        turned = names.swapped(setting.name, setting.value, start, end + quoted)
+        turned = file_names.swapped(setting.name, setting.value, start, end + quoted)
         if turned is not None:
             return _Round(setting, None, [turned], {})
     found = habits.in_value(setting.value, trigger.term_places, quoted)
@@ -155,7 +155,7 @@ def _round(line: str, number: int) -> _Round:
         problems.append(conf.single_quote(setting))
     if not found and "\r" in line:
         problems.append(_of_line_ends(line))
-    bad = names.bad_name(setting.name, start)
+    bad = file_names.bad_name(setting.name, start)
     if bad is not None:
         problems.append(bad)
     explained = {i: (code, setting.column_of((at or 1) - 1)) for i, (code, at) in explained.items()}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from agent.core import conf, continuation, lines, names, trigger, unit, usual
+from agent.core import conf, continuation, file_names, lines, trigger, unit, usual
 from agent.core.diagnostic import (
     MAX_UNCAPPED,
     Diagnostic,
@@ -120,7 +120,7 @@ class _Planner:
             return until
         name, column = setting.name, setting.column
         if tree is None or any(p.severity is Severity.ERROR for p in problems):
-            if names.bad_name(name, 0) is None:
+            if file_names.bad_name(name, 0) is None:
                 self._broken.append(Broken(name, number, column))
             return until
         if _is_usual(name):

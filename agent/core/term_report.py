@@ -10,7 +10,7 @@ import re
 from agent.core.correction import Corrected
 from agent.core.diagnostic import MAX_FINDINGS, Edit, Problem, ProblemError
 from agent.core.event import NAMES, TYPE_FORMS, TYPES, EventType, is_id
-from agent.core.likely import JOB, MAX_NEAR_JOB, known_name
+from agent.core.likely import JOB_CONTEXTS, MAX_NEAR_JOB, known_name
 from agent.core.quoting import shown
 from agent.core.spelling import nearest, one_letter_away
 
@@ -83,7 +83,7 @@ def malformed(text: str, fields: list[str], report: TermReport) -> ProblemError:
     at_type = len(name) + 1
     if not kind:
         message = "this event has no type between its hyphens"
-        edits = (Edit(at_type, at_type, "job"),) if rest in JOB else ()
+        edits = (Edit(at_type, at_type, "job"),) if rest in JOB_CONTEXTS else ()
         return report.error("empty-field", at_type, 1, message, _EXPECTED_TYPES, *edits)
     if kind not in TYPES:
         return _unknown_type(name, kind, rest, report)
@@ -147,11 +147,11 @@ def _unknown_type(name: str, kind: str, rest: str, report: TermReport) -> Proble
     if name in TYPES and known_name(kind):
         message = f"`{shown(name)}-{shown(kind)}` has the type before the name"
         return error(message, f"write {shown(kind)}-{shown(name)}", whole)
-    if kind in JOB and context in TYPES:
+    if kind in JOB_CONTEXTS and context in TYPES:
         edit = Edit(at, at + len(kind) + 1 + len(context), f"{context}-{kind}")
         message = f"`{kind}-{context}` has the context before the type"
         return error(message, f"write {context}-{kind}", edit)
-    if kind in JOB or is_id(kind):
+    if kind in JOB_CONTEXTS or is_id(kind):
         kind_of_event = "job" if not rest else "work"
         message = f"this event has no type before {shown(kind)}"
         return error(message, _EXPECTED_TYPES, Edit(at, at, f"{kind_of_event}-"))
@@ -226,12 +226,12 @@ def check_label(report: TermReport, text: str, row: EventType, at: int) -> None:
     rest = text[at:]
     context, _, extra = rest.partition("-")
     lower = context.lower()
-    if lower in JOB:
+    if lower in JOB_CONTEXTS:
         edit = Edit(at, at + len(context), lower)
         message = f"{context} is read as a label, the context is {lower}"
         report.add("context-case", at, len(context), message, f"write {lower}", edit)
     elif len(lower) <= MAX_NEAR_JOB and (not extra or row.extra is not None):
-        near = next((job for job in JOB if one_letter_away(lower, job)), None)
+        near = next((job for job in JOB_CONTEXTS if one_letter_away(lower, job)), None)
         if near:
             meant = f"{text[:at]}{near}{text[at + len(context) :]}"
             message = (

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from agent.core import conf, languages, lines, look_alikes, names, trigger
+from agent.core import conf, file_names, languages, lines, look_alikes, trigger
 from agent.core.diagnostic import (
     Diagnostic,
     Problem,
@@ -275,7 +275,7 @@ def _files(
         else:
             problem = _missing(file)
             held = held or ERROR
-        if file in reading.similar and names.in_name(file, 0) is None:
+        if file in reading.similar and file_names.in_name(file, 0) is None:
             problem = _with_similar(problem, file, reading.similar[file])
         problem = replace(problem, length=len(file))
         findings.append(problem.at(where, registration.line, registration.column))
@@ -331,7 +331,7 @@ def _with_similar(problem: Problem, file: str, near: str) -> Problem:
 def _missing(file: str) -> Problem:
     message = f"the file {shown(file)} is not in this directory"
     hint = "add the file, or correct the name"
-    if found := names.in_name(file, 0):
+    if found := file_names.in_name(file, 0):
         message, hint, _ = found
     return Problem("missing-file", message, hint)
 

@@ -172,7 +172,7 @@ class Mirror:
                 # Compared after the answer was found: then it was current when it was given.
                 if answer is not None and time.monotonic() < answers.until:
                     return answer
-        params = client._about(event, owner, occurred, pending)
+        params = client._params(event, owner, occurred, pending)
         if owners is not None:
             params["owners"] = owners
         return self._call("lookup", params, code, timeout)
@@ -206,7 +206,7 @@ class Mirror:
         timeout: float | None = None,
     ) -> ExplainResult:
         """As `Client.explain`."""
-        params = client._about(event, owner, occurred, pending)
+        params = client._params(event, owner, occurred, pending)
         result: ExplainResult = self._call("explain", params, code, timeout)
         return result
 

@@ -209,5 +209,5 @@ def _refusing(request: Any) -> Iterator[None]:
 
 
 def _refuse(response: bytes) -> NoReturn:
-    client._answers("", msgspec.json.decode(response), 0)
+    client._is_result("", msgspec.json.decode(response), 0)
     raise AssertionError(response)

@@ -67,8 +67,8 @@ class Recorder:
     def degraded(self) -> bool:
         return bool(self.held) or any(f.severity is Severity.ERROR for f in self.findings)
 
-    def found(self, found: Iterable[Cause]) -> None:
-        """Note what changed on disk. It goes into the next record."""
+    def add_causes(self, found: Iterable[Cause]) -> None:
+        """Add what changed on disk to the next record."""
         for cause in found:
             self._causes[cause.path] = cause.after(self._causes.get(cause.path))
 
@@ -135,7 +135,7 @@ class Recorder:
         )
 
     def done(self, index: Index) -> None:
-        """The record of this index was made."""
+        """Note that the record of this index was made."""
         self.sequence += 1
         self._index = index
         self._recorded, self._recorded_held = self.findings, self.held

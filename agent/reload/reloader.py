@@ -249,7 +249,7 @@ class Reloader:
         if settled:
             checker = self._settler.checker
             found, unwatched = await to_thread.run_sync(self.listing.evaluate, settled, checker)
-            self.records.recorder.found(found)
+            self.records.recorder.add_causes(found)
             # What they lead to was only found now, and is watched from the next reading on.
             if unwatched:
                 self.notice(unwatched)
@@ -282,7 +282,7 @@ class Reloader:
         if new is None:
             return
         if new is not old and self.listing.paths:
-            self.records.recorder.found([Cause(old.qb_conf, "modified", self.qb_conf.info)])
+            self.records.recorder.add_causes([Cause(old.qb_conf, "modified", self.qb_conf.info)])
             self.records.recorder.report_once(restart_needed(old, new))
         relisted = self.listing.paths != new.directories
         if relisted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent.core import conf, names, trigger
+from agent.core import conf, file_names, trigger
 from agent.core.correction import MAX_WRITTEN, WRITE, Corrected, merged
 from agent.core.diagnostic import Edit, ProblemError, Severity
 from agent.core.lines import examine
@@ -53,7 +53,7 @@ def test_mistakes_never_change_what_a_line_means(line: str) -> None:
         return
     tree, _ = trigger.parse(setting.value)
     assert found.tree == tree
-    loads = tree is not None and names.bad_name(setting.name, 0) is None
+    loads = tree is not None and file_names.bad_name(setting.name, 0) is None
     assert loads is not any(p.severity is Severity.ERROR for p in found.problems)
 
 

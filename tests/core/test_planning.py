@@ -67,7 +67,7 @@ _LINES = st.builds(
 def test_a_line_that_is_only_glanced_at_has_nothing_to_find(text: list[str]) -> None:
     data = "\n".join(text).encode()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(habits, "_PLAIN_LABEL", re.compile("(?!)"))
+        patch.setattr(habits, "_EVENT_OF_WORDS", re.compile("(?!)"))
         patch.setattr(trigger, "_flat", lambda _: None)
         patch.setattr(usual, "parse", lambda _: None)
         examined = planning.plan(data, "/d/callbacks.conf")

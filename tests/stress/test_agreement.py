@@ -31,8 +31,8 @@ def test_a_client_that_leaves_something_out_is_found() -> None:
     broken = (
         "import sys; sys.path.insert(0, sys.argv.pop(1));"
         "from agent import client;"
-        "about = client._about;"
-        "client._about = lambda *args: about(*args[:3], None);"
+        "about = client._params;"
+        "client._params = lambda *args: about(*args[:3], None);"
         "from clients import drivers;"
         "del drivers.CLIENTS['perl'], drivers.CLIENTS['c'];"
         "from stress import agreement; sys.exit(agreement.main())"

@@ -1,4 +1,4 @@
-"""Finds mistakes on the left of the `=` of callbacks.conf, and in lines that have no `=`.
+"""Finds mistakes in the file names of callbacks.conf, and in lines that have no `=`.
 
 A file name may be nearly any text. What is found in one that could exist is reported only if there
 is no such file.
