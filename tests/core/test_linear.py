@@ -241,7 +241,7 @@ def test_time_is_linear(parser: str) -> None:
 #: The most bytes of memory that one byte of input may take at once. A diagnostic takes some
 #: hundred, but there are few; a short line with a setting takes some hundred too.
 MAX_BYTES_A_BYTE = 100
-SIZE = 1 << 16
+SIZE = 1 << 14
 
 
 @pytest.mark.parametrize("parser", ["plan", "qb.conf", "settings of qb.conf", "finding"])
