@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cli.stand_in import ROOT, SOON, Run, StandIn
+from support import commands
 
 
 @pytest.fixture
@@ -41,14 +41,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def run(tmp_path: Path, environment: dict[str, str]) -> Run:
     def run(*arguments: str | bytes, **changed: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "agent", *arguments],
-            cwd=tmp_path,
-            env={**environment, **changed},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=2 * SOON,
+        return commands.run(
+            *arguments, cwd=tmp_path, env={**environment, **changed}, timeout=2 * SOON
         )
 
     return run

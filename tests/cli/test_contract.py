@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import pytest
 
 from agent import client
 from agent.rpc.messages import Diagnostic, LookupResult, Record, StatusResult
+from support import commands
 from support.agents import DEADLINE, Agent, running, wait_for, write
 from support.sites import Site, replace, start
 from support.valid import check
@@ -48,15 +48,8 @@ def run(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedPr
         for name, value in os.environ.items()
         if not name.startswith(("CALLBACK_AGENT", "XDG_", "QBDIR"))
     }
-    return subprocess.run(
-        [sys.executable, "-m", "agent", *arguments],
-        cwd=folder,
-        env=kept | {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)} | environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-    )
+    env = kept | {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)} | environ
+    return commands.run(*arguments, cwd=folder, env=env)
 
 
 def command(site: Site, *arguments: str) -> subprocess.CompletedProcess[str]:

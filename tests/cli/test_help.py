@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent import manual
+from support import commands
 from support.documents import MANUAL, ROOT
 
 #: Seconds that the command may take on a busy machine.
@@ -19,14 +20,7 @@ SOON = 60
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "agent", "help", *arguments],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SOON,
-    )
+    return commands.run("help", *arguments, cwd=ROOT, env=os.environ)
 
 
 def test_without_a_topic_it_lists_topics_and_codes() -> None:

@@ -13,10 +13,11 @@ import re
 import runpy
 import sqlite3
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from support import commands
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 DIRECTORIES = [
@@ -53,15 +54,7 @@ def check(
     environment["PYTHONPATH"] = str(FIXTURES.parent)
     if qbdir is not None:
         environment["QBDIR"] = str(qbdir)
-    return subprocess.run(
-        [sys.executable, "-m", "agent", "check", *arguments],
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return commands.run("check", *arguments, cwd=cwd, env=environment)
 
 
 def findings(output: str, directory: Path) -> list[str]:
