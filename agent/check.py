@@ -123,7 +123,8 @@ def in_order(findings: Iterable[Diagnostic]) -> list[Diagnostic]:
 
 
 def _run(work: Callable[[Unpack[_Arguments]], Awaitable[_T]], *arguments: *_Arguments) -> _T:
-    """What `work` returns, or raises: task groups put it into groups."""
+    """What `work` returns. Raises its first error, without the group that task groups put around
+    it."""
     try:
         return anyio.run(work, *arguments)
     except BaseExceptionGroup as errors:
@@ -266,7 +267,7 @@ def _checked(state: DirectoryState) -> Checked:
 async def _settled(
     directories: list[DirectoryState], settler: Settler, pause: float
 ) -> list[Settled]:
-    """Read directories until each is settled, with pauses of so many seconds."""
+    """Read directories until each is settled, with pauses of `pause` seconds."""
     settled: list[Settled] = []
     left = directories
     while left:

@@ -105,7 +105,7 @@ _NEVER = float("inf")
 if TYPE_CHECKING:
     from typing import TypedDict
 
-    # A member that may be left out stands in a class of its own: Python 3.6 to 3.10 have no
+    # Members that may be left out are in a class of their own: Python 3.6 to 3.10 have no
     # NotRequired. A test compares all of these with the types that the agent sends.
 
     class Job(TypedDict, total=False):
@@ -556,7 +556,8 @@ class _Code:
     """The code of callbacks, by digest, so that it is never another version's."""
 
     def __init__(self) -> None:
-        #: The member of a callback that each digest stands for, and how many characters there are.
+        #: By digest, the member that it adds to a callback; and how many characters all of them
+        #: have.
         self._by_digest = {}  # type: Dict[str, Dict[str, str]]
         self._size = 0
 

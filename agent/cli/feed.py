@@ -16,8 +16,8 @@ INTERVAL = 1.0
 MAX_RECORDS = 100
 #: Callbacks that are shown at most.
 MAX_CALLBACKS = 20
-#: Metrics take long if there are many callbacks. They are asked for again after so many times what
-#: the last answer took.
+#: Metrics take long if there are many callbacks. They are asked for again after the time that the
+#: last answer took, times this.
 METRICS_PAUSE = 20
 
 

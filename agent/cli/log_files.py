@@ -85,9 +85,9 @@ def newest(
 ) -> tuple[list[Entry], list[Entry]]:
     """The last `most` entries that are wanted (None: all), of a log and its rotated files.
 
-    And those between them that have no record in JSON, if only such are wanted. `file` is the log,
-    opened, and is read up to `end`. Raises OSError if it cannot be read; `report` is called with
-    the reason why a rotated file cannot be.
+    The second list is empty, unless only records in JSON are wanted: then it has the other entries
+    between the first ones. `file` is the open log, and is read up to `end`. Raises OSError if it
+    cannot be read; `report` is called with the reason why a rotated file cannot be.
     """
     found, others = _last(file, end, most, wanted)
     for older in rotated(path):

@@ -99,7 +99,7 @@ class Serving:
     # How a directory is judged ------------------------------------------------------------------
 
     def new_subject(self, directory: str) -> Subject:
-        """A directory, judged as at the first reading.
+        """A directory to be judged as at the first reading.
 
         If the agent serves it, it is judged with the agent's settings, unless flags or variables of
         this command say otherwise. Raises SettingsError.
@@ -123,9 +123,12 @@ class Serving:
         return str(getattr(self.settings, name)), self.settings.sources[name]
 
     def subject(self, directory: str) -> tuple[Subject, str]:
-        """A directory, judged as an edit of what is accepted of it; and in words, as what it is
-        judged. Its path is the one that is served, if that is another path of the same directory:
-        what is wrong may depend on the way there. Raises SettingsError."""
+        """A directory to be judged as an edit of what is accepted of it, and a phrase that says as
+        what it is judged.
+
+        If it is served under another path, that path is judged: what is wrong may depend on the
+        directories above it. Raises SettingsError.
+        """
         served, why = self.served_as(directory)
         subject = self.new_subject(served or directory)
         unit, how = self._accepted(subject)

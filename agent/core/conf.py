@@ -36,7 +36,8 @@ MAX_LINE = 1 << 17
 
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _ESCAPE = re.compile(r'\\([\\"])')
-# Searched for one by one: a repeated group would keep a state of 20 bytes for each character.
+# Found one after the other: one pattern for a whole quoted text would take 20 bytes of memory for
+# each of its characters.
 _QUOTE_OR_ESCAPE = re.compile(r'"|\\.', re.DOTALL)
 #: In a value in braces: what opens or closes a brace, or hides one.
 _BRACE_TOKEN = re.compile(r'["#{}]')
@@ -238,7 +239,7 @@ def _setting(line: str, number: int, wanted: Collection[str] | None = None) -> S
 
 
 def _closing(line: str, start: int) -> Edit:
-    """What closes the double quote at `start`, which nothing closes: before a comment, if any."""
+    """The edit that closes the double quote at `start`: before a comment, if there is one."""
     comment = line.find(" #", start)
     value = (line if comment < 0 else line[:comment]).rstrip()
     if value.endswith('\\"'):
@@ -247,7 +248,8 @@ def _closing(line: str, start: int) -> Edit:
 
 
 def _around(line: str, start: int, end: int, rest: str) -> tuple[Edit, ...]:
-    """What makes one value of a text in quotes, from `start` to `end`, and the `rest` behind it."""
+    """The edits that make one value of the text in quotes, from `start` to `end`, and of the `rest`
+    behind it; none if it is not clear what was meant."""
     if not rest.strip(" \t,;.\\]})"):
         return (Edit(end + 1, end + 1 + len(rest), ""),)
     raw = line[start + 1 : end]

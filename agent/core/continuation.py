@@ -81,7 +81,8 @@ def _is_unfinished(line: str) -> bool:
 
 
 def _of_first_line(first: Examined, line: str, hint: str) -> tuple[Problem, ...]:
-    """The problems of the first line: the last that it may have for its end says so."""
+    """The problems of the first line. The last one that its missing end may have caused says that
+    the trigger goes on in the next line."""
     message = "this trigger goes on in the next line; a trigger is on one line"
     problems = [replace(p, hint=hint) if is_correction(p.hint) else p for p in first.problems]
     for at in range(len(problems) - 1, -1, -1):

@@ -42,8 +42,8 @@ class Corrected:
     def __init__(self, text: str, edits: list[Edit]) -> None:
         """`edits` are in order and do not overlap."""
         parts: list[str] = []
-        #: Of each piece, its offset in the new text and in the old one. A replaced piece counts as
-        #: starting at the replaced text, all of it.
+        #: Of each piece of the new text: its offset there; its offset in the old text, and whether
+        #: it is the text of an edit. All of an edit is at the beginning of what it replaces.
         self._new: list[int] = [0]
         self._old: list[tuple[int, bool]] = [(0, False)]
         at = length = 0

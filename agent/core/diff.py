@@ -43,8 +43,8 @@ class FiresDifferently:
 def fires_differently(
     old: Index, new: Index, events: Iterable[tuple[str, Event]]
 ) -> Iterator[FiresDifferently]:
-    """The events, given with their texts, for which not the same callbacks fire or are partial in
-    the same order."""
+    """The events for which other callbacks fire or are partial than before, or the same ones in
+    another order. Each event is given with its text."""
     for text, event in events:
         before, after = _fired(old, event), _fired(new, event)
         if before != after:

@@ -118,7 +118,11 @@ class EventError(ValueError):
 
 
 class Event(NamedTuple):
-    """One event as its owner sees it."""
+    """One event as its owner sees it.
+
+    A label *counts* if its job and the owner have the same pgrp, and if the label cannot be taken
+    for `self`, `parent` or an id.
+    """
 
     name: str
     type: str

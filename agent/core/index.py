@@ -160,7 +160,7 @@ class Change:
 
     change: Literal["added", "removed", "modified"]
     callback: Callback
-    #: For `modified`, what is another, and the callback as it was.
+    #: For `modified`, what changed, and the callback as it was.
     what: tuple[Field, ...] = ()
     before: Callback | None = None
 
@@ -241,8 +241,8 @@ class Index:
         return match.contexts_that_count(self._tree, event, Steps(None))
 
     def alike(self, event: Event, labelled: bool) -> match.Alike | None:
-        """What tells which events have the same result as this one, where nothing occurred before
-        or is pending; None if that cannot be said. See `match.alike`."""
+        """Which events have the same result as this one, where nothing occurred before or is
+        pending; None if that cannot be said. See `match.alike`."""
         return match.alike(self._tree, event, labelled, Steps(None))
 
     def _lookup(
@@ -340,7 +340,7 @@ def _identity(callback: Callback) -> tuple[str, str]:
 
 
 def _difference(was: Callback, now: Callback) -> tuple[Field, ...]:
-    """What is another of a callback that is served before and after."""
+    """What changed of a callback that is served before and after."""
     if was is now:
         return ()
     what: list[Field] = []

@@ -21,7 +21,7 @@ CONTEXT = 3
 #: The last line of a diff that is cut. `patch` ignores lines that begin with a backslash.
 CUT = "\\ cut here: more lines differ"
 
-#: As diff says it.
+#: What diff prints after a last line without a line feed.
 _NO_LINE_FEED = "\n\\ No newline at end of file"
 #: Bytes that are compared at a time.
 _BLOCK = 1 << 16
@@ -30,7 +30,7 @@ _BLOCK = 1 << 16
 class Shift(NamedTuple):
     """Where the lines of a text are after an edit. Line numbers count from 1."""
 
-    #: The first line that is another.
+    #: The first line that changed.
     first: int
     #: The first line after the edit that is the same, by its old number.
     rest: int

@@ -1,6 +1,6 @@
 """What is wrong with one term of a trigger: the messages, the hints and the corrections.
 
-`agent.core.term` finds the problems; a message is led by the mistake that a person made.
+`agent.core.term` finds the problems. A message names the mistake that a person probably made.
 """
 
 from __future__ import annotations

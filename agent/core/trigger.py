@@ -268,7 +268,7 @@ class _Parser:
         try:
             return parse_term(self._text[start:end], start, self._problems)
         except ProblemError as error:
-            # An error more than the others is no news, but the first must not be lost.
+            # Beyond MAX_PROBLEMS errors are dropped, but the first one never is.
             if not self._failed or len(self._problems) < MAX_PROBLEMS:
                 self._problems.append(error.problem)
             self._failed = True

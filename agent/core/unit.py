@@ -285,10 +285,8 @@ def _files(
 def _with_names(
     reading: Reading, findings: list[Diagnostic], unusable: list[Diagnostic]
 ) -> list[Diagnostic]:
-    """All of these diagnostics, where a line that names no file has the line to write instead.
-
-    The name is corrected in the same line as its other mistakes.
-    """
+    """All of these diagnostics. The hint of a line whose file is missing gives the whole line to
+    write, with the name and its other mistakes corrected."""
     absent = {f.line: f for f in unusable if f.code in ("missing-file", "removed")}
     if not absent or not reading.source:
         return [*findings, *unusable]

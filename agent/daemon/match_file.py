@@ -1,8 +1,8 @@
 """Stores how often callbacks matched, over restarts.
 
-"Which callback has not matched in 90 days" needs longer than an agent runs. The file stands in the
-state directory beside the agent's folder there. It is written by rename, so it is whole. One that
-is damaged is not used, and counting begins again.
+"Which callback has not matched in 90 days" needs longer than an agent runs. The file is in the
+state directory, beside the agent's folder. It is written by rename, so it is whole. A damaged file
+is not used, and counting begins again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from agent.server.matches import Count, Identity, Matches
 STORE_INTERVAL = 300.0
 #: The most bytes that are read: those of 100,000 callbacks with long names.
 MAX_BYTES = 256 << 20
-#: Raised when the form of the file changes. Files of other versions are not used.
+#: Raised when the format of the file changes. Files of other versions are not used.
 FORMAT_VERSION = 1
 #: Callbacks that are encoded at once. Encoding holds the GIL, so lookups wait.
 _CHUNK = 500

@@ -63,7 +63,7 @@ class MessageHandler(logging.Handler):
         self._put(f"callback-agent: {text}")
 
     def drain(self, seconds: float = DRAIN_SECONDS) -> None:
-        """Wait until everything is written, for so many seconds at most."""
+        """Wait until everything is written, for at most `seconds`."""
         self._writer.wait(seconds)
 
     def report_forced_end(self) -> None:

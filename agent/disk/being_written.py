@@ -28,7 +28,7 @@ _WRITES = os.O_WRONLY | os.O_RDWR
 def held(snapshot: Snapshot, seconds: float) -> Reading:
     """A reading that says only which processes write which files: what was read may be half a file.
 
-    It says that they do so after so many seconds. Blocks.
+    `seconds` is how long they have done so. Blocks.
     """
     path = snapshot.reading.directory
     names = sorted(snapshot.busy)

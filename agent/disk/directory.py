@@ -208,7 +208,7 @@ class _Reader:
         if not isinstance(found, bytes):
             return found
         before = self._before.details.implementations.get(name) if self._before else None
-        # An equal one is kept: it has its digest, and is found equal by identity.
+        # An equal one is used again: its digest is known, and comparing it takes no time.
         same = before is not None and before.code == found
         implementation = before if before is not None and same else Implementation.of(found)
         self._details.implementations[name] = implementation

@@ -98,21 +98,21 @@ def user_name(uid: int) -> str | None:
 
 
 def _asked(
-    known: dict[int, _Query[T]],
+    cached: dict[int, _Query[T]],
     uid: int,
     ask: Callable[[int], T | None],
     timeout: float,
     is_old: Callable[[_Query[T]], bool],
 ) -> T | None:
     with _lock:
-        query = known.get(uid)
+        query = cached.get(uid)
         if query is None or (query.done.is_set() and is_old(query)):
-            if any(other.is_overdue for other in known.values()):
+            if any(other.is_overdue for other in cached.values()):
                 return None
-            if len(known) >= MAX_CACHED:
-                known.clear()
+            if len(cached) >= MAX_CACHED:
+                cached.clear()
             try:
-                query = known[uid] = _Query(partial(ask, uid), timeout)
+                query = cached[uid] = _Query(partial(ask, uid), timeout)
             except RuntimeError:
                 # No thread can be started at the moment.
                 return None

@@ -1,4 +1,4 @@
-"""One reading of a directory, with what tells later whether it still holds."""
+"""One reading of a directory, and what shows later whether it is still valid."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Details:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One reading of a directory, and what tells whether it still holds."""
+    """One reading of a directory, and what shows whether it is still valid."""
 
     reading: Reading
     #: The kind of the file system that the directory is on.

@@ -77,8 +77,8 @@ class StallMonitor:
     def __init__(
         self, notice: Callable[[], None], mount: Callable[[str], object], seconds: float
     ) -> None:
-        """A file system that takes so many seconds for a call is stalled. `notice` is called when
-        paths become stalled, or answer again."""
+        """A file system that takes more than `seconds` for a call is stalled. `notice` is called
+        when paths become stalled, or answer again. `mount` gives the mount that a path is on."""
         self._notice = notice
         self._mount = mount
         self._seconds = seconds
@@ -112,10 +112,10 @@ class StallMonitor:
         return None
 
     async def responding(self, paths: Mapping[str, str], file: str, seconds: float) -> set[str]:
-        """Those of some file systems that answer within so many seconds.
+        """The names of those file systems that answer within `seconds`.
 
-        `paths` has a directory on each, in which `file` is asked for. `notice` is called when one
-        of the others answers, or becomes stalled.
+        `paths` has by name a directory on each, in which `file` is opened. `notice` is called when
+        one of the others answers, or becomes stalled.
         """
         prompt: set[str] = set()
 

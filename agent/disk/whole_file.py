@@ -9,7 +9,7 @@ import stat
 
 from agent.core.quoting import printable, shown
 
-#: The end of the name of a file that is being written. It stands beside the one that it replaces.
+#: The end of the name of a file that is being written, beside the one that it replaces.
 BEGUN = ".begun"
 #: The mode of a file that its owner alone may read.
 PRIVATE = 0o600

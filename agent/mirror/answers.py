@@ -70,7 +70,7 @@ class Answers:
 
     @property
     def served(self) -> tuple[int, str, frozenset[str]]:
-        """What tells an index from all others of one agent: generation, digest, what is held."""
+        """What identifies an index among those of one agent: generation, digest, what is held."""
         return self.index.generation, self.index.digest, frozenset(self.index.held)
 
     def is_current(self) -> bool:
@@ -78,8 +78,8 @@ class Answers:
         return time.monotonic() < self.until
 
     def confirm(self, when: float, seconds: float) -> bool:
-        """The agent said that it served this index then, so its answers may be given for so many
-        seconds after. False if it is known that another has taken its place."""
+        """Note that the agent served this index at `when`: its answers may be given for `seconds`
+        after that. False if it is known that another has taken its place."""
         with self._lock:
             if not self.replaced:
                 self.current_at = max(self.current_at, when)
@@ -87,18 +87,19 @@ class Answers:
             return not self.replaced
 
     def doubt(self) -> None:
-        """It is not known what is served, until the next `confirm`."""
+        """Give no answers until the next `confirm`: it is not known what is served."""
         with self._lock:
             self.until = 0.0
 
     def replace(self) -> None:
-        """Another index has taken its place."""
+        """Note that another index has taken its place."""
         with self._lock:
             self.replaced = True
             self.until = 0.0
 
     def forked(self) -> None:
-        """This is the child of a fork: no other thread is left, and nothing is known."""
+        """Note that this is the child of a fork: no other thread is left, and it is not known what
+        is served."""
         self._lock = threading.RLock()
         self.until = 0.0
 

@@ -37,7 +37,7 @@ class Pace(NamedTuple):
     #: Without a message, until it is no longer known what is served: time for a heartbeat that is
     #: late on a busy machine.
     max_silence: float = 3.0
-    #: That the thread waits for a record at a time. Then it looks what else is to be done.
+    #: How long the thread waits for a record before it does what else is to be done.
     interval: float = 0.5
 
 
@@ -93,7 +93,7 @@ class Follower:
         """Start the thread, if it does not run. If the system has no thread left, a later call
         does."""
         if self._process != os.getpid():
-            self.forked()  # by something that does not tell Python
+            self.forked()  # by something that does not call Python's fork handlers
         thread = self._thread
         if self._closed or (thread is not None and thread.is_alive()):
             return
@@ -105,7 +105,7 @@ class Follower:
                     self._thread = new
 
     def wait(self, timeout: float) -> bool:
-        """Wait until an index is current, for so many seconds at most; whether one is."""
+        """Wait until an index is current, for at most `timeout` seconds; whether one is."""
         self.start()
         return self._ready.wait(timeout)
 
@@ -117,8 +117,8 @@ class Follower:
         self.answers.replace()
 
     def forked(self) -> None:
-        """This is the child of a fork, in which the thread does not run. The index stays, and
-        counts as current again when the agent has said so."""
+        """Note that this is the child of a fork, in which the thread does not run. The index stays,
+        and counts as current again when the agent has confirmed it."""
         self.answers.forked()
         subscription, self._subscription = self._subscription, None
         self.gone = False

@@ -70,5 +70,5 @@ class Attempt:
         return look is not None and look.same and bool(look.snapshot.busy) and not look.awaited
 
     def end(self) -> None:
-        """The directory is settled, or cannot be read at all."""
+        """End the attempt: the directory is settled, or cannot be read at all."""
         self.look = self.writers = self.unsettled_since = None

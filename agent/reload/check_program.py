@@ -117,7 +117,7 @@ def _limit_memory(wanted: int) -> int:
 
 
 def _limit_cpu(seconds: float) -> None:
-    """Let this process use so much more processor time, and some more to report it."""
+    """Let this process use `seconds` more of processor time, and a little more to report it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     limit = int(used.ru_utime + used.ru_stime + seconds) + 2
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
@@ -126,7 +126,7 @@ def _limit_cpu(seconds: float) -> None:
 
 
 def _available(size: int) -> bool:
-    """Whether the machine can provide so many bytes."""
+    """Whether the machine can provide `size` bytes of memory."""
     try:
         if size > 0:
             mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()

@@ -49,14 +49,14 @@ class _RoundRobin:
         self._waiting: dict[str, dict[str, None]] = {}
 
     def put(self, directory: str, digests: Collection[str]) -> None:
-        """These and no others wait for the directory, in this order. Its turn stays as it is."""
+        """Set the sources of a directory that wait, in this order. Its turn stays as it is."""
         if digests:
             self._waiting[directory] = dict.fromkeys(digests)
         else:
             self._waiting.pop(directory, None)
 
     def add(self, directory: str, digest: str) -> None:
-        """This one waits too, as the last of its directory."""
+        """Let one more source wait, as the last of its directory."""
         self._waiting.setdefault(directory, {})[digest] = None
 
     def take(self, allowed: Callable[[str], bool] | None) -> str | None:
@@ -114,7 +114,7 @@ class CheckQueue:
         return self._spent.get(directory, 0.0) < self._limits.budget
 
     def use(self, directory: str, sources: Mapping[str, bytes], urgent: Collection[str]) -> None:
-        """The directory has these sources, by digest, and no others. The `urgent` ones are first.
+        """Set the sources that a directory has, by digest. The `urgent` ones are checked first.
         Sources that no directory has any more are not checked."""
         waited = {digest for digest in urgent if not self._has_verdict(digest)}
         before = self._by_directory.get(directory, {})
@@ -137,7 +137,7 @@ class CheckQueue:
         self.wake()
 
     def next(self, slow: bool) -> Check | None:
-        """The check whose turn it is in a lane. It does not wait any more."""
+        """Take the check whose turn it is in a lane; None if none waits."""
         queue, allowed = (self._slow, self.has_budget) if slow else (self._quick, None)
         while (digest := queue.take(allowed)) is not None:
             check = self._checks.get(digest)
@@ -147,20 +147,20 @@ class CheckQueue:
         return None
 
     def requeue(self, check: Check) -> None:
-        """The check waits again, as the last of its directories."""
+        """Let a check wait again, as the last of its directories."""
         check.waiting = True
         for directory in check.directories:
             (self._slow if check.slow else self._quick).add(directory, check.digest)
         self.wake()
 
     def requeue_lost(self) -> None:
-        """All checks that are neither done nor waiting wait again."""
+        """Let all checks wait again that are neither done nor waiting."""
         for check in self._checks.values():
             if check.verdict is None and not check.waiting:
                 self.requeue(check)
 
     def spend(self, check: Check, seconds: float) -> None:
-        """The check has used so much processor time in the slow lane."""
+        """Count `seconds` of processor time that a check used in the slow lane."""
         check.cpu += seconds
         for directory in check.directories:
             self._spent[directory] += seconds

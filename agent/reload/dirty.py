@@ -19,7 +19,7 @@ class DirtyNames:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def add(self, names: Iterable[str] | None = None) -> None:
-        """These may have changed; None is everything."""
+        """Add the names of what may have changed; None is everything."""
         if names is None:
             self._everything = True
         else:
@@ -31,7 +31,7 @@ class DirtyNames:
         self._loop = asyncio.get_running_loop()
 
     def add_from_thread(self, name: str) -> None:
-        """This may have changed. From any thread; nothing happens before `start`."""
+        """Add one name, from any thread. Does nothing before `start`."""
         if self._loop is not None:
             with suppress(RuntimeError):  # The loop may be closed by now.
                 self._loop.call_soon_threadsafe(self.add, {name})
@@ -43,7 +43,7 @@ class DirtyNames:
         return None if everything else names
 
     async def wait(self, seconds: float | None) -> None:
-        """Wait until something is added, for so many seconds at most."""
+        """Wait until something is added, for at most `seconds`."""
         if not self._everything and not self._names:
             with anyio.move_on_after(seconds):
                 await self._wake.wait()
@@ -60,14 +60,14 @@ class Barrier:
         self._finished = anyio.Event()
 
     async def wait(self) -> None:
-        """One more call. Returns when it is done."""
+        """Begin one more call, and return when it is done."""
         self.calls += 1
         ticket = self.calls
         while self._done < ticket:
             await self._finished.wait()
 
     def finish(self, done: int) -> None:
-        """So many calls are done, or more."""
+        """End the first `done` calls."""
         if done > self._done:
             self._done = done
             self._finished.set()

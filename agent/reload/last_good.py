@@ -82,7 +82,7 @@ class LastGood:
             except OSError as error:
                 self._report_failure(error)
             except stored.DAMAGE as error:
-                # Nothing is listed yet that a diagnostic could stand beside.
+                # Nothing is listed yet that a diagnostic could be about.
                 _logger.warning(
                     "the stored settings in %s are damaged and not used: %s",
                     printable(candidate),

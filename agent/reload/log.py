@@ -61,7 +61,7 @@ class History:
         return records if limit is None else records[max(0, len(records) - limit) :]
 
     def newest_exactly(self, number: int) -> list[bytes] | None:
-        """The newest `number` records, newest last; None if there are not so many."""
+        """The newest `number` records, newest last; None if there are fewer."""
         return self.newest(number) if 0 <= number <= len(self._records) else None
 
 
@@ -106,7 +106,7 @@ class Log:
         return self._writer.waiting
 
     def flush(self, seconds: float = WRITE_WAIT) -> None:
-        """Try to write what waits, for so many seconds at most. Never raises."""
+        """Try to write what waits, for at most `seconds`. Never raises."""
         self._writer.retry()
         self._writer.wait(seconds)
 

@@ -55,7 +55,7 @@ class Looker:
         self._total_size = 0
 
     def forget(self, directories: Collection[str]) -> None:
-        """These directories are not listed any more."""
+        """Forget these directories, which are not listed any more."""
         for path in directories:
             self._total_size -= self._sizes.pop(path, 0)
         if self._plans is not None:

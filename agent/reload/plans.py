@@ -72,7 +72,7 @@ class Plans:
         return parse.result
 
     def forget(self, directories: Collection[str]) -> None:
-        """These directories are not listed any more."""
+        """Forget these directories, which are not listed any more."""
         with self._lock:
             self._newest = {d: p for d, p in self._newest.items() if d not in directories}
 

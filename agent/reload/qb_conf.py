@@ -113,7 +113,7 @@ class QbConf:
         return new is self.settings and findings == self.findings
 
     def _fingerprint(self) -> Fingerprint | None:
-        """What tells whether qb.conf changed, None while somebody writes it. Blocks."""
+        """The fingerprint of qb.conf, None while somebody writes it. Blocks."""
         path = self.settings.qb_conf
         with self._monitor.asking(path):
             return fingerprint_if_closed(path, self._watch.mounts.kind(path))

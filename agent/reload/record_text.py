@@ -206,7 +206,7 @@ def _counts(changes: Iterable[Change]) -> str:
 
 
 def _kind(change: Change) -> str:
-    """`moved`, where nothing but the line is another."""
+    """The kind of a change: `moved` if only the line changed."""
     return "moved" if change.what == ["line"] else change.change
 
 

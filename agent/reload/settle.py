@@ -105,12 +105,12 @@ class Settler:
         self._notice(paths)
 
     def start(self) -> None:
-        """The first index is served: from now on, only the directories concerned wait."""
+        """Note that the first index is served: from now on, only the directories concerned wait."""
         self.started = True
         self.checker.begin()
 
     def forget(self, directories: Collection[str]) -> None:
-        """These directories are not listed any more."""
+        """Forget these directories, which are not listed any more."""
         for path in directories:
             self.checker.use(path, {})
         self._looker.forget(directories)

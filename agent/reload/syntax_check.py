@@ -100,8 +100,8 @@ class Checker:
     def use(
         self, directory: str, sources: Mapping[str, bytes], urgent: Collection[str] = ()
     ) -> None:
-        """The directory has these sources, by digest, and no others. The `urgent` ones are checked
-        first; those that no directory has any more are not checked."""
+        """Check the sources that a directory has now, by digest, the `urgent` ones first. Sources
+        that no directory has any more are not checked."""
         self._queue.use(directory, sources, urgent)
 
     def begin(self) -> None:
@@ -251,5 +251,5 @@ class Checker:
             self._changed = anyio.Event()
 
     def _pause(self, failures: int) -> float:
-        """Seconds until the next try after so many failures in a row."""
+        """Seconds until the next try after this number of failures in a row."""
         return min(FIRST_PAUSE * 2.0 ** min(failures - 1, 20), self.limits.max_pause)

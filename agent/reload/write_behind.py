@@ -29,7 +29,7 @@ class WriteBehind:
         self._last_search = time.monotonic()
 
     def written(self) -> None:
-        """Something may have been written."""
+        """Note that something may have been written."""
         self._written.set()
 
     async def run(self) -> None:

@@ -1,4 +1,4 @@
-"""An index made from what the agent answered to `list`. It gives the answers of the agent's own."""
+"""Makes an index from what the agent answered to `list`. It gives the same answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent.core.unit import Implementation, Registration
 
 
 def index(result: Mapping[str, Any], before: Index | None = None) -> Index:
-    """The index that a result of `list` is of, without the code of the callbacks: see `with_code`.
+    """The index of a result of `list`, without the code of the callbacks: see `with_code`.
 
     `before` is an older index: its triggers are not parsed again. Raises LookupError, TypeError or
     ValueError if this is not such a result.

@@ -609,7 +609,7 @@ class Change(_Result, frozen=True, kw_only=True):
     what: (
         Annotated[
             list[Literal["digest", "line", "enabled"]],
-            _described("which of these is another; for `modified` only"),
+            _described("which of these changed; for `modified` only"),
         ]
         | UnsetType
     ) = UNSET

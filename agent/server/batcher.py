@@ -28,8 +28,8 @@ MAX_COALESCED_READ = 4096
 #: Bytes from which only the shortest reads are still added: some hundred lookups, which take about
 #: half a millisecond.
 MAX_COALESCED = 1 << 15
-#: One of so many turns is measured: measuring each would cost every lookup. A prime, so that it is
-#: not always the same of several clients that take turns.
+#: One turn in this number is measured: measuring each would cost every lookup. A prime, so that it
+#: is not always the same of several clients that take turns.
 MEASURED_TURNS = 17
 #: Bytes of a read that is always added: a few lookups. A thousand of them take some 10 ms.
 SHORT_READ = 512
@@ -57,7 +57,7 @@ class Client(Protocol):
         ...
 
     def failed(self, error: Exception) -> None:
-        """A step raised."""
+        """Note that a step raised this error."""
         ...
 
 
@@ -69,7 +69,7 @@ class Answering(Protocol):
         ...
 
     def measured(self, seconds: float, number: int) -> None:
-        """So many lookups took so many seconds each."""
+        """Record that `number` lookups took `seconds` each."""
         ...
 
 

@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         #: Bytes that the ledger has counted for requests and responses in the making.
         self._counted = 0
-        #: Since when something waits and nothing of it was taken.
+        #: The monotonic time in seconds since which the client took nothing of what waits for it.
         self._since = 0.0
 
     def _move(self, signal: Signal) -> None:
@@ -112,7 +112,8 @@ class Connection(asyncio.Protocol):
         return self._counted + self._outbox.size
 
     def burden(self, now: float) -> float:
-        """How many bytes it holds, times for how many seconds it took none of them, at least 1."""
+        """The bytes that are held for it, times the seconds in which it took none of them, at
+        least 1: the client with the most is closed first."""
         return self.held_bytes * max(1.0, now - self._since)
 
     def feed(self, data: bytes) -> None:
@@ -350,7 +351,7 @@ class Connection(asyncio.Protocol):
             self._timer = loop.call_later(LINE_FEED_SECONDS, self._line_late)
 
     def line_ended(self) -> None:
-        """The unfinished line ended."""
+        """Note that the unfinished line ended: nothing waits for its end any more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -113,7 +113,7 @@ class Handlers:
         self._document = _encoded_document()
 
     def forget(self, connection: Client) -> None:
-        """A connection is closed."""
+        """Forget a closed connection."""
         self.subscriptions.forget(connection)
 
     def _use_new_index(self) -> None:

@@ -17,7 +17,7 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, seconds: float, number: int = 1) -> None:
-        """Count so many durations of this length."""
+        """Count `number` durations of this length."""
         self._counts[bisect_left(self.bounds, seconds)] += number
         self.sum += seconds * number
 

@@ -44,7 +44,7 @@ class Matches:
         return len(self._counts)
 
     def add(self, found: Found, number: int, now: float) -> None:
-        """Count so many matches of each of these callbacks, the last of them now."""
+        """Count `number` matches of each of these callbacks, the last of them at `now`."""
         self.version += 1
         for callback in found:
             count = self._of(callback, now)

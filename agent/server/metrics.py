@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: Upper bounds of the durations of reloads, in seconds. Most take a few milliseconds.
 RELOAD_BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 50.0, 100.0)
 #: The reasons for which a directory may be held. Each has a sample, so that an alert can
-#: tell 0 from what is not known.
+#: distinguish 0 from no value.
 REASONS = (ERROR, FAULT, UNSAFE, BEING_WRITTEN, NOT_CHECKED)
 #: The events of records that end a reload.
 EVENTS = (STARTED, RELOADED, HELD, RESTORED)
@@ -158,7 +158,7 @@ class Metrics:
             findings[finding.severity.value, finding.code] += finding.count
         yield gauges(
             "findings",
-            "Findings that stand now.",
+            "Current findings.",
             ["severity", "code"],
             [([*labels], number) for labels, number in sorted(findings.items())],
         )

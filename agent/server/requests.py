@@ -68,7 +68,7 @@ class Output(Client, Protocol):
         ...
 
     def line_ended(self) -> None:
-        """The unfinished line ended."""
+        """Note that the unfinished line ended: nothing waits for its end any more."""
         ...
 
     def wake(self) -> None:

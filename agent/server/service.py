@@ -54,7 +54,7 @@ class Service:
             return None
 
     def measured(self, seconds: float, number: int) -> None:
-        """So many lookups took so many seconds each."""
+        """Record that `number` lookups took `seconds` each."""
         self._handlers.lookups.durations.observe(seconds, number)
 
     def answer(self, request: Request, connection: Client) -> Line | Awaitable[Line]:
@@ -109,7 +109,7 @@ class Service:
         return jsonrpc.Refusal(jsonrpc.error(None, INTERNAL_ERROR, ERRORS[INTERNAL_ERROR]))
 
     def forget(self, connection: Client) -> None:
-        """A connection is closed."""
+        """Forget a closed connection."""
         self._handlers.forget(connection)
 
     def report(self, message: str) -> None:

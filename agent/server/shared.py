@@ -46,7 +46,8 @@ class Client(batcher.Client, Protocol):
         ...
 
     def burden(self, now: float) -> float:
-        """How many bytes it holds, times for how many seconds it took none of them, at least 1."""
+        """The bytes that are held for it, times the seconds in which it took none of them, at
+        least 1: the client with the most is closed first."""
         ...
 
     def notify(self, line: bytes) -> None:
@@ -87,7 +88,7 @@ class Service(Answering, Protocol):
         ...
 
     def forget(self, connection: Client) -> None:
-        """A connection is closed."""
+        """Forget a closed connection."""
         ...
 
     def report(self, message: str) -> None: ...

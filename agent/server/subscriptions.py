@@ -85,7 +85,7 @@ class Subscriptions:
         if connection not in self._timers:
             between = self._records.after(beginning.sequence)
             if between is None:
-                # Some are no longer known, and the subscriber was not told that it missed any.
+                # Some are no longer known, and the response did not say that any were missed.
                 connection.abort()
                 return
             for record in between:

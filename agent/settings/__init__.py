@@ -81,7 +81,7 @@ class Row:
     #: Empty where only qb.conf gives it.
     flag: str = ""
     variable: str = ""
-    #: What stands for its value in a command's help, and the line of help.
+    #: The placeholder of its value in a command's help, and the line of help.
     metavar: str = ""
     help: str = ""
     #: The values that it may have; empty for any.

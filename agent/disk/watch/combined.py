@@ -58,7 +58,7 @@ class Watch:
         self._lock = threading.Lock()
         #: The last call of `follow`.
         self._turn = object()
-        #: Paths that were reported for the unknown type of their file system.
+        #: Paths whose file system is of unknown type, which was logged.
         self._unknown: set[str] = set()
 
     @property
@@ -121,7 +121,7 @@ class Watch:
             return watch_set(target.paths, self.mounts)
 
     def _is_current(self, key: str, target: Target, known: WatchSet | None) -> bool:
-        """Whether nothing on the path to a target changed, as far as events tell. Blocks."""
+        """Whether nothing on the path to a target changed, as far as events show. Blocks."""
         if known is None or target.needs_polling or self._events.needs_polling(key):
             return False
         touched = self._touched.pop(key, frozenset())

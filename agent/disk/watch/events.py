@@ -37,7 +37,8 @@ from agent.disk.watch.paths import WatchSet
 STEP = 3
 #: Milliseconds for which watchfiles may gather changes that keep coming.
 DEBOUNCE = 6
-#: After so many failures within one interval of rescans, no new watcher is tried for as long.
+#: After this number of failures within one interval of rescans, no new watcher is started until the
+#: interval is over.
 MAX_FAILURES = 5
 
 #: By directory, by name in it (None for every name), the keys of the targets that it concerns.
@@ -118,7 +119,7 @@ class EventWatcher:
                 return True
             self._failures.clear()
         try:
-            # The last argument: do not ignore missing permissions. If told to, watchfiles 1.3 also
+            # The last argument: do not ignore missing permissions. Otherwise watchfiles 1.3 also
             # ignores that no watches are left, and reports nothing.
             watcher = RustNotify([path for path, _, _ in watched], False, False, 0, False, False)
         except FileNotFoundError:
