@@ -1,4 +1,4 @@
-"""The command `slurm setup`: what is to be done so that Slurm tells the adapter its events."""
+"""The command `slurm setup`: what is to be done so that Slurm reports its events."""
 
 from __future__ import annotations
 

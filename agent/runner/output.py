@@ -39,13 +39,13 @@ class Output:
         return data.decode("utf-8", "backslashreplace")
 
     def add(self, data: bytes) -> None:
-        """More was printed."""
+        """Add what was printed."""
         self._write(data[: max(0, MAX_KEPT_BYTES - self.size)])
         self.size += len(data)
         self._tail = (self._tail + data)[-TAIL_BYTES:]
 
     def close(self) -> None:
-        """Nothing more is printed."""
+        """Close the file: nothing more is printed."""
         if self.size > MAX_KEPT_BYTES:
             self._write(b"\n(%d more bytes are not kept)\n" % (self.size - MAX_KEPT_BYTES))
         if self._file is not None:

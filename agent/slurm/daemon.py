@@ -1,7 +1,7 @@
 """The daemon: takes events from the spool, handles them, and runs the callbacks that fire.
 
-One thread does all but the callbacks and the questions to Slurm, and is told what happens through
-one queue. So nothing needs a lock, and only one thread writes the database.
+One thread does everything except the callbacks and the questions to Slurm. It receives what happens
+through one queue. So nothing needs a lock, and only one thread writes the database.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from agent.slurm.store import Run, Store, StoreError
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the daemon is told."""
+    """The options of the daemon."""
 
     pipe: str
     spool: str = SPOOL
@@ -47,18 +47,18 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """A callback ended."""
+    """The message that a callback ended."""
 
     run: Run
     result: Result
 
 
 class _Stop:
-    """A signal asks for the end."""
+    """The message that a signal asks for the end."""
 
 
 class _Wake:
-    """Something changed in the spool."""
+    """The message that something changed in the spool."""
 
 
 _Message = _Done | Answer | type[_Stop] | type[_Wake]
@@ -241,7 +241,7 @@ class Daemon:
         self._reporter.begun(run)
 
     def _ran(self, done: _Done) -> None:
-        """A callback ended."""
+        """Note that a callback ended."""
         self._pool.ended(done.run)
         latency = self._reporter.ended(done.run)
         self._log.ran(done.run, done.result, latency)

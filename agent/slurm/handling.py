@@ -49,7 +49,7 @@ class Batch:
     bad: list[tuple[str, str]] = field(default_factory=list)
     #: What to write into the log when it is kept.
     told: list[Callable[[], None]] = field(default_factory=list)
-    #: The agent did not answer, so the rest waits.
+    #: Why the agent did not answer, so that the rest waits; empty if it answered.
     agent: str = ""
 
 
@@ -191,7 +191,7 @@ class Handler:
             self._store.count("events")
 
     def _ask_late(self, source: str, at: float, child: Job, parent: Job, batch: Batch) -> int:
-        """Tell a job the end of its parent, which it was not known to have then."""
+        """Ask what the end of its parent does to a job that was not known to be its child then."""
         event = Event(parent.outcome, "job")
         try:
             found = self._agent.ask_one(event, parent, child, self._pending)

@@ -21,7 +21,8 @@ _REST = "rest"
 
 
 def reported(known: Known, report: Report, now: float) -> list[Event]:
-    """Take what a hook reports; the events that follow, in order. `now` as `Job.over_at`."""
+    """Take in what a hook reports. Returns the events that follow, in order. `now` is in seconds
+    since 1970."""
     if report.kind in ("node prolog", "node epilog"):
         return _on_node(known, report)
     job = known.jobs.get(report.job)
@@ -45,7 +46,7 @@ def reported(known: Known, report: Report, now: float) -> list[Event]:
         _ending(known, job, report, task)
         return events
     told, task.end = task.end, report.end
-    # Also where squeue told the end before.
+    # Also if squeue showed the end before.
     if task.state == "over" and told in ("", report.end):
         return events
     if report.state in mapping.AGAIN:
@@ -104,7 +105,7 @@ def _ending(known: Known, job: Job, report: Report, task: Task) -> None:
 
 
 def again(known: Known, job: Job, name: str) -> list[Event]:
-    """A task will run again."""
+    """The events of a task that will run again."""
     _set(known, job, name, known.tasks[job.id][name], "waiting")
     if not name:
         job.state = "waiting"
@@ -112,7 +113,8 @@ def again(known: Known, job: Job, name: str) -> list[Event]:
 
 
 def ended(known: Known, job: Job, name: str, names: Sequence[str], now: float) -> list[Event]:
-    """A task ended, with events of these names."""
+    """Take in that a task ended. Returns its events, which have these names, and that of the job if
+    it was the last task."""
     task = known.tasks[job.id].setdefault(name, Task())
     ran = task.state in ("running", "ending")
     _set(known, job, name, task, "over")
@@ -133,7 +135,7 @@ def _set(known: Known, job: Job, name: str, task: Task, state: str) -> None:
 
 
 def end_rest(known: Known, job: Job, now: float) -> list[Event]:
-    """Those tasks of an array that had not started were cancelled."""
+    """The events of an array whose tasks were cancelled before they started."""
     tasks = known.tasks[job.id]
     job.array = True
     unstarted = [name for name, task in tasks.items() if task.state in ("", "waiting")]
@@ -148,7 +150,7 @@ def end_rest(known: Known, job: Job, now: float) -> list[Event]:
 
 
 def _over(known: Known, job: Job, now: float) -> list[Event]:
-    """All tasks of an array are over."""
+    """The events of an array whose tasks are all over."""
     if job.is_over:
         return []
     known.changed.add((job.id, None))
@@ -159,12 +161,12 @@ def _over(known: Known, job: Job, now: float) -> list[Event]:
 
 
 def gone(known: Known, job: Job, now: float) -> list[Event]:
-    """Slurm has no task of it any more, and those that are known are over."""
+    """The events of a job of which Slurm has no task any more, and all that are known are over."""
     return [] if not job.array else _over(known, job, now)
 
 
 def seen(known: Known, number: int, label: str) -> tuple[Job, list[Event]]:
-    """The job with this id that Slurm has, and the events that follow."""
+    """The job with this id, which the queue shows, and the events that follow if it is new."""
     job = known.jobs.get(number)
     if job is not None:
         return job, []
@@ -172,7 +174,7 @@ def seen(known: Known, number: int, label: str) -> tuple[Job, list[Event]]:
 
 
 def queued(known: Known, job: Job, held: bool) -> list[Event]:
-    """Nothing of a job runs, and it waits or is held."""
+    """The events of a job that waits or is held, and of which nothing runs."""
     state = "blocked" if held else "waiting"
     if job.state == state:
         return []
@@ -183,7 +185,7 @@ def queued(known: Known, job: Job, held: bool) -> list[Event]:
 
 
 def runs(known: Known, job: Job, name: str, own: int, nodes: str) -> list[Event]:
-    """A task runs whose prolog was not reported."""
+    """The events of a task that runs and whose prolog was not reported."""
     report = Report("prolog", job.id, name, own, nodes=nodes)
     task = _task(known, job, report)
     job.array = job.array or bool(name)

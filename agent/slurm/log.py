@@ -48,7 +48,8 @@ class Log:
         fires: int,
         partial: int,
     ) -> None:
-        """What a hook reported, or a look at the queue showed, of a job; `at` in seconds."""
+        """Log what a hook reported, or the queue showed, of a job; `at` is when, in seconds since
+        1970."""
         waited = max(0.0, _now() - at)
         names = ", ".join(map(str, events)) or "no event"
         text = f"{names} of {_named(job.id, job.label)}: {count(fires, 'callback')} to run"
@@ -67,7 +68,7 @@ class Log:
         )
 
     def ran(self, run: Run, result: Result, latency: float) -> None:
-        """What became of a callback; `latency` is from its event to its start, in seconds."""
+        """Log what became of a callback. `latency` is from its event to its start, in seconds."""
         repeat = " (a repeat: it was begun before, and its end is not known)" if run.repeat else ""
         output = " | ".join(result.output.splitlines()).strip()
         well = result.outcome in _WELL
@@ -97,7 +98,7 @@ class Log:
         )
 
     def said(self, level: str, text: str, **fields: Any) -> None:
-        """Something else that a person should know."""
+        """Log something else that a person should know."""
         self._write(level, "message", text, message=text, **fields)
         if level != "INFO":
             report(text)

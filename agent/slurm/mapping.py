@@ -1,4 +1,4 @@
-"""From what Slurm tells its hooks to what Qube calls it: pure functions.
+"""Translates what Slurm reports to its hooks into the terms of Qube: pure functions.
 
 A hook's environment becomes a `Report`. `agent.slurm.jobs` makes events of it, with what is known
 of the job: the epilog and the job completion plugin report the same end, in either order.
@@ -105,7 +105,7 @@ def environment_of(data: bytes) -> dict[str, str]:
 
 
 def kind_of(environment: Mapping[str, str]) -> Kind:
-    """Which hook has this environment. Raises BadReport."""
+    """The kind of hook that Slurm gave this environment. Raises BadReport."""
     if "JOBSTATE" in environment and "JOBID" in environment:
         return "jobcomp"
     context = environment.get("SLURM_SCRIPT_CONTEXT", "")

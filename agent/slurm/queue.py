@@ -1,4 +1,4 @@
-"""What squeue shows, and which events follow: submitted, waiting, held, and ends that no hook told.
+"""What squeue shows, and the events that follow: submitted, waiting, held, unreported ends.
 
 The queue is asked at an interval, in a thread, as slurmctld may take long to answer. The answer is
 used only if all events in the spool are handled, and only for jobs of which no hook reported
@@ -95,7 +95,7 @@ class Follower:
                     self._ending[number, name] = now
 
     def touched(self, job: int, task: str, known: Known) -> None:
-        """A hook reported something of a task. Of a job that is not known, nothing is kept."""
+        """Note that a hook reported something of a task. Of an unknown job, nothing is kept."""
         if job not in known.jobs:
             return
         for name in (task, None):
@@ -164,7 +164,7 @@ class Follower:
         return jobs.queued(known, job, all(row.is_held for row in waits))
 
     def _count(self, job: Job, active: set[str], is_there: bool, known: Known) -> None:
-        """Count what is not in the queue and has to be."""
+        """Count the answers in a row in which something is not in the queue and should be."""
         tasks = known.tasks[job.id]
         absent: set[Task] = {
             (job.id, name)
@@ -182,7 +182,7 @@ class Follower:
     def _ended(
         self, job: Job, asked: set[str | None], known: Known, answer: Answer, now: float
     ) -> list[Event]:
-        """The events of ends that no hook told."""
+        """The events of ends that no hook reported."""
         if not asked:
             return []
         rows = {row.task: row for row in answer.ended if (row.array or row.id) == job.id}

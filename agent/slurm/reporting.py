@@ -49,7 +49,7 @@ class Times:
         return max(0.0, wait)
 
     def retry(self) -> None:
-        """Something failed: try again soon."""
+        """Try again soon what failed."""
         self._retry = time.monotonic() + RETRY_INTERVAL
 
     def asks(self, ends: float | None, interval: float) -> bool:
@@ -61,7 +61,7 @@ class Times:
         return True
 
     def answered(self) -> None:
-        """The question was answered."""
+        """Note that the question to the queue was answered."""
         self._asking = False
 
     def tidies(self) -> bool:
@@ -96,27 +96,27 @@ class Reporter:
         self.waiting: list[Waiting] = []
 
     def is_well(self, what: str) -> bool:
-        """Whether something works, as far as is known."""
+        """Whether something works, as far as is known. `what` is a key of `_trouble`."""
         return not self._trouble[what]
 
     def well(self, what: str) -> None:
-        """Something works."""
+        """Report that something works, if it did not."""
         if self._trouble[what] not in ("", "?"):
             self._log.said("INFO", f"{what}: works again")
         self._trouble[what] = ""
 
     def fails(self, what: str, why: str, more: str = "") -> None:
-        """Something does not work."""
+        """Report that something does not work, and why, if that is new. `more` is for the log."""
         if self._trouble[what] != why:
             self._log.said("ERROR", more or why)
         self._trouble[what] = why
 
     def begun(self, run: Run) -> None:
-        """A callback starts."""
+        """Note that a callback starts."""
         self._begun[run.number] = (run, queue.uptime(), max(0.0, time.time() - run.at))
 
     def ended(self, run: Run) -> float:
-        """A callback ended; the seconds from its event to its start."""
+        """Note that a callback ended. Returns the seconds from its event to its start."""
         return self._begun.pop(run.number)[2]
 
     def write(self, more: Mapping[str, Any]) -> None:

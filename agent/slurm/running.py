@@ -97,7 +97,7 @@ class Pool:
         self._waiting.setdefault(run.owner, deque()).append(run)
 
     def start(self) -> None:
-        """Start what can. The owners take turns.
+        """Start the callbacks that can start. The owners take turns.
 
         Raises what `begin` raises, and RuntimeError if there can be no more threads: what could not
         start still waits.
@@ -125,7 +125,7 @@ class Pool:
             self._waiting[owner] = waiting
 
     def ended(self, run: Run) -> None:
-        """`done` was called for it: its place is free."""
+        """Free the place of a callback, after `done` was called for it."""
         self._free += 1
         running = self.running[run.owner]
         del running[run.number]

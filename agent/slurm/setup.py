@@ -1,4 +1,4 @@
-"""What is to be done so that Slurm tells the adapter its events, and what of it is done.
+"""What is to be done so that Slurm reports its events to the adapter, and what of it is done.
 
 Nothing is changed here: an administrator pastes the commands.
 """
@@ -170,7 +170,7 @@ def _completion(hook: str, settings: Mapping[str, Setting], conf: Path) -> Itera
         text = f"{conf} has no JobCompType, which reports how a job ended; add the lines"
         yield Step(text, lines)
     elif kind.value.lower() != "jobcomp/script":
-        # The queue tells it too, a second later.
+        # The queue shows it too, a second later.
         text = (
             f"{kind}: JobCompType is {kind.value}, and Slurm has only one. It may stay: then the"
             " queue is asked how a job ended, which takes a second more. Else change the lines to"
