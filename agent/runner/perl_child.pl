@@ -1,7 +1,8 @@
 # The program that a Perl callback runs in: passed to its interpreter as text, by -e.
 #
 # It receives the code, forks, and stays behind as the parent of the callback, so that a callback
-# that ends its parent does not end the runner. The protocol is in process.py.
+# that ends its parent does not end the runner. If the runner is killed, another process, the guard,
+# ends the callback. The protocol is in process.py.
 
 package qb;
 
@@ -16,10 +17,11 @@ use POSIX ();
 
 our $jobid;
 
-my ($farm_number, $status_number) = splice @ARGV;
+my ($farm_number, $status_number, $lifeline_number) = splice @ARGV;
 open(my $farm, "+<&=", $farm_number) or die "the farm's descriptor: $!\n";
 open(my $status, ">&=", $status_number) or die "the status descriptor: $!\n";
-fcntl($_, Fcntl::F_SETFD(), Fcntl::FD_CLOEXEC()) for $farm, $status;
+open(my $lifeline, "<&=", $lifeline_number) or die "the lifeline's descriptor: $!\n";
+fcntl($_, Fcntl::F_SETFD(), Fcntl::FD_CLOEXEC()) for $farm, $status, $lifeline;
 $SIG{$_} = "DEFAULT" for qw(HUP INT QUIT TERM CHLD PIPE ALRM USR1 USR2);
 POSIX::sigprocmask(POSIX::SIG_SETMASK(), POSIX::SigSet->new);
 $| = 1;
@@ -55,11 +57,26 @@ my $child = fork;
 die "no process can be started: $!\n" unless defined $child;
 if ($child) {
     close $farm;
+    # Perl cannot wait for a process and a descriptor at once. Without a guard, if there can be no
+    # more processes, the callback runs all the same.
+    my $guard = fork;
+    if (defined $guard && !$guard) {
+        # The status ends with the parent of the callback.
+        close $status;
+        sysread($lifeline, my $nothing, 1);
+        kill "KILL", 0;
+    }
     1 while waitpid($child, 0) != $child && $!{EINTR};
-    _send($status, "ended $?\n");
+    my $how = $?;
+    if ($guard) {
+        kill "KILL", $guard;
+        waitpid($guard, 0);
+    }
+    _send($status, "ended $how\n");
     POSIX::_exit(0);
 }
 close $status;
+close $lifeline;
 $jobid = $about->{job};
 my $owner = $$;
 

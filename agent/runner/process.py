@@ -1,10 +1,14 @@
 """One callback in a process of its own: started, fed, limited, and ended with all it started.
 
-Three descriptors lead to it. Its output and errors are one pipe. The *farm* is a socket: the runner
+Four descriptors lead to it. Its output and errors are one pipe. The *farm* is a socket: the runner
 sends a line of JSON with the path, the job, the names of the functions of `qb` and the size of the
 code, and then the code; after that the callback sends requests, one JSON value a line, each of
 which is answered with one line. The *status* is a pipe: the interpreter writes `begun` when it has
-received the code, forks, and writes `ended N` with the wait status of the callback.
+received the code, forks, and writes `ended N` with the wait status of the callback. The *lifeline*
+is a pipe that the runner never writes to and closes last: when it is at its end and the callback
+still runs, the runner was killed, and the interpreter kills the process group. (The kernel could
+send a signal instead, PR_SET_PDEATHSIG, but only on Linux, when the thread ends that started the
+process, and not to one that has taken another user's id.)
 
 So the parent of a callback is a process that nobody else needs. Both are in a session of their own,
 whose process group is killed at the end. The end is when that parent ends: not when the output
@@ -57,7 +61,8 @@ def run_process(
     time_limit: float,
     environment: Mapping[str, str],
 ) -> Ended:
-    """Run a command, which gets two more arguments: the descriptors of the farm and the status.
+    """Run a command, which gets three more arguments: the descriptors of the farm, the status and
+    the lifeline.
 
     `hello` is sent first; `answer` makes the answer to a request, without line feeds; what is
     printed goes to `output`. `time_limit` is in seconds. Raises OSError if it cannot be started.
@@ -70,13 +75,17 @@ def run_process(
             status, status_end = os.pipe()
             close.callback(os.close, status)
             close_theirs.callback(os.close, status_end)
+            lifeline_end, lifeline = os.pipe()
+            close.callback(os.close, lifeline)
+            close_theirs.callback(os.close, lifeline_end)
+            passed = (theirs.fileno(), status_end, lifeline_end)
             process = subprocess.Popen(
-                [*command, str(theirs.fileno()), str(status_end)],
+                [*command, *map(str, passed)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 bufsize=0,
-                pass_fds=(theirs.fileno(), status_end),
+                pass_fds=passed,
                 cwd="/",
                 env=environment,
                 umask=0o022,

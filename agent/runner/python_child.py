@@ -1,12 +1,12 @@
 """The program that a Python callback runs in: passed to its interpreter as text, by `-c`.
 
 For Python 2.6 and newer. It receives the code, forks, and stays behind as the parent of the
-callback, so that a callback that ends its parent does not end the runner. The protocol is in
-`process.py`.
+callback, so that a callback that ends its parent does not end the runner. If the runner is killed,
+it ends the callback. The protocol is in `process.py`.
 """
 
 # The forms that Python 2 has.
-# ruff: noqa: F401, S102, UP031, UP035, UP036
+# ruff: noqa: F401, S102, S110, UP031, UP035, UP036
 
 import fcntl
 import json
@@ -72,8 +72,21 @@ def module(farm, job, functions):  # type: (int, int, List[str]) -> Any
     return qb
 
 
-def keep(child, status):  # type: (int, int) -> None
+def guard(lifeline):  # type: (int) -> None
+    """Wait for the end of the runner, and kill the process group, this process included."""
+    os.read(lifeline, 1)
+    os.kill(0, signal.SIGKILL)
+
+
+def keep(child, status, lifeline):  # type: (int, int, int) -> None
     """Wait for the callback, report how it ended, and end."""
+    try:
+        # Not before the fork, which would copy a process with two threads.
+        thread = threading.Thread(target=guard, args=(lifeline,))
+        thread.daemon = True
+        thread.start()
+    except Exception:
+        pass  # There can be no more threads. The callback runs all the same.
     while True:
         try:
             _, how = os.waitpid(child, 0)
@@ -111,8 +124,8 @@ def run(path, code, qb):  # type: (str, bytes, Any) -> None
 
 def start():  # type: () -> None
     """Receive a callback, and run it."""
-    farm, status = int(sys.argv[1]), int(sys.argv[2])
-    for descriptor in (farm, status):
+    farm, status, lifeline = map(int, sys.argv[1:4])
+    for descriptor in (farm, status, lifeline):
         fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
     for name in ("SIGHUP", "SIGQUIT", "SIGTERM", "SIGCHLD", "SIGALRM", "SIGUSR1", "SIGUSR2"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
@@ -128,8 +141,9 @@ def start():  # type: () -> None
     child = os.fork()
     if child:
         os.close(farm)
-        keep(child, status)
+        keep(child, status, lifeline)
     os.close(status)
+    os.close(lifeline)
     path = about["path"]
     if sys.version_info[0] == 2:
         path = path.encode("utf-8")

@@ -135,7 +135,7 @@ def test_what_is_wrong_with_the_command_line_is_said(
     assert run("fire", "failed-job-self", "--pipe", agent.path).returncode == 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
 def test_a_signal_that_ends_it_ends_the_callback_too(
     agent: StandIn, environment: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
