@@ -365,8 +365,12 @@ def _changes(
 
     A line that is added at the end changes no other position.
     """
-    before = old.callbacks if old is not None else ()
-    for number, (was, now) in enumerate(zip_longest(before, new.callbacks), place * _STRIDE):
+    if old is None:
+        for number, now in enumerate(new.callbacks, place * _STRIDE):
+            yield number, None, now.registration.trigger
+        return
+    pairs = zip_longest(old.callbacks, new.callbacks)
+    for number, (was, now) in enumerate(pairs, place * _STRIDE):
         if was is None:
             yield number, None, now.registration.trigger
         elif now is None:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Container, Iterable, Iterator,
 from typing import NamedTuple
 
 from agent.core.event import DONE, TYPES, Event, is_id
-from agent.core.patterns import Patterns, edit_patterns, edited
+from agent.core.patterns import Patterns, edit_patterns, edited, patterns_of
 from agent.core.steps import Steps
 from agent.core.term import Term
 from agent.core.trigger import Trigger, terms
@@ -226,37 +226,49 @@ def _true(terms: list[Term], events: Sequence[Event], steps: Steps) -> Iterator[
 # Edits -------------------------------------------------------------------------------------------
 
 #: What an edit adds to the numbers filed under each pattern it touches, in rising order.
-_Edits = dict[str, dict[str | None, dict[str, dict[str | None, Numbers | list[int]]]]]
+_Edits = dict[str, dict[str | None, dict[str, dict[str | None, Numbers]]]]
 
 
 def edit(tree: Tree, changes: Iterable[Change]) -> Tree:
     """The tree after changes, which are in rising order. Only what they touch is copied."""
     edits: _Edits = {}
+    more: _More = {}
     removed: set[int] = set()
     for number, was, now in changes:
         if was is not None:
             removed.add(number)
-            _gather(edits, was, None)
+            _gather(edits, more, was, ())
         if now is not None:
-            _gather(edits, now, number)
+            _gather(edits, more, now, (number,))
+    for patterns, pattern, numbers in more.values():
+        patterns[pattern] = tuple(numbers)
 
-    def edit_leaf(old: Numbers | None, new: Numbers | list[int]) -> Numbers:
+    def edit_leaf(old: Numbers | None, new: Numbers) -> Numbers:
         if not old:
-            return tuple(new)
+            return new
         stay = [n for n in old if n not in removed]
         return tuple(sorted((*stay, *new))) if new else tuple(stay)
 
-    def edit_slots(
-        old: Slots | None, by_slot: dict[str, dict[str | None, Numbers | list[int]]]
-    ) -> Slots:
-        return edited(old or {}, by_slot, lambda p, edits: edit_patterns(p, edits, edit_leaf))
+    def edit_slot(
+        old: Patterns[Numbers] | None, by_pattern: dict[str | None, Numbers]
+    ) -> Patterns[Numbers]:
+        # Nothing was removed where nothing was filed.
+        return edit_patterns(old, by_pattern, edit_leaf) if old else patterns_of(by_pattern)
+
+    def edit_slots(old: Slots | None, by_slot: dict[str, dict[str | None, Numbers]]) -> Slots:
+        return edited(old or {}, by_slot, edit_slot)
 
     return edited(tree, edits, lambda names, by_name: edit_patterns(names, by_name, edit_slots))
 
 
-def _gather(edits: _Edits, tree: Trigger, number: int | None) -> None:
+#: The patterns to which an edit adds several numbers, and nearly every pattern is that of one
+#: trigger. For each: the dictionary that it is in, and the numbers. The key identifies both.
+_More = dict[tuple[int, str | None], tuple[dict[str | None, Numbers], str | None, list[int]]]
+
+
+def _gather(edits: _Edits, more: _More, tree: Trigger, added: Numbers) -> None:
     """Record each pattern that a trigger's terms touch, and the number to add there, if any."""
-    for term in (tree,) if isinstance(tree, Term) else terms(tree):
+    for term in terms(tree):
         names = edits.get(term.type)
         if names is None:
             names = edits[term.type] = {}
@@ -267,14 +279,16 @@ def _gather(edits: _Edits, tree: Trigger, number: int | None) -> None:
             patterns = slots.get(slot)
             if patterns is None:
                 patterns = slots[slot] = {}
-            numbers = patterns.get(pattern)
+            numbers = patterns.setdefault(pattern, added)
+            if numbers is added or not added:
+                continue
             if not numbers:
-                # Nearly every pattern is that of one trigger.
-                patterns[pattern] = () if number is None else (number,)
-            elif number is not None and numbers[-1] != number:
-                if isinstance(numbers, tuple):
-                    numbers = patterns[pattern] = [*numbers]
-                numbers.append(number)
+                patterns[pattern] = added
+                continue
+            key = id(patterns), pattern
+            _, _, several = more.setdefault(key, (patterns, pattern, [*numbers]))
+            if several[-1] != added[0]:
+                several += added
 
 
 def _places(term: Term) -> Sequence[tuple[str, str | None]]:

@@ -247,6 +247,14 @@ _NONE: dict[Any, Any] = {}
 _EMPTY: Patterns[Any] = Patterns(_NONE, _NONE, (), None)
 
 
+def patterns_of(values: dict[str | None, V]) -> Patterns[V]:
+    """These patterns. The dictionary may become a part of the set: do not change it afterwards."""
+    # Joined, most patterns are searched for a `*` many times as fast as one by one.
+    if "*" not in "".join(filter(None, values)):
+        return Patterns(values, _NONE, (), None)
+    return edit_patterns(None, values, lambda _, value: value)
+
+
 def edit_patterns(
     old: Patterns[V] | None,
     edits: Mapping[str | None, E],

@@ -69,13 +69,17 @@ _NO_TERM = Term("", "", "")
 Trigger = Term | And | Or
 
 
-def terms(trigger: Trigger) -> Iterator[Term]:
+def terms(trigger: Trigger) -> Sequence[Term]:
     """Every term of a trigger, from left to right."""
     if isinstance(trigger, Term):
-        yield trigger
-    else:
-        for part in trigger.parts:
-            yield from terms(part)
+        return (trigger,)
+    found: list[Term] = []
+    for part in trigger.parts:
+        if isinstance(part, Term):
+            found.append(part)
+        else:
+            found += terms(part)
+    return found
 
 
 def missing(trigger: Trigger, holds: Callable[[Term], bool]) -> Trigger | None:
