@@ -132,9 +132,11 @@ def fire(
     answer = ask(lambda agent: agent.lookup(**params, code=True), pipe)
     try:
         shown = {**answer, "callbacks": [_shown(c, code) for c in answer["callbacks"]]}
+        asked = params["event"]
+        hows = [_how(c, job, asked, commands) for c in answer["callbacks"]]
         if not as_json:
             limit = screen.width()
-            print_lines(_rows(shown, commands, limit))
+            print_lines(_rows(shown, hows, limit))
             for line in _notes(event, answer, limit):
                 say(line)
         if not carry_out:
@@ -144,7 +146,6 @@ def fire(
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _end)
         farm = DryFarm(known, as_json)
-        asked = params["event"]
         results = []
         for callback in answer["callbacks"]:
             if not as_json:
@@ -160,7 +161,7 @@ def fire(
             results.append(result)
             if not as_json:
                 print_lines(_result(result))
-    except (LookupError, TypeError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError):
         raise not_understood() from None
     if as_json:
         print_json({**shown, "results": [_fields(r) for r in results], "asked": farm.asked})
@@ -178,13 +179,21 @@ def _shown(callback: JsonObject, code: bool) -> JsonObject:
     return {name: value for name, value in callback.items() if name not in hidden}
 
 
-def _rows(answer: JsonObject, commands: runner.Interpreters, limit: int | None) -> Iterator[str]:
-    """The callbacks that would run, and with what."""
-    rows = []
-    for callback in answer["callbacks"]:
-        command = shlex.join(runner.interpreter(callback, commands))
-        how = f"with {command}" if command else "by the farm itself"
-        rows.append({**callback, "reason": how if callback["enabled"] else "does not run"})
+def _how(
+    callback: JsonObject, job: int, event: str | JsonObject, commands: runner.Interpreters
+) -> str:
+    """With what a callback of an answer with code would run, or why it would not."""
+    if not callback["enabled"]:
+        return "does not run"
+    if why := runner.obstacle(callback, job=job, event=event, interpreters=commands):
+        return f"does not run: {why}"
+    command = shlex.join(runner.interpreter(callback, commands))
+    return f"with {command}" if command else "by the farm itself"
+
+
+def _rows(answer: JsonObject, hows: Sequence[str], limit: int | None) -> Iterator[str]:
+    """The callbacks that would run, and how."""
+    rows = [{**c, "reason": how} for c, how in zip(answer["callbacks"], hows, strict=True)]
     yield from rendering.callbacks({**answer, "callbacks": rows, "partial": []}, limit, "RUNS")
 
 

@@ -15,6 +15,7 @@ from agent.runner.run import (
     Result,
     clean_environment,
     interpreter,
+    obstacle,
     run,
 )
 
@@ -30,5 +31,6 @@ __all__ = [
     "Target",
     "clean_environment",
     "interpreter",
+    "obstacle",
     "run",
 ]

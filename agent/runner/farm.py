@@ -174,22 +174,26 @@ def _target(function: str, given: Any) -> Target:
     return Target(int(number), kind, name or "")
 
 
-def call_code_string(farm: Farm, text: str, job: int, event: Target | None) -> None:
-    """Do what a known code string of a .qcb file says.
+def code_target(text: str, job: int, event: Target | None) -> Target:
+    """What a known code string of a .qcb file acts on.
 
     `job` is the job that the callback belongs to, `event` the work item or instance of it that the
-    event is about. Raises BadCall if the code string needs one and the event has none, and what the
-    farm raises.
+    event is about. Raises BadCall if the code string needs one and the event has none.
     """
     verb, _, rest = text.partition("-")
-    target = Target(job)
+    kind = rest.partition("-")[0]
+    if verb == "mail" or kind not in ("work", "subjob"):
+        return Target(job)
+    if event is None or event.kind != kind:
+        what = "a work item" if kind == "work" else "an instance"
+        raise BadCall(f"{text} needs an event of {what} of the callback's own job")
+    return event
+
+
+def call_code_string(farm: Farm, text: str, target: Target) -> None:
+    """Do what a known code string of a .qcb file says. Raises what the farm raises."""
+    verb, _, rest = text.partition("-")
     if verb == "mail":
         farm.mail(target, rest)
-        return
-    kind = rest.partition("-")[0]
-    if kind in ("work", "subjob"):
-        if event is None or event.kind != kind:
-            what = "a work item" if kind == "work" else "an instance"
-            raise BadCall(f"{text} needs an event of {what} of the callback's own job")
-        target = event
-    getattr(farm, verb)(target)
+    else:
+        getattr(farm, verb)(target)

@@ -136,6 +136,55 @@ def interpreter(callback: Mapping[str, Any], interpreters: Interpreters) -> list
     return [command] if isinstance(command, str) else list(command)
 
 
+def obstacle(
+    callback: Mapping[str, Any],
+    *,
+    job: int,
+    event: str | Mapping[str, Any] | None = None,
+    interpreters: Interpreters | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """Why `run` with these arguments would not run an enabled callback of an answer, as far as is
+    known before it is tried; empty if it would."""
+    code = _code(callback)
+    if code is None:
+        return "the answer has no code: ask with code=True"
+    language = callback["language"]
+    if language == "qube":
+        text = languages.code_string(code)
+        if text not in languages.CODES:
+            return f"{text[:60]!r} is not one of Qube's code strings"
+        try:
+            farms.code_target(text, job, _target(job, event))
+        except BadCall as error:
+            return str(error)
+        return ""
+    command = interpreter(callback, interpreters or {})
+    if not command or language not in _PROGRAMS:
+        return f"no interpreter for {language}"
+    path = (clean_environment() if environment is None else environment).get("PATH")
+    if not shutil.which(command[0], path=path):
+        return f"the interpreter {command[0]} does not exist or cannot be run"
+    return ""
+
+
+def _target(job: int, event: str | Mapping[str, Any] | None) -> Target | None:
+    """The work item or instance of the callbacks' job that the event is about, if it is."""
+    if isinstance(event, str):
+        try:
+            read = Event.from_text(event)
+        except EventError:
+            return None
+        own = not read.contexts.isdisjoint(("self", str(job)))
+        kind, name = read.type, read.extra
+    elif event is not None:
+        own = event["job"].get("id") in (None, job)
+        kind, name = event["type"], event.get("extra")
+    else:
+        return None
+    return Target(job, kind, name) if own and name else None
+
+
 class _Runner:
     """What all callbacks of one call share."""
 
@@ -163,13 +212,13 @@ class _Runner:
         facts: dict[str, Any]
         if not callback["enabled"]:
             facts = {"outcome": "not-enabled", "reason": "supervisor_language_flags forbids it"}
-        elif (code := _code(callback)) is None:
-            facts = _not_run("the answer has no code: ask with code=True")
+        elif why := self._obstacle(callback):
+            facts = _not_run(why)
         elif callback["language"] == "qube":
-            facts = self._qube(code)
+            facts = self._qube(callback)
         else:
             output = Output(self._folder, f"{self._job}-{callback['file']}-")
-            facts = self._process(callback, code, output)
+            facts = self._process(callback, output)
             output.close()
         facts["reason"] = "; ".join(filter(None, [facts.get("reason", ""), output.error]))
         return Result(
@@ -182,45 +231,30 @@ class _Runner:
             **facts,
         )
 
-    def _qube(self, code: bytes) -> dict[str, Any]:
+    def _obstacle(self, callback: Mapping[str, Any]) -> str:
+        return obstacle(
+            callback,
+            job=self._job,
+            event=self._event,
+            interpreters=self._interpreters,
+            environment=self._environment,
+        )
+
+    def _qube(self, callback: Mapping[str, Any]) -> dict[str, Any]:
         """Do what a code string says."""
-        text = languages.code_string(code)
-        if text not in languages.CODES:
-            return _not_run(f"{text[:60]!r} is not one of Qube's code strings")
+        text = languages.code_string(_code(callback) or b"")
+        target = farms.code_target(text, self._job, _target(self._job, self._event))
         try:
             with self._one_at_a_time:
-                farms.call_code_string(self._farm, text, self._job, self._target())
-        except BadCall as error:
-            return _not_run(str(error))
+                farms.call_code_string(self._farm, text, target)
         except Exception as error:
             return {"outcome": "failed", "reason": f"{text}: {_told(error)}"}
         return {"outcome": "succeeded"}
 
-    def _target(self) -> Target | None:
-        """The work item or instance of the callbacks' job that the event is about, if it is."""
-        event = self._event
-        if isinstance(event, str):
-            try:
-                read = Event.from_text(event)
-            except EventError:
-                return None
-            own = not read.contexts.isdisjoint(("self", str(self._job)))
-            kind, name = read.type, read.extra
-        elif event is not None:
-            own = event["job"].get("id") in (None, self._job)
-            kind, name = event["type"], event.get("extra")
-        else:
-            return None
-        return Target(self._job, kind, name) if own and name else None
-
-    def _process(self, callback: Mapping[str, Any], code: bytes, output: Output) -> dict[str, Any]:
+    def _process(self, callback: Mapping[str, Any], output: Output) -> dict[str, Any]:
         """Run Python or Perl."""
         command = interpreter(callback, self._interpreters)
-        language = callback["language"]
-        if not command or language not in _PROGRAMS:
-            return _not_run(f"no interpreter for {language}")
-        if not shutil.which(command[0], path=self._environment.get("PATH")):
-            return _not_run(f"the interpreter {command[0]} does not exist or cannot be run")
+        language, code = callback["language"], _code(callback) or b""
         try:
             ended = run_process(
                 [*command, *_OPTIONS[language], _PROGRAMS[language]],

@@ -30,18 +30,54 @@ def test_it_shows_what_would_run_and_with_what(agent: StandIn, run: Run) -> None
     )
     done = run(
         *("fire", "failed-job-self", "--pipe", agent.path),
-        *("--interpreter", "/farm/callback/a.py=/usr/bin/python2 -B"),
+        *("--interpreter", f"/farm/callback/a.py={sys.executable} -B"),
     )
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["a.py", "b.qcb", "logFailuresToDB.py"]
-    assert "with /usr/bin/python2 -B" in lines[0]
+    assert f"with {sys.executable} -B" in lines[0]
     assert "by the farm itself" in lines[1]
     assert "does not run" in lines[2]
     assert "language off" in lines[2]
     assert agent.params() == {"event": "failed-job-self", "code": True}
     shown = run("fire", "failed-job-self", "--pipe", agent.path, "--code").stdout
     assert "    qb.retrywork('1234:7')" in shown
+
+
+def test_it_says_what_would_not_run_and_why(agent: StandIn, run: Run) -> None:
+    """The same that --run says."""
+    base64 = {k: v for k, v in callback("c.qcb").items() if k != "code"}
+    served(
+        agent,
+        callback("a.qcb", code="mial-status\n"),
+        callback("b.qcb", code="retry-work-self"),
+        {**base64, "code_base64": "/w=="},
+        callback("d.pl", code="exit"),
+        callback("e.py", code="pass"),
+    )
+    command = ["fire", "failed-job-self", "--pipe", agent.path]
+    command += ["--interpreter", "perl=/no/such/perl -w"]
+    reasons = [
+        "'mial-status' is not one of Qube's code strings",
+        "retry-work-self needs an event of a work item of the callback's own job",
+        "'\\\\xff' is not one of Qube's code strings",
+        "the interpreter /no/such/perl does not exist or cannot be run",
+    ]
+    done = run(*command)
+    lines = done.stdout.splitlines()
+    assert (done.returncode, len(lines)) == (0, 5)
+    for line, why in zip(lines, reasons, strict=False):
+        assert line.endswith(f"  does not run: {why}")
+    assert f"with {sys.executable}" in lines[4]
+    ran = run(*command, "--run")
+    assert ran.returncode == 1
+    said = [line.strip() for line in ran.stdout.splitlines()]
+    assert [line for line in said if line.startswith("not-run")] == [
+        f"not-run: {w}" for w in reasons
+    ]
+    # What needs a work item runs where the event is about one.
+    done = run("fire", "failed-work-self-7", "--pipe", agent.path)
+    assert "by the farm itself" in done.stdout.splitlines()[1]
 
 
 def test_run_runs_it_and_says_what_the_farm_is_asked(
