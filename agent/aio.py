@@ -190,6 +190,11 @@ class Client:
         result: HistoryResult = self._object(await self.call("history", params, timeout))
         return result
 
+    async def metrics(self, timeout: float | None = None) -> dict[str, str]:
+        """What is measured: `{text}`, in the OpenMetrics format."""
+        result: dict[str, str] = self._object(await self.call("metrics", {}, timeout))
+        return result
+
     async def subscribe(
         self, since: Since | None = None, heartbeat: float | None = None
     ) -> Subscription:

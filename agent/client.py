@@ -849,8 +849,8 @@ class _Records:
         return min(limit, deadline)
 
     def check_silence(self, heard: float) -> None:
-        """Nothing whole came until then, and the last bytes when it was `heard`. Raises NoAgent if
-        that is too long."""
+        """Raise NoAgent if nothing came for too long. `heard` is when the last bytes came: they may
+        be a part of a message."""
         now = time.monotonic()
         if heard > self._quiet_since:
             self._quiet_since, self._doubted_since = heard, None
@@ -859,8 +859,8 @@ class _Records:
             raise NoAgent("{}: nothing came for {:.1f} s".format(self.path, seconds))
 
     def pause(self) -> Optional[float]:
-        """The connection is lost, or cannot be made. Seconds until it is tried again; None if it is
-        given up."""
+        """Note that the connection is lost, or cannot be made. Returns the seconds until the next
+        attempt; None if there is none."""
         now = time.monotonic()
         self.answered = False
         self._quiet_since, self._doubted_since = now, None

@@ -38,6 +38,14 @@ def files(answer: Any) -> list[str]:
     return [c["file"] for c in answer["callbacks"]]
 
 
+def test_the_clients_have_the_same_methods() -> None:
+    one, other = (
+        {name for name in vars(each) if not name.startswith("_")}
+        for each in (client.Client, aio.Client)
+    )
+    assert one - {"close"} == other - {"aclose"}
+
+
 def test_all_methods_answer_as_the_other_client(agent: Agent, run: Any) -> None:
     path = str(agent.pipe)
     events = [f"failed-job-label{n % 9}" for n in range(2000)]
@@ -56,6 +64,7 @@ def test_all_methods_answer_as_the_other_client(agent: Agent, run: Any) -> None:
                 assert await one.list(code=True) == other.list(code=True)
                 digest = found["callbacks"][0]["digest"]
                 assert await one.code([digest]) == other.code([digest])
+                assert (await one.metrics())["text"].endswith("# EOF\n")
                 assert (await one.status())["pid"] == other.status()["pid"]
                 assert (await one.reload())["generation"] == other.status()["generation"]
                 assert await one.history(1) == other.history(1)

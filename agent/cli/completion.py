@@ -123,10 +123,15 @@ def completion(context: click.Context, shell: str) -> int:
     """Print the script that completes commands in a shell.
 
     SHELL is bash, zsh or fish. Completes commands, options, events, topics, finding codes,
-    directories, and the files that the running agent serves. In ~/.bashrc or ~/.zshrc:
+    directories, and the files that the running agent serves. In ~/.bashrc:
 
     \b
         eval "$(callback-agent completion bash)"
+
+    In ~/.zshrc, after compinit:
+
+    \b
+        eval "$(callback-agent completion zsh)"
 
     In ~/.config/fish/config.fish:
 

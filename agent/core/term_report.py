@@ -37,7 +37,7 @@ class TermReport:
         self._before: Corrected | None = None
 
     def unescaped(self, corrected: Corrected) -> None:
-        """From now on, offsets are those of this text."""
+        """Take offsets from now on as those of this text."""
         self._before = corrected
 
     def add(

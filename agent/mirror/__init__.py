@@ -243,7 +243,7 @@ class Mirror:
         return answer
 
     def _compare(self, answer: Any) -> None:
-        """The agent gave this answer: it may serve another index than the one that is here."""
+        """Find out from an answer of the agent whether the index here is the one that it serves."""
         answers = self._follower.answers
         if answer["generation"] > answers.index.generation:
             answers.replace()

@@ -179,7 +179,7 @@ class Follower:
                 self._add_code(agent, self.answers)
 
     def _confirm(self, answers: Answers, when: float) -> None:
-        """The index was served then."""
+        """Let the answers of an index that was served at `when` be given for a while."""
         if answers.confirm(when, self._pace.max_silence):
             self._pause = FIRST_PAUSE
             self._ready.set()

@@ -233,7 +233,7 @@ class Checker:
         self._report(self._queue.concerned(check))
 
     def _failed(self, check: Check, error: Exception) -> None:
-        """The check could not be made. That says nothing about the source."""
+        """Have a check made again that could not be made. That says nothing about the source."""
         check.failures += 1
         if check.failures < HELPER_TRIES:
             self._queue.requeue(check)

@@ -219,7 +219,7 @@ class Connection(asyncio.Protocol):
         self.finish(jsonrpc.error(None, TOO_LARGE, message, {"found": f"{size} bytes"}))
 
     def failed(self, error: Exception) -> None:
-        """Something raised that no request should cause: this connection ends, and no other."""
+        """Report an error that no request should cause, and end this connection, and no other."""
         self._shared.service.report(f"internal error on a connection: {error!r}")
         self.abort()
 

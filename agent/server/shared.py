@@ -125,7 +125,7 @@ class Shared:
         self._check_later()
 
     def unwatch(self, connection: Client) -> None:
-        """Its request is carried out."""
+        """End `watch`: the request of the connection is carried out."""
         self._waiting.discard(connection)
 
     def _check_later(self) -> None:

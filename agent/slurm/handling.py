@@ -202,8 +202,8 @@ class Handler:
         return len(found.fires)
 
     def _refused(self, event: Event, job: Job, error: Refused, batch: Batch) -> None:
-        """The agent does not answer an event, and would not if it is asked again. Raises the error
-        where it does not answer this user."""
+        """Log that the agent refuses an event: asking again would not help. Raises the error if it
+        refuses this user."""
         if error.index is None:
             raise error
         text = f"the agent refuses {shown(str(event))} of job {job.id}: {error}; nothing runs on it"
