@@ -34,8 +34,9 @@ DEAD_SECONDS = 600.0
 BAD = "bad"
 #: The most files there; the oldest are removed.
 MAX_BAD = 1000
-#: Milliseconds that watchfiles sleeps between two looks, and may gather changes.
-_STEP, _DEBOUNCE = 3, 6
+#: Milliseconds that watchfiles sleeps between two looks, and may gather changes. Each look costs
+#: processor time, also where no job runs.
+_STEP, _DEBOUNCE = 5, 10
 
 _NAME = re.compile(r"([0-9a-f-]{36})\.([0-9]{1,12}\.[0-9]{1,9})\.([0-9]{1,10})\.(event|tmp)")
 
