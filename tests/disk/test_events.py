@@ -18,12 +18,12 @@ from support.agents import DEADLINE
 class Followed:
     """Directories that are watched, by their names, and what was reported of them."""
 
-    def __init__(self, folder: Path, *names: str) -> None:
+    def __init__(self, folder: Path, *names: str, short_steps_for: float = 10.0) -> None:
         self.folder = folder
         self.names = names
         self.everything = 0
         self.seen: dict[str, set[str]] = {}
-        self.watcher = EventWatcher(self._report, 30.0)
+        self.watcher = EventWatcher(self._report, 30.0, short_steps_for)
         self.follow()
 
     def _report(self, changes: Mapping[str, Collection[str] | None] | None) -> None:
@@ -124,6 +124,24 @@ def test_a_directory_that_comes_back_is_watched_again(tmp_path: Path) -> None:
                     await followed.sees(directory.name, file)
                     file.unlink()
                     await followed.sees(directory.name, file)
+
+    anyio.run(main)
+
+
+def test_a_change_is_reported_whether_the_steps_are_short_or_long(tmp_path: Path) -> None:
+    """The wait for changes ends where short steps do, and goes on with long ones."""
+    (tmp_path / "one").mkdir()
+    followed = Followed(tmp_path, "one", short_steps_for=0.01)
+
+    async def main() -> None:
+        async with followed.running():
+            for number in range(30):
+                # Before, at and after the end of the short steps.
+                await anyio.sleep(number / 1000)
+                file = tmp_path / f"one/{number}.pl"
+                file.touch()
+                await followed.sees("one", file)
+        assert not followed.everything
 
     anyio.run(main)
 

@@ -66,6 +66,7 @@ class EventWatcher:
         self._watcher: tuple[RustNotify, threading.Event] | None = None
         #: The watcher that was read last.
         self._read: RustNotify | None = None
+        self._short_steps_for = short_steps_for
         #: Until which monotonic second the steps are short.
         self._short_until = 0.0
         #: Monotonic seconds of the last failures.
@@ -115,7 +116,7 @@ class EventWatcher:
                 if self._is_current(watcher):
                     self._restart(changes)
             elif isinstance(changes, set):
-                self._short_until = time.monotonic() + SHORT_STEPS_FOR
+                self._short_until = time.monotonic() + self._short_steps_for
                 self._report_paths({path for _, path in changes})
 
     def _is_current(self, watcher: RustNotify) -> bool:
