@@ -55,8 +55,10 @@ _logger = logging.getLogger(__name__)
 class EventWatcher:
     """Reports events of the directories in watch sets; see `interface.Watcher`."""
 
-    def __init__(self, report: ReportChanges, rescan: float) -> None:
-        """`rescan` is the interval of rescans in seconds."""
+    def __init__(
+        self, report: ReportChanges, rescan: float, short_steps_for: float = SHORT_STEPS_FOR
+    ) -> None:
+        """`rescan` is the interval of rescans in seconds, `short_steps_for` is in seconds too."""
         self._report = report
         self._rescan = rescan
         self._sets: Mapping[str, WatchSet] = {}
