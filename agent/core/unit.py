@@ -160,7 +160,7 @@ class Unit:
 
     registrations: tuple[Registration, ...] = ()
     implementations: Mapping[str, Implementation] = field(default_factory=dict)
-    #: Whether a callbacks.conf that served callbacks was replaced by one of 0 bytes.
+    #: Whether a callbacks.conf that served callbacks was removed, or replaced by one of 0 bytes.
     emptied: bool = False
     #: The bytes of the callbacks.conf that was accepted; None if they are not known. They are kept
     #: for people: what is served follows from the other fields.
@@ -216,7 +216,8 @@ def _evaluate(reading: Reading, accepted: Unit | None) -> Evaluation:
         return Evaluation(accepted, FAULT, (reading.fault,))
     plan = reading.plan
     if plan is None and reading.held is None:
-        return Evaluation(Unit(), None, (*reading.findings, _no_conf(reading)))
+        lost = _served_callbacks(accepted)
+        return Evaluation(Unit(emptied=lost), None, (*reading.findings, _no_conf(reading, lost)))
     findings = [*(plan.findings if plan else ()), *reading.findings]
     emptied = _is_emptied(plan, accepted)
     if emptied:
@@ -308,9 +309,12 @@ def _with_names(
 
 def _is_emptied(plan: Plan | None, accepted: Unit | None) -> bool:
     """Whether callbacks.conf has 0 bytes and served callbacks before."""
-    if plan is None or not plan.empty or accepted is None:
-        return False
-    return accepted.emptied or bool(accepted.implementations)
+    return plan is not None and plan.empty and _served_callbacks(accepted)
+
+
+def _served_callbacks(accepted: Unit | None) -> bool:
+    """Whether there were callbacks before callbacks.conf was removed or emptied."""
+    return accepted is not None and (accepted.emptied or bool(accepted.implementations))
 
 
 def _error_among(findings: Iterable[Diagnostic]) -> str | None:
@@ -339,9 +343,12 @@ def _removed(file: str) -> Problem:
     return Problem("removed", message, "put the file back, or remove its lines")
 
 
-def _no_conf(reading: Reading) -> Diagnostic:
+def _no_conf(reading: Reading, lost: bool) -> Diagnostic:
     message = f"there is no {CONF}, so nothing is served from {shown(reading.directory)}"
     hint = "put it back; one with only a comment says that nothing is to be served"
+    if not lost:
+        hint = "create it, with a line for each callback, such as notify.py = failed-job-self: then"
+        hint += " notify.py of this directory runs when a job fails"
     if CONF in reading.similar:
         hint = look_alikes.hint(CONF, reading.similar[CONF])
     problem = Problem("no-conf", message, hint)

@@ -298,6 +298,12 @@ def test_without_a_conf_nothing_is_served() -> None:
         assert codes(evaluation) == [("error", "no-conf")]
         (finding,) = evaluation.findings
         assert (finding.path, finding.line, finding.column) == (CONF, None, None)
+        # A newcomer cannot put back what was never there.
+        assert str(finding.hint).startswith(
+            "put it back" if before else "create it, with a line for"
+        )
+        # The next look finds the same, so that it makes no record.
+        assert evaluate(reading(None), evaluation.unit) == evaluation
 
 
 def test_a_fault_of_the_directory_changes_nothing() -> None:
