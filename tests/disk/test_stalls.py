@@ -97,7 +97,7 @@ def test_nobody_waits_for_it_but_its_own_edits(
     stop, wrong = threading.Event(), []
 
     def look_up() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.01):
             if "far.pl" not in agent.fires("x-job-1"):
                 wrong.append(agent.history())
 
