@@ -31,12 +31,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.client import AgentError, Client, NoAgent
+from agent.timing import CheckLimits, Timing
 from support.agents import DEADLINE, Agent, wait_for
 from support.inject import KINDS, Injector, number
 from support.onlooker import CONF, Answer, Onlooker, answer, files, put
 
 #: Seconds within which an agent that cannot do what it was asked says so, or is asked no longer.
 GIVEN_UP = 2.0
+#: Seconds until a source of events that failed is tried again, and lost events are found.
+RESCAN = 3.0
+#: An edit waits for its check as long as a test waits.
+CHECKS = CheckLimits(max_wait=DEADLINE)
 #: More calls than one run makes.
 MOST = 3000
 #: Errors that say that a file is not there. From then on that is a removal.
@@ -68,7 +73,8 @@ class Trial:
         self.directory = folder / "callback"
         self.version = 1
         put(self.directory, content(1))
-        self.agent = Agent(folder, self.directory)
+        # What failed is tried again after `rescan`: each case waits for that.
+        self.agent = Agent(folder, self.directory).use(Timing(rescan=RESCAN, checks=CHECKS))
         self.injector = Injector(self.agent)
 
     @property

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from agent import client
-from support.agents import DEADLINE, Agent
+from support.agents import DEADLINE, MAX_PAUSE, Agent
 
 #: What a lookup gave: path, trigger and code of each callback, in order.
 Answer = tuple[tuple[str, str, str], ...]
@@ -21,7 +21,7 @@ Answer = tuple[tuple[str, str, str], ...]
 EVENT = "failed-job-self"
 #: Seconds between two lookups. Whatever is served is served for a quiet period (5 ms) at least, so
 #: nothing is missed, and the processor is left to the agent.
-PAUSE = 0.001
+PAUSE = 0.002
 
 CONF = "callbacks.conf"
 
@@ -62,7 +62,7 @@ def answer(*directories: tuple[Path, Mapping[str, str]]) -> Answer:
 
 
 class Onlooker:
-    """Looks up each millisecond. `seen` are the answers in order, none twice in a row."""
+    """Looks up each two milliseconds. `seen` are the answers in order, none twice in a row."""
 
     def __init__(self, agent: Agent, event: str = EVENT) -> None:
         self._pipe = str(agent.pipe)
@@ -102,7 +102,7 @@ class Onlooker:
             assert self._error is None, f"a lookup failed: {self._error!r}"
             taken = time.monotonic() - began
             assert taken < within, f"after {taken:.1f} s the answer is {self.seen[-1:]}"
-            time.sleep(0.001)
+            time.sleep(min(max(PAUSE, taken / 20), MAX_PAUSE))
         return time.monotonic() - began
 
     def saw_only(self, *right: Answer) -> None:
