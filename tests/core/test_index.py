@@ -22,7 +22,7 @@ from support.cases import Case, case, cases
 from support.indexes import events, served, unit
 
 #: The cases of the mass comparison, in as many parts as keep one test short. A short run has the
-#: first tenth of the cases of each part.
+#: first twentieth of the cases of each part.
 PARTS, CASES = 10, 10_000
 THOROUGH = settings.get_current_profile_name() == "thorough"
 
@@ -58,7 +58,7 @@ def compare(case: Case) -> None:
 @pytest.mark.parametrize("part", range(PARTS))
 def test_answers_as_the_oracle_does(part: int) -> None:
     r = random.Random(f"index {part}")
-    for _ in range(CASES if THOROUGH else CASES // 10):
+    for _ in range(CASES if THOROUGH else CASES // 20):
         compare(case(r))
 
 
@@ -72,7 +72,7 @@ def test_an_index_that_grew_by_edits_answers_as_one_built_at_once() -> None:
     directories: list[list[str]] = [[] for _ in range(4)]
     index = Index.of(1, [served(t, f"/{i}") for i, t in enumerate(directories)])
     kept = []
-    for step in range(1_500):
+    for step in range(5_000 if THOROUGH else 700):
         one = case(r)
         changed = {r.randrange(4): one.triggers}
         if r.random() < 0.2:

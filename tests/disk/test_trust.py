@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from agent import settings
 from agent.core.diagnostic import Diagnostic, Severity
@@ -377,8 +378,9 @@ def swapping(place: Path, *ones: Path) -> Iterator[None]:
         swapper.join()
 
 
+THOROUGH = hypothesis_settings.get_current_profile_name() == "thorough"
 #: Readings, at least. Each error of this kind that was tried showed within some hundred.
-READINGS = 3000
+READINGS = 3000 if THOROUGH else 1000
 
 
 @pytest.mark.parametrize("what", ["file", "conf", "link", "file or link", "directory"])

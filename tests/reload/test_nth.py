@@ -52,8 +52,8 @@ OPERATIONS = (
     *("rename", "unlink", "write", "fsync", "ftruncate"),
 )
 THOROUGH = hypothesis_settings.get_current_profile_name() == "thorough"
-#: From one N to the next. A short run takes every fourth N, from one of the first four on by chance;
-#: four and the number of errors have no divisor in common.
+#: From one N to the next. A short run takes every fourth N, from one of the first four on by
+#: chance. Four and the number of errors have no common divisor, so it meets all errors.
 STRIDE = 1 if THOROUGH else 4
 #: Seconds for one test.
 LIMIT = 3600 if THOROUGH else 900

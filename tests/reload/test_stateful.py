@@ -465,7 +465,7 @@ def test_any_sequence_of_edits_then_quiet(tmp_path: Path) -> None:
             settings=settings(
                 # A failure is reported as it was found: to make it smaller takes many real agents.
                 phases=[Phase.explicit, Phase.reuse, Phase.generate],
-                max_examples=1000 if THOROUGH else 25,
+                max_examples=1000 if THOROUGH else 16,
                 stateful_step_count=40 if THOROUGH else 20,
                 suppress_health_check=list(HealthCheck),
             ),

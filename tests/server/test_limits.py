@@ -499,6 +499,7 @@ def test_hostile_sources_neither_end_the_agent_nor_stall_lookups(tmp_path: Path,
                 if status["last_reload"]["time"] != before or "does-not-compile" in told:
                     break
                 assert time.monotonic() < end, f"{name} was never judged"
+                time.sleep(0.002)
             # Back to what compiles, which is served at once.
             (cb / "h.py").write_bytes(b"0\n")
             agent.reload()
