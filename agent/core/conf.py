@@ -82,7 +82,7 @@ def is_utf_16(data: bytes) -> bool:
     )
 
 
-def registration(line: str, number: int) -> Setting | None:
+def read_line(line: str, number: int) -> Setting | None:
     """The setting on a line of a callbacks.conf; None on a line without one.
 
     Raises ProblemError.

@@ -90,7 +90,7 @@ def _callbacks(directory: str, unit: Unit, flags: frozenset[str]) -> Iterator[Ca
             implementation = unit.implementations[file]
             language = languages.language_of(file)
             assert language is not None
-            enabled = languages.enabled(language, implementation.code, flags)
+            enabled = languages.is_enabled(language, implementation.code, flags)
             kinds[file] = implementation, language, enabled
         # As `Callback(...)` does, in half the time.
         yield tuple.__new__(Callback, (directory, registration, *kinds[file]))

@@ -115,7 +115,7 @@ def code_string(code: bytes) -> str:
     return code.decode("utf-8", "backslashreplace").removeprefix("\ufeff").strip()
 
 
-def enabled(language: str, code: bytes, flags: frozenset[str]) -> bool:
+def is_enabled(language: str, code: bytes, flags: frozenset[str]) -> bool:
     """Whether a supervisor with these flags runs this implementation."""
     if language == "qube":
         return "qube" in flags and ("mail" in flags or code_string(code) not in MAIL_CODES)

@@ -86,7 +86,7 @@ def with_file(line: str, number: int, similar: Mapping[str, str]) -> str | None:
     and nothing else is known against the name.
     """
     try:
-        setting = conf.registration(line, number)
+        setting = conf.read_line(line, number)
     except ProblemError:
         return None
     if setting is None:
@@ -129,7 +129,7 @@ class _Round:
 
 def _round(line: str, number: int) -> _Round:
     try:
-        setting = conf.registration(line, number)
+        setting = conf.read_line(line, number)
     except ProblemError as error:
         problem = error.problem
         if problem.code == "no-equals":

@@ -74,7 +74,7 @@ def with_verdicts(checker: Checker, files: Mapping[str, F]) -> dict[str, F]:
     return found
 
 
-def reported(checker: Checker, reading: Reading, accepted: Unit | None) -> Reading:
+def checked_reading(checker: Checker, reading: Reading, accepted: Unit | None) -> Reading:
     """The reading with all verdicts, and with diagnostics about missing verdicts.
 
     It is held if the verdict on an edited source is missing.

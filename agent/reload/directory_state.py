@@ -103,7 +103,7 @@ class DirectoryState:
         if accepted is not None:
             verdicts = checks.with_verdicts(checker, accepted.implementations)
             accepted = replace(accepted, implementations=verdicts)
-        reading = checks.reported(checker, snapshot.reading, accepted)
+        reading = checks.checked_reading(checker, snapshot.reading, accepted)
         if _is_evaluated(self, (reading, accepted)):
             return
         self.evaluation = evaluate(reading, accepted)

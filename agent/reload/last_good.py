@@ -276,7 +276,7 @@ class LastGood:
 
     def _read(self, path: str) -> bytes:
         """The bytes of a file. Raises OSError and Damaged."""
-        state_files.retried(self._prepare)
+        state_files.retry(self._prepare)
         return state_files.read(path, MAX_BYTES)
 
     def _write(self, path: str, data: bytes, code: dict[str, bytes]) -> bool:

@@ -146,6 +146,8 @@ class Log:
 
 
 def _write_all(fd: int, data: bytes) -> None:
+    """Write all of it, or raise OSError: also if the file takes no more at once, unlike
+    `writer.write_all`. Then the record waits."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]

@@ -50,7 +50,7 @@ class Publisher:
         # record before the log has it.
         with anyio.CancelScope(shield=True):
             made = await to_thread.run_sync(
-                lambda: _encoded(recorder.due(index, listed, qb_conf, began))
+                lambda: _encoded(recorder.make(index, listed, qb_conf, began))
             )
             recorder.done(index)
             await self._publish(*made)
@@ -63,15 +63,15 @@ class Publisher:
         """A record without changes, which is not published."""
         return results.encode(self.recorder.unchanged(index))
 
-    def after(self, sequence: int) -> list[bytes] | None:
+    def records_after(self, sequence: int) -> list[bytes] | None:
         """The records of this run after the one with this number, encoded, oldest first.
 
         None if they are not all known: there is no such record, or it is too long ago.
         """
         return self.history.newest_exactly(self.recorder.sequence - sequence)
 
-    def newest(self, index: Index) -> bytes:
-        """The newest record, as `status` has it.
+    def newest_summary(self, index: Index) -> bytes:
+        """The newest record, as `status` has it, encoded.
 
         Where the first one is still being made, this makes one for this call.
         """

@@ -105,7 +105,7 @@ class Recorder:
             self._index = index
         return self._event is not None
 
-    def due(
+    def make(
         self, index: Index, listed: Mapping[str, ListedDirectory], qb_conf: str, began: float
     ) -> Record:
         """The record that is due. `index` is served now, `listed` is what is known of each listed

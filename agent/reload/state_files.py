@@ -26,7 +26,7 @@ class Damaged(ValueError):
     """A file of the state directory does not have the content that it must have."""
 
 
-def retried(work: Callable[[], T]) -> T:
+def retry(work: Callable[[], T]) -> T:
     """What `work` returns. An OSError counts only if READS attempts raise one: a brief
     shortage must not cost what is stored. FileNotFoundError counts at once."""
     for _ in range(READS - 1):
@@ -45,7 +45,7 @@ def read(path: str, most: int) -> bytes:
     Raises OSError if READS attempts failed, FileNotFoundError if there is no such file, and Damaged
     if it is of another kind or has more than `most` bytes.
     """
-    return retried(lambda: _read(path, most))
+    return retry(lambda: _read(path, most))
 
 
 def check_folder(folder: str, trust: Trust) -> None:

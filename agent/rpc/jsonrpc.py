@@ -228,7 +228,7 @@ def _read_value(value: object) -> Request | Refusal:
         return _not_a_request(identity, "/params", "an object, an array, or no params", params)
     if method not in METHODS:
         expected = "one of " + ", ".join(METHODS)
-        data = {"pointer": "/method", "expected": expected, "found": openrpc.found(method)}
+        data = {"pointer": "/method", "expected": expected, "found": openrpc.cut_json(method)}
         return Refusal(error(identity, METHOD_NOT_FOUND, ERRORS[METHOD_NOT_FOUND], data))
     call = {"jsonrpc": "2.0", "method": method, "id": identity, "params": _named(method, params)}
     if identity is UNSET:
@@ -242,7 +242,7 @@ def _read_value(value: object) -> Request | Refusal:
 def _not_a_request(identity: Id, pointer: str, expected: str, value: object) -> Refusal:
     data = {"pointer": pointer, "expected": expected}
     if value is not UNSET:
-        data["found"] = openrpc.found(value)
+        data["found"] = openrpc.cut_json(value)
     # A wrong envelope gets a response even without an id.
     identity = None if identity is UNSET else identity
     return Refusal(error(identity, INVALID_REQUEST, ERRORS[INVALID_REQUEST], data))

@@ -225,15 +225,15 @@ def _explained(error: ValidationError, expected: str) -> dict[str, str]:
         if known:
             expected = "no other members than " + ", ".join(known)
         pointer = _pointer([*path, unknown])
-        return {"pointer": pointer, "expected": expected, "found": found(unknown)}
-    return {"pointer": _pointer(path), "expected": expected, "found": found(instance)}
+        return {"pointer": pointer, "expected": expected, "found": cut_json(unknown)}
+    return {"pointer": _pointer(path), "expected": expected, "found": cut_json(instance)}
 
 
 def _pointer(path: Iterable[str | int]) -> str:
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
 
 
-def found(value: object) -> str:
+def cut_json(value: object) -> str:
     """A value's JSON, cut to `FOUND_LENGTH` characters."""
     # A string is cut before it is encoded, which may make it six times as long.
     text = json.dumps(value[:FOUND_LENGTH] if isinstance(value, str) else value, ensure_ascii=False)

@@ -155,7 +155,7 @@ class Handlers:
         reloader = self._reloader
         directories: Any = reloader.directories()
         settings: Any = reloader.settings.as_json()
-        last: Any = msgspec.Raw(reloader.records.newest(reloader.index))  # encoded already
+        last: Any = msgspec.Raw(reloader.records.newest_summary(reloader.index))  # encoded already
         return results.encode(
             StatusResult(
                 version=__version__,

@@ -270,7 +270,9 @@ class _Listener:
             return f"there are {most} connections already; try again later"
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # The kernel gives the lowest free number, so all below it are in use.
-        if limit != resource.RLIM_INFINITY and client.fileno() >= limit - reserved(limit):
+        if limit != resource.RLIM_INFINITY and client.fileno() >= limit - reserved_descriptors(
+            limit
+        ):
             return (
                 f"there are {there} connections already, as many as the limit of {limit} open files"
                 " allows; try again later, or raise the agent's limit (ulimit -n, LimitNOFILE)"
@@ -303,7 +305,7 @@ class _Listener:
             self._lingering.remove(client)
 
 
-def reserved(limit: int) -> int:
+def reserved_descriptors(limit: int) -> int:
     """How many descriptors connections leave free, given the limit of the process."""
     return min(RESERVED_DESCRIPTORS, limit // 2)
 

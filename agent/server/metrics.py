@@ -72,7 +72,7 @@ class Metrics:
 
     def _count_record(self, record: bytes) -> None:
         # The summary, since a record may have 100,000 changes.
-        head = _decode_head(self._reloader.records.newest(self._reloader.index))
+        head = _decode_head(self._reloader.records.newest_summary(self._reloader.index))
         if head.event in self._reloads:
             self._reloads[head.event] += 1
             self._reload_durations.observe(head.duration_ms / 1000)

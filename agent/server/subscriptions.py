@@ -57,7 +57,7 @@ class Subscriptions:
         beginning = _Beginning(connection, recorder.sequence, params.heartbeat)
         missed = None
         if params.since is not None and params.since.instance == recorder.instance:
-            missed = self._records.after(params.since.sequence)
+            missed = self._records.records_after(params.since.sequence)
         encode = partial(
             results.subscribed,
             self._index(),
@@ -83,7 +83,7 @@ class Subscriptions:
         if not beginning.answered or connection.gone:
             return
         if connection not in self._timers:
-            between = self._records.after(beginning.sequence)
+            between = self._records.records_after(beginning.sequence)
             if between is None:
                 # Some are no longer known, and the response did not say that any were missed.
                 connection.abort()

@@ -15,7 +15,7 @@ from agent.core.languages import (
     Verdict,
     check_qube,
     does_not_compile,
-    enabled,
+    is_enabled,
     language_of,
     read_flags,
     verdict,
@@ -89,16 +89,16 @@ def test_any_text_gives_flags(text: str) -> None:
 
 
 def test_by_default_perl_and_python_are_off() -> None:
-    assert not enabled("python", b"", DEFAULT_FLAGS)
-    assert not enabled("perl", b"", DEFAULT_FLAGS)
-    assert enabled("qube", b"mail-status", DEFAULT_FLAGS)
+    assert not is_enabled("python", b"", DEFAULT_FLAGS)
+    assert not is_enabled("perl", b"", DEFAULT_FLAGS)
+    assert is_enabled("qube", b"mail-status", DEFAULT_FLAGS)
 
 
 def test_code_that_mails_needs_the_flag_mail() -> None:
     for code in CODES:
-        assert enabled("qube", code.encode(), frozenset({"qube"})) == (code not in MAIL_CODES)
-        assert enabled("qube", b"\n " + code.encode() + b"\r\n", frozenset({"qube", "mail"}))
-        assert not enabled("qube", code.encode(), frozenset({"mail", "perl", "python"}))
+        assert is_enabled("qube", code.encode(), frozenset({"qube"})) == (code not in MAIL_CODES)
+        assert is_enabled("qube", b"\n " + code.encode() + b"\r\n", frozenset({"qube", "mail"}))
+        assert not is_enabled("qube", code.encode(), frozenset({"mail", "perl", "python"}))
     assert len(MAIL_CODES) == 4
 
 

@@ -128,7 +128,7 @@ def _language(text: str) -> object:
         languages.read_flags("," + text),
         languages.language_of(text),
     )
-    return flags, languages.check_qube(code), languages.enabled("qube", code, frozenset())
+    return flags, languages.check_qube(code), languages.is_enabled("qube", code, frozenset())
 
 
 def _findings(text: str) -> object:

@@ -44,7 +44,7 @@ TRIGGERS = LINES.map(lambda text: f"n.py = {text}")
 def test_mistakes_never_change_what_a_line_means(line: str) -> None:
     found = examine(line)
     try:
-        setting = conf.registration(line, 1)
+        setting = conf.read_line(line, 1)
     except ProblemError:
         setting = None
         assert any(p.severity is Severity.ERROR for p in found.problems)

@@ -69,7 +69,7 @@ def test_a_removal_is_served_however_many_clients_stay(agent: Agent, tmp_path: P
 
 def test_who_is_refused_reads_how_many_may_connect_and_what_to_raise(agent: Agent) -> None:
     with contextlib.ExitStack() as stack:
-        clients = crowd(agent, stack, LIMIT - pipe.reserved(LIMIT) + 20)
+        clients = crowd(agent, stack, LIMIT - pipe.reserved_descriptors(LIMIT) + 20)
         for one in clients:
             one.setblocking(False)
 

@@ -91,11 +91,11 @@ def test_a_record_that_is_being_made_when_the_agent_is_stopped_is_in_the_log(
     program = (
         "import os, time\n"
         "from agent.reload.record import Recorder\n"
-        "real = Recorder.due\n"
-        "def due(self, *given):\n"
+        "real = Recorder.make\n"
+        "def make(self, *given):\n"
         "    while self.sequence and os.path.exists(PIPE): time.sleep(0.001)\n"
         "    return real(self, *given)\n"
-        "Recorder.due = due\n"
+        "Recorder.make = make\n"
         "from agent.cli import main; main()"
     )
     agent.program = ["-c", f"PIPE = {str(agent.pipe)!r}\n{program}"]

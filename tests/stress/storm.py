@@ -409,7 +409,7 @@ class Storms:
             also = d.unit.files() if d.unit else frozenset()
             device = before.device if before else None
             reading = directory.read(d.path, None, also, device=device).reading
-            reading = checks.reported(reloader._settler.checker, reading, d.unit)
+            reading = checks.checked_reading(reloader._settler.checker, reading, d.unit)
             again = evaluate(reading, d.unit)
             fresh = ServedDirectory.of(d.path, evaluate(reading, None).unit, flags)
             after = ServedDirectory.of(d.path, again.unit, flags)

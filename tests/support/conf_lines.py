@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.core.conf import Setting, lines_of, registration, single_quote
+from agent.core.conf import Setting, lines_of, read_line, single_quote
 from agent.core.diagnostic import Diagnostic, ProblemError
 
 
@@ -12,7 +12,7 @@ def read_callbacks(data: bytes, path: str) -> tuple[list[Setting], list[Diagnost
     findings = []
     for number, line in enumerate(lines_of(data), 1):
         try:
-            setting = registration(line, number)
+            setting = read_line(line, number)
         except ProblemError as error:
             findings.append(error.problem.at(path, number, error.problem.column))
             continue

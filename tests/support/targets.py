@@ -248,7 +248,7 @@ def language_flags(data: bytes) -> None:
     """The text of a .qcb file, and the language flags of a supervisor."""
     for problem in languages.check_qube(data):
         assert problem.line == problem.column == 1
-    languages.enabled("qube", data, languages.DEFAULT_FLAGS)
+    languages.is_enabled("qube", data, languages.DEFAULT_FLAGS)
     flags, problems = languages.read_flags(data.decode("utf-8", "surrogateescape"))
     assert flags <= languages.FLAGS.keys()
     for found in problems:
