@@ -147,6 +147,7 @@ def _show_file(
     file = log_following.opened(path, follow, lambda text: say(printable(text)))
     with file:
         end = whole_lines(file) if follow else file.seek(0, os.SEEK_END)
+        added = log_following.added(file, path, end, report)
         entries, others = newest(file, end, path, most, wanted, report)
         if as_json and _is_in_text(file, end, path, entries, others, follow):
             _must_be_of_agent(path, pipe)
@@ -155,8 +156,7 @@ def _show_file(
             say(f"{count(len(others), 'entry', 'entries')} left out, which are not records in JSON")
         if not _print(entries, as_json) or not follow:
             return 0
-        file.seek(end)
-        for more in log_following.added(file, path):
+        for more in added:
             if not _print(filter(wanted.includes, more), as_json):
                 break
     return 0

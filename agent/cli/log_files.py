@@ -13,7 +13,7 @@ import stat
 import tempfile
 import zlib
 from collections.abc import Callable
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, cast
 
 from agent.cli.log_entries import Entry, Wanted, split
 
@@ -30,6 +30,8 @@ _PACKED: dict[str, Callable[[BinaryIO], gzip.GzipFile | bz2.BZ2File | lzma.LZMAF
 }
 #: The endings of other compressed files, which are reported.
 _NOT_READ = (".zst", ".lz4", ".lzma", ".lzo", ".lz", ".br", ".zip", ".Z")
+#: What reading a compressed file may raise.
+_UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
 def rotated(path: str) -> list[str]:
@@ -103,9 +105,50 @@ def newest(
                     continue
                 more, left_out = _last_of_rotated(raw, older, left, wanted)
                 found, others = more + found, left_out + others
-        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        except _UNREADABLE as error:
             report(f"{older}: {getattr(error, 'strerror', None) or error}")
     return found, others
+
+
+def missed(
+    path: str,
+    head: bytes,
+    at: int,
+    seen: os.stat_result,
+    now: BinaryIO,
+    report: Callable[[str], None],
+) -> tuple[bytes, list[bytes]]:
+    """What the rotated files of a log have of it that a follower has not read.
+
+    The follower has read the first `at` bytes of a file that begins with `head` and had the status
+    `seen`; `now` is the newest file, which it reads next. The result is the rest of that file, if
+    it is one of the rotated ones, and the content of each later one, oldest first. `report` is
+    called with the reason why a file cannot be read.
+    """
+    rest = b""
+    found: list[bytes] = []
+    for older in rotated(path):
+        written = None
+        try:
+            with open_regular(older) as raw:
+                status = os.fstat(raw.fileno())
+                written = status.st_mtime_ns
+                if os.path.samestat(status, os.fstat(now.fileno())):
+                    continue  # It was rotated since it was opened.
+                with _unpacked(raw, older) as file:
+                    is_known = bool(head) and file.read(len(head)) == head
+                    if is_known or os.path.samestat(status, seen):
+                        file.seek(at)
+                        rest = file.read()
+                        break
+                    if written <= seen.st_mtime_ns:
+                        break
+                    file.seek(0)
+                    found.append(file.read())
+        except _UNREADABLE as error:
+            if written is None or written > seen.st_mtime_ns:
+                report(f"{older}: {getattr(error, 'strerror', None) or error}")
+    return rest, found[::-1]
 
 
 def whole_lines(file: BinaryIO) -> int:
@@ -125,17 +168,21 @@ def _last_of_rotated(
     file: BinaryIO, path: str, most: int | None, wanted: Wanted
 ) -> tuple[list[Entry], list[Entry]]:
     """As `_last`, of a file that may be compressed."""
+    with _unpacked(file, path) as packed:
+        if packed is file:
+            return _last(file, file.seek(0, os.SEEK_END), most, wanted)
+        with tempfile.TemporaryFile() as plain:
+            shutil.copyfileobj(packed, plain)
+            return _last(plain, plain.tell(), most, wanted)
+
+
+def _unpacked(file: BinaryIO, path: str) -> IO[bytes]:
+    """The content of a file, which may be compressed. Raises OSError if it is in a form that is not
+    read."""
     ending = os.path.splitext(path)[1]
-    if ending not in _PACKED:
-        if ending in _NOT_READ:
-            raise OSError(
-                errno.EINVAL, f"not read: decompress it, {' and '.join(_PACKED)} are read"
-            )
-        return _last(file, file.seek(0, os.SEEK_END), most, wanted)
-    with tempfile.TemporaryFile() as unpacked:
-        with _PACKED[ending](file) as packed:
-            shutil.copyfileobj(packed, unpacked)
-        return _last(unpacked, unpacked.tell(), most, wanted)
+    if ending in _NOT_READ:
+        raise OSError(errno.EINVAL, f"not read: decompress it, {' and '.join(_PACKED)} are read")
+    return cast(IO[bytes], _PACKED[ending](file)) if ending in _PACKED else file
 
 
 def _last(

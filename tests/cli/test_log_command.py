@@ -193,6 +193,100 @@ def test_log_follows_across_copy_and_truncate(
     assert following.interrupt() == 0
 
 
+#: How a log is rotated once. Each is given the log and how many files there are already.
+ROTATIONS: dict[str, Callable[[Path, int], None]] = {}
+
+
+def rotation(rotate: Callable[[Path, int], None]) -> Callable[[Path, int], None]:
+    ROTATIONS[rotate.__name__] = rotate
+    return rotate
+
+
+def numbered(log: Path, number: int) -> Path:
+    return log.with_name(f"{log.name}.{number}")
+
+
+@rotation
+def renamed(log: Path, there: int) -> None:
+    for number in range(there, 0, -1):
+        numbered(log, number).rename(numbered(log, number + 1))
+    log.rename(numbered(log, 1))
+    log.touch()
+
+
+@rotation
+def renamed_and_compressed(log: Path, there: int) -> None:
+    for number in range(there, 0, -1):
+        if numbered(log, number).exists():
+            subprocess.run(["gzip", numbered(log, number)], check=True)
+        packed = log.with_name(f"{log.name}.{number}.gz")
+        packed.rename(packed.with_name(f"{log.name}.{number + 1}.gz"))
+    log.rename(numbered(log, 1))
+    log.touch()
+
+
+@rotation
+def renamed_and_removed(log: Path, there: int) -> None:
+    """One rotated file is kept: what was followed is removed by the second rotation."""
+    log.rename(numbered(log, 1))
+    log.touch()
+
+
+@rotation
+def copied_and_truncated(log: Path, there: int) -> None:
+    for number in range(there, 0, -1):
+        numbered(log, number).rename(numbered(log, number + 1))
+    shutil.copy(log, numbered(log, 1))
+    os.truncate(log, 0)
+
+
+@pytest.mark.parametrize("rotate", ROTATIONS)
+def test_log_follows_across_rotations_that_it_does_not_see(
+    follow: Callable[..., Following], tmp_path: Path, rotate: str
+) -> None:
+    """As where its output waits for a reader, or its terminal was suspended."""
+    log = tmp_path / "reload.log"
+    # An older file, which was shown or not wanted.
+    log.write_text(text_record(0))
+    ROTATIONS[rotate](log, 0)
+    append(log, text_record(1) + text_record(2))
+    following = follow(log, "-n", "1")
+    shown = text_record(2)
+    following.wait_for(shown)
+    following.process.send_signal(signal.SIGSTOP)
+    number = 3
+    for there in (1, 2, 3):
+        before = log.stat().st_mtime_ns
+        while log.stat().st_mtime_ns == before:  # Until the clock of the files has gone on.
+            append(log, text_record(number))
+            shown += text_record(number)
+            number += 1
+        if there < 3:
+            ROTATIONS[rotate](log, there)
+    following.process.send_signal(signal.SIGCONT)
+    following.wait_for(shown)
+    append(log, text_record(number))
+    following.wait_for(shown + text_record(number))
+    assert following.interrupt() == 0
+    assert following.said == ""
+
+
+def test_log_notices_a_truncated_log_that_is_as_long_as_before(
+    follow: Callable[..., Following], tmp_path: Path
+) -> None:
+    log = tmp_path / "reload.log"
+    log.write_text(text_record(1))
+    following = follow(log)
+    following.wait_for(text_record(1))
+    following.process.send_signal(signal.SIGSTOP)
+    append(log, text_record(2))
+    shutil.copy(log, numbered(log, 1))
+    log.write_text(text_record(3) + text_record(4) + text_record(5))
+    following.process.send_signal(signal.SIGCONT)
+    following.wait_for("".join(map(text_record, (1, 2, 3, 4, 5))))
+    assert following.interrupt() == 0
+
+
 def test_log_shows_a_line_when_it_is_whole(
     follow: Callable[..., Following], tmp_path: Path
 ) -> None:
