@@ -73,8 +73,8 @@ class _Planner:
         #: The lines that name a file and have an error.
         self._broken: list[Broken] = []
         self._warned: set[str] = set()
-        #: By file and trigger, the line.
-        self._first: dict[tuple[str, str], int] = {}
+        #: By file, the lines of its triggers.
+        self._first: dict[str, dict[str, int]] = {}
         #: Names that can be those of files, without anything to find in them: each to itself, so
         #: that all lines share it.
         self._names = {r.file: r.file for r in known if _is_usual(r.file)}
@@ -87,6 +87,7 @@ class _Planner:
         was read before or is a usual one. Such a line is taken at once.
         """
         names, parsed = self._names, self._parsed
+        register, parse = self._register, usual.parse
         # Up to this line, all are part of an earlier one.
         until = 0
         pairs = pairwise([*self._text, ""])
@@ -97,9 +98,9 @@ class _Planner:
             name = names.get(written)
             # A line without `=` may continue the one before it.
             if name is not None and ("=" in after or not after.partition("#")[0].strip()):
-                tree = parsed.get(value) or usual.parse(value)
+                tree = parsed.get(value) or parse(value)
                 if tree is not None:
-                    self._register(name, 1, tree, value, number)
+                    register(name, 1, tree, value, number)
                     continue
             until = self._take(line, number)
 
@@ -140,7 +141,10 @@ class _Planner:
     def _register(
         self, name: str, column: int, tree: trigger.Trigger, text: str, number: int
     ) -> None:
-        earlier = self._first.setdefault((name, text), number)
+        of_file = self._first.get(name)
+        if of_file is None:
+            of_file = self._first[name] = {}
+        earlier = of_file.setdefault(text, number)
         if earlier != number:
             self._add(_duplicate_line(name, earlier, column), number)
             return

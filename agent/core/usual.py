@@ -8,10 +8,9 @@ would give the same tree of these, without a problem.
 from __future__ import annotations
 
 import re
-from sys import intern
 
 from agent.core.event import NAMES, canonical_id, is_id
-from agent.core.likely import is_nearly_job
+from agent.core.likely import MAX_NEAR_JOB, is_nearly_job
 from agent.core.term import CONTEXTS, Term
 from agent.core.trigger import MAX_LENGTH, And, Or, Trigger
 
@@ -27,13 +26,19 @@ _TERM = re.compile(
 )
 #: A word that is one letter away from `self` or `parent` has its first letter or its last.
 _FIRST, _LAST = "sSpP", "fFtT"
+#: Texts that many terms share, each to itself.
+_NAMES = {name: name for name in NAMES}
+_TYPES = {kind: kind for kind in ("job", "subjob", "work")}
+_CONTEXTS = {context: context for context in CONTEXTS}
 
 
 def parse(text: str) -> Trigger | None:
     """The tree of a usual trigger. None for any other text, and for some usual ones: these are left
     to `agent.core.trigger`."""
+    if len(text) > MAX_LENGTH or "**" in text:
+        return None
     tree: Trigger | None = _term(text)
-    if tree is None and len(text) <= MAX_LENGTH:
+    if tree is None:
         # Whether `||` is outside the groups or inside is not known yet, so both are tried.
         if " || " in text:
             tree = _joined(text, Or, " || ", And, " && ")
@@ -66,25 +71,38 @@ def _joined(
 def _term(text: str) -> Term | None:
     """The one event of a text."""
     found = _TERM.fullmatch(text)
-    if found is None or "**" in text or len(text) > MAX_LENGTH:
+    if found is None:
         return None
     name, kind, context, extra, label = found.groups()
-    number = extra
+    if name not in _NAMES:
+        return None
     if label is not None:
         first, _, number = label.partition("-")
         # Perhaps `self` or `parent` was meant.
-        if (first[0] in _FIRST or first[-1] in _LAST) and is_nearly_job(first):
+        if (
+            len(first) <= MAX_NEAR_JOB
+            and (first[0] in _FIRST or first[-1] in _LAST)
+            and is_nearly_job(first)
+        ):
             return None
         # With words behind its extra, this is a context after all.
-        if " " in label and (first in CONTEXTS or is_id(first)):
+        if " " in label and (first in _CONTEXTS or is_id(first)):
             return None
-    if name not in NAMES or (not number and kind != "job"):
+    else:
+        number = extra
+        context = _CONTEXTS.get(context) or canonical_id(context)
+    if kind != "job" and not _is_complete(kind, number, label is not None):
         return None
-    if kind == "subjob":
-        number = number.rpartition("-")[2] if label is not None else number
-        if number != "*" and not is_id(number):
-            return None
-    if context is not None:
-        context = intern(context) if context in CONTEXTS else canonical_id(context)
     # As `Term(...)` does, in half the time.
-    return tuple.__new__(Term, (text, intern(name), intern(kind), context, extra, label))
+    return tuple.__new__(Term, (text, _NAMES[name], _TYPES[kind], context, extra, label))
+
+
+def _is_complete(kind: str, extra: str | None, is_label: bool) -> bool:
+    """Whether an event of a type that needs an extra has one, and a number where it must be one.
+    `is_label` is whether `extra` is what follows the first hyphen of a label."""
+    if not extra:
+        return False
+    if kind == "work":
+        return True
+    number = extra.rpartition("-")[2] if is_label else extra
+    return number == "*" or is_id(number)
