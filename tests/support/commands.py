@@ -36,8 +36,8 @@ Done = subprocess.CompletedProcess[str]
 
 def run(*arguments: str | bytes, cwd: Path, env: Mapping[str, str], timeout: float = 120) -> Done:
     """Run a command to its end, without input. Raises TimeoutExpired after `timeout` seconds."""
-    at_start = {k: v for k, v in env.items() if k.startswith(AT_START) and k != "PYTHONPATH"}
-    if any(os.environ.get(name) != value for name, value in at_start.items()):
+    server = _Server.of_this_process()
+    if _at_start(env) != server.at_start:
         return subprocess.run(
             [sys.executable, "-m", "agent", *arguments],
             cwd=cwd,
@@ -50,10 +50,15 @@ def run(*arguments: str | bytes, cwd: Path, env: Mapping[str, str], timeout: flo
     words = [os.fsdecode(word) for word in arguments]
     request = {"arguments": words, "cwd": str(cwd), "env": dict(env)}
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
-        status = _Server.of_this_process().ask(request, [out.fileno(), errors.fileno()], timeout)
+        status = server.ask(request, [out.fileno(), errors.fileno()], timeout)
         for file in (out, errors):
             file.seek(0)
         return Done(words, status, out.read(), errors.read())
+
+
+def _at_start(env: Mapping[str, str]) -> dict[str, str]:
+    # PYTHONPATH leads to the agent alone, which is imported already.
+    return {k: v for k, v in env.items() if k.startswith(AT_START) and k != "PYTHONPATH"}
 
 
 class _Server:
@@ -63,6 +68,7 @@ class _Server:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
+        self.at_start = _at_start(os.environ)
         self._socket, its_own = socket.socketpair()
         with its_own:
             self._process = subprocess.Popen(
