@@ -1,7 +1,7 @@
 """Times and limits that a run is given: the defaults, and the type in which a test gives others.
 
 `daemon.run.run` and `check.check_directories` hand a `Timing` to the parts that use it. `disk/`
-gets plain values. What is the same in every run is a constant in the module that uses it.
+gets single values. What is the same in every run is a constant in the module that uses it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The commands. They reach a running agent through `agent.client` alone.
 
-Each group of commands has a module, which is imported when one of them is called, so that `lookup`,
-which scripts call often, starts fast. The meaning of an exit status is given by the command, that
-of the shared ones in `exits`.
+A command, or a few that are alike, have a module, which is imported when one of them is called. So
+`lookup`, which scripts call often, starts fast. A command says what its exit statuses mean; `exits`
+has those that all commands share.
 """
 
 from __future__ import annotations

@@ -171,9 +171,9 @@ def _last_of_rotated(
     with _unpacked(file, path) as packed:
         if packed is file:
             return _last(file, file.seek(0, os.SEEK_END), most, wanted)
-        with tempfile.TemporaryFile() as plain:
-            shutil.copyfileobj(packed, plain)
-            return _last(plain, plain.tell(), most, wanted)
+        with tempfile.TemporaryFile() as unpacked:
+            shutil.copyfileobj(packed, unpacked)
+            return _last(unpacked, unpacked.tell(), most, wanted)
 
 
 def _unpacked(file: BinaryIO, path: str) -> IO[bytes]:

@@ -1,7 +1,8 @@
 """What the agent reports to people, in one form, and the registry of all diagnostic codes.
 
 A `Problem` says what is wrong in one text. A `Diagnostic` is a problem of a named file, directory
-or setting; it is what records, `check` and the pipe carry. The severity of a problem comes from
+or setting; it is what records, `check` and the pipe carry. People know it as a *finding*: so it is
+called in messages, in the manual and in variables. The severity of a problem comes from
 the registry `CODES`, except where a rule gives the code's other severity.
 """
 

@@ -1,7 +1,7 @@
 """Results that cannot be changed: a mirror gives the same object to many callers.
 
 They are dictionaries and lists, compare as such, and can be sent as JSON. What `copy` and `pickle`
-make of them, and their own `copy` method, are plain ones that can be changed.
+make of them, and their own `copy` method, are ordinary ones, which can be changed.
 """
 
 from __future__ import annotations

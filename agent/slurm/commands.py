@@ -74,7 +74,7 @@ class Row:
 _LETTERS = dict(
     zip(
         (field.name for field in fields(Row)),
-        *("AFKTrEuUPNQVSeZojk",),
+        "AFKTrEuUPNQVSeZojk",
         strict=True,
     )
 )
