@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
-import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli import findings as forms
+from agent.cli import screen
 from agent.cli.completing import directories
 from agent.cli.input import not_empty
 from agent.cli.output import encoded_lines, json_line, paint, say, utf8, write
@@ -205,9 +204,7 @@ class _Report:
             return content if isinstance(content, bytes) else None
 
         sources = forms.Sources(read)
-        width = forms.SOURCE_WIDTH
-        if sys.stdout is not None and sys.stdout.isatty():
-            width = shutil.get_terminal_size().columns
+        width = screen.width() or forms.SOURCE_WIDTH
         for finding in found:
             if self.form == GITHUB:
                 yield forms.github(finding)

@@ -14,12 +14,19 @@ from agent.cli.exits import NO_OUTPUT, USAGE, Failed
 from agent.core.quoting import printable
 
 
+def is_terminal() -> bool:
+    """Whether standard output is a terminal."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def is_dumb() -> bool:
+    """Whether the terminal can only print lines, as in an editor's shell."""
+    return os.environ.get("TERM") in ("dumb", "unknown")
+
+
 def colours() -> bool:
     """Whether standard output is a terminal that wants colours (https://no-color.org)."""
-    stream = sys.stdout
-    if stream is None or not stream.isatty():
-        return False
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return is_terminal() and not os.environ.get("NO_COLOR") and not is_dumb()
 
 
 def paint(text: str, colour: str) -> str:
@@ -41,7 +48,7 @@ def encoded_lines(lines: Iterable[str]) -> bytes:
 
 def print_page(text: str) -> None:
     """Print a long text: through the pager on a terminal."""
-    if sys.stdout is not None and sys.stdout.isatty():
+    if is_terminal():
         # As git has it: less shows colours, and ends at once where the text fits the screen.
         os.environ.setdefault("LESS", "-FRX")
         click.echo_via_pager(text)

@@ -1,7 +1,8 @@
 """What fits on a terminal: its size, texts shortened to it, and tables.
 
 A table has one line for each row, on a terminal never longer than it is wide. Where the output is
-not a terminal, nothing is shortened and there are no headings: a line is a row, for grep and wc.
+not a terminal, nothing is shortened and there are no headings: a line is a row, for grep and wc. A
+terminal that can only print lines, or that is too narrow for any text, gets the same.
 
 rich is loaded only where it is needed: loading it takes longer than a whole lookup.
 """
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from agent.cli.output import colours, paint
+from agent.cli.output import colours, is_dumb, is_terminal, paint
 from agent.core.quoting import printable
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ class Size(NamedTuple):
 
 #: The size that is assumed of a terminal that does not report one.
 DEFAULT_SIZE = Size(80, 24)
+#: Columns of the narrowest terminal that is a screen. On a narrower one a shortened text has no
+#: meaning left, and whole lines, which the terminal wraps, do.
+MIN_COLUMNS = 15
 #: Replaces the part of a text that is left out. ASCII, so that every terminal can show it.
 GAP = "..."
 #: Spaces between two columns of a table.
@@ -56,10 +60,8 @@ class Row(NamedTuple):
     beneath: Sequence[str] = ()
 
 
-def size() -> Size | None:
-    """The size of the terminal that standard output is; None if it is not a terminal."""
-    if sys.stdout is None or not sys.stdout.isatty():
-        return None
+def terminal_size() -> Size:
+    """The size of the terminal that standard output is."""
     try:
         found = os.get_terminal_size(sys.stdout.fileno())
     except OSError:
@@ -67,8 +69,17 @@ def size() -> Size | None:
     return Size(found.columns or DEFAULT_SIZE.columns, found.lines or DEFAULT_SIZE.lines)
 
 
+def size() -> Size | None:
+    """The size that the output must fit into; None if it need not, since standard output is not a
+    terminal, or one whose lines and columns are of no use."""
+    if not is_terminal() or is_dumb():
+        return None
+    found = terminal_size()
+    return found if found.columns >= MIN_COLUMNS else None
+
+
 def width() -> int | None:
-    """Columns of the terminal that standard output is; None if it is not a terminal."""
+    """The columns that the output must fit into; None if it need not."""
     found = size()
     return found.columns if found else None
 
@@ -80,11 +91,10 @@ def console() -> Console:
     """
     from rich.console import Console
 
-    terminal = size()
     return Console(
         file=sys.stdout,
-        force_terminal=terminal is not None,
-        width=None if terminal else sys.maxsize,
+        force_terminal=is_terminal(),
+        width=None if size() else sys.maxsize,
         no_color=not colours(),
         markup=False,
         highlight=False,

@@ -75,9 +75,9 @@ def screen_lines(
     yield first_and_last
 
 
-def verdict(answer: JsonObject, columns: int | None) -> str:
+def state(answer: JsonObject) -> str:
     """The state, and in how many places something is wrong."""
-    state = answer["state"]
+    name = printable(answer["state"])
     wrong = []
     directories = answer["directories"]
     held = sum(d["held"] is not None for d in directories)
@@ -89,10 +89,14 @@ def verdict(answer: JsonObject, columns: int | None) -> str:
     if errors:
         more = " or more" if record.get("omitted", {}).get("diagnostics") else ""
         wrong.append(f"{errors}{more} {'error' if errors == 1 and not more else 'errors'}")
-    text = f": {', '.join(wrong)}" if wrong and state != "ok" else ""
+    return f"{name}: {', '.join(wrong)}" if wrong and name != "ok" else name
+
+
+def verdict(answer: JsonObject, columns: int | None) -> str:
+    """The line of the state."""
     label = "state: "
-    shown = cut(printable(state) + text, columns - len(label) if columns else None)
-    return label + paint(shown, "green" if state == "ok" else "red")
+    shown = cut(state(answer), columns - len(label) if columns else None)
+    return label + paint(shown, "green" if answer["state"] == "ok" else "red")
 
 
 def reasons(answer: JsonObject, columns: int | None) -> list[list[str]]:

@@ -9,7 +9,7 @@ import select
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 import click
 
@@ -19,10 +19,10 @@ from agent.cli.exits import USAGE, Failed
 from agent.cli.feed import Feed
 from agent.cli.openmetrics import Callback
 from agent.cli.options import pipe_option
-from agent.cli.output import paint
+from agent.cli.output import is_dumb, is_terminal, paint, print_lines
 from agent.cli.rendering import JsonObject, span
 from agent.cli.screen import Cell, Row, Size, cut
-from agent.cli.status import facts, fitting, reasons, verdict
+from agent.cli.status import facts, fitting, reasons, state, verdict
 from agent.core.counting import count
 from agent.core.quoting import printable
 
@@ -40,16 +40,20 @@ def top(pipe: str | None) -> int:
     """Show live what the agent does, until q is pressed.
 
     Shows the state and what is held, how many lookups are answered and how fast, the callbacks that
-    match most often, and the records as they come. Needs a terminal.
+    match most often, and the records as they come. Needs a terminal. One that can only print lines
+    (TERM=dumb) gets one line at each change.
     """
-    if screen.size() is None or sys.stdin is None or not sys.stdin.isatty():
+    if not is_terminal() or sys.stdin is None or not sys.stdin.isatty():
         raise Failed(USAGE, "top needs a terminal: use status, log -f or metrics instead")
     feed = Feed(pipe)
     try:
         feed.update()
         if feed.gone:
             raise no_agent(feed.gone)
-        _show(feed)
+        if is_dumb():
+            _print_lines(feed)
+        else:
+            _show(feed)
     except (LookupError, TypeError, ValueError, AttributeError):
         raise not_understood() from None
     except KeyboardInterrupt:
@@ -70,16 +74,36 @@ def _show(feed: Feed) -> None:
         Live(console=screen.console(), screen=True, auto_refresh=False) as live,
     ):
         while True:
-            size = screen.size() or screen.DEFAULT_SIZE
+            size = screen.terminal_size()
             if feed.update() or size != shown:
                 shown = size
                 live.console.size = size
                 text = Text.from_ansi("\n".join(view(feed, size)), no_wrap=True, overflow="crop")
                 live.update(text, refresh=True)
-            if select.select([keyboard], [], [], REFRESH_INTERVAL)[0]:
-                keys = os.read(keyboard, 1024)
-                if not keys or QUIT & set(keys.decode("latin-1")):
-                    return
+            if _quits(keyboard):
+                return
+
+
+def _print_lines(feed: Feed) -> None:
+    """Print a line about the feed when it changes, until a key in QUIT is pressed."""
+    before = ""
+    with _keys() as keyboard:
+        while True:
+            text = summary(feed)
+            if text != before:
+                print_lines([f"{datetime.now(UTC).astimezone():%H:%M:%S} {text}"])
+                before = text
+            if _quits(keyboard):
+                return
+            feed.update()
+
+
+def _quits(keyboard: int) -> bool:
+    """Whether a key in QUIT is pressed within REFRESH_INTERVAL."""
+    if not select.select([keyboard], [], [], REFRESH_INTERVAL)[0]:
+        return False
+    keys = os.read(keyboard, 1024)
+    return not keys or bool(QUIT & set(keys.decode("latin-1")))
 
 
 @contextlib.contextmanager
@@ -100,9 +124,11 @@ def _keys() -> Iterator[int]:
 def view(feed: Feed, size: Size) -> list[str]:
     """The lines that are on the screen: as many as it has, none longer than it is wide."""
     columns, status = size.columns, feed.status
+    if columns < screen.MIN_COLUMNS:
+        lines = screen.wrap(summary(feed), columns)
+        return [*lines[: max(0, size.lines - 1)], cut("q quits", columns)]
     if feed.gone:
-        gone = f"no agent answers: {printable(feed.gone)}; what follows is what it said last"
-        head = [paint(cut(gone, columns), "red")]
+        head = [paint(cut(_gone(feed), columns), "red")]
     else:
         head = [verdict(status, columns)]
     head += facts(status, columns)
@@ -122,6 +148,26 @@ def view(feed: Feed, size: Size) -> list[str]:
     body = [line for part in parts for line in ("", *part)][:room]
     body += [""] * (room - len(body))
     return [*head, *body, cut("q quits", columns)][: size.lines]
+
+
+def summary(feed: Feed) -> str:
+    """All of it in one line."""
+    status = feed.status
+    parts = [_gone(feed) if feed.gone else state(status)]
+    parts.append(f"{count(status['callbacks'], 'callback')}, generation {status['generation']}")
+    if "lookups" in status:
+        parts.append(f"{status['lookups']['per_second']:.1f} lookups per second")
+    if feed.latency:
+        parts.append(f"99 % {_time(feed.latency[1])}")
+    if feed.records:
+        record = feed.records[-1]
+        about = ", ".join(filter(None, (_outcome(record), _cause(record))))
+        parts.append(f"last record: {record['event']}" + (f", {about}" if about else ""))
+    return printable("; ".join(parts))
+
+
+def _gone(feed: Feed) -> str:
+    return f"no agent answers: {printable(feed.gone)}; what follows is what it said last"
 
 
 def _matches(callbacks: Sequence[Callback], columns: int) -> list[str]:

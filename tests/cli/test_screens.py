@@ -162,6 +162,15 @@ def test_status_is_one_screen_however_much_there_is(
     assert screen.run(command).lines[-1].startswith("state: degraded")
     # Not a terminal: everything, in full.
     full = run("status", "--pipe", agent.path).stdout.splitlines()
+    # The same on one that is too narrow for any text, which wraps it, or that only prints lines.
+    screen.resize(14, 24)
+    narrow = "".join(screen.run(command).lines).replace(" ", "")
+    assert "".join(full).replace(" ", "").endswith(narrow)
+    screen.resize(80, 24)
+    dumb = screen.run(command, TERM="dumb")
+    assert dumb.styled == dumb.lines
+    assert dumb.lines[-1] == full[-1]
+    assert dumb.scrolled > len(full) - 24
     assert [line.split()[1] for line in full if line.startswith("directory: ")] == paths
     assert sum(line.startswith("note: ") for line in full) == 30
 
@@ -261,6 +270,10 @@ def test_top_shows_what_happens_until_q(place: Path, environment: dict[str, str]
         screen.shows("1 held")
         screen.resize(20, 4)
         screen.shows("state: degraded")
+        screen.resize(14, 20)
+        wrapped = "".join(screen.shows("q quits")).replace(" ", "")
+        assert "degraded:1of1directoryisheld,1error;1callback,generation" in wrapped
+        assert "lastrecord:held,1held,1error" in wrapped
         screen.resize(120, 30)
         screen.shows("TIME")
         (cb / "callbacks.conf").write_text("a.py = failed-job-self || done-job-self\n")
@@ -279,6 +292,16 @@ def test_top_shows_what_happens_until_q(place: Path, environment: dict[str, str]
         screen.shows("q quits")
         screen.press("C-c")
         assert screen.ended().status == 0
+        # Where only lines can be printed, there is one for each change.
+        screen.start([*command], TERM="dumb")
+        screen.shows(" ok; 1 callback, generation 1; 0.0 lookups per second; last record: started")
+        (cb / "callbacks.conf").write_text("a.py = failed-job-self\n")
+        screen.shows("last record: reloaded, 1 removed, 1 added, ")
+        screen.press("q")
+        ended = screen.ended()
+        assert ended.status == 0
+        assert ended.styled == ended.lines
+        assert ended.text.count("started") == 1
     assert_needs(agent, environment)
 
 
