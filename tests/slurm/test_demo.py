@@ -40,7 +40,7 @@ def left_over(mark: str) -> list[str]:
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The script, which runs, and the mark of what it starts. It and what it started are ended at the end.
+    """The script, which runs and is ended at the end, and the mark of what it starts.
 
     It runs with the Python of these tests, in place of one that it would install.
     """
