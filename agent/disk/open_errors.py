@@ -38,7 +38,7 @@ _LET_READ = "let the agent's user read it"
 _OF_DIRECTORY = {
     errno.ENOENT: _Meaning("missing", "{} does not exist", "create the directory, or mount it"),
     errno.ENOTDIR: _Meaning("not-a-directory", "{} is not a directory", "put a directory there"),
-    errno.ELOOP: _Meaning("dangling-link", "{} leads over too many links", "correct the links"),
+    errno.ELOOP: _Meaning("dangling-link", "{} leads through too many links", "correct the links"),
     errno.EACCES: _Meaning("unreadable", "the agent may not read {}", _LET_READ),
 }
 

@@ -109,7 +109,7 @@ def params_schema(method: str) -> dict[str, Any]:
     if row.positional is not None:
         by_position = {
             "description": f"the {row.positional} alone by position: [{row.positional}];"
-            " all else goes by name",
+            " the others by name",
             "type": "array",
             "items": schemas()[name]["properties"][row.positional],
             "minItems": 1,

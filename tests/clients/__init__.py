@@ -1,1 +1,1 @@
-"""Every client is held against the same transcripts."""
+"""Every client is compared with the same transcripts."""

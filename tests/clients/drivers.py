@@ -1,4 +1,4 @@
-"""The clients that are held against the transcripts: one row of CLIENTS for each.
+"""The clients that are compared with the transcripts: one row of CLIENTS for each.
 
 A driver calls a client whose agent is at a pipe. The clients in other languages run in a process of
 their own (`drive.pl`, `drive.c`).
@@ -44,7 +44,7 @@ class Row(NamedTuple):
     driver: Driver
     program: str | None = None
     #: The methods that it has where it answers from an index of its own. It then sends other
-    #: requests than those that it is asked, so it is held against the answers alone.
+    #: requests than those that it is asked, so it is compared with the answers alone.
     own_index: frozenset[str] = frozenset()
 
 

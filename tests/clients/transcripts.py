@@ -21,7 +21,7 @@ from support.documents import ROOT
 
 FOLDER = ROOT / "fixtures" / "pipe"
 FILES = sorted(FOLDER.glob("*.jsonl"))
-#: Those that clients are held against. `lines` has what no client sends: batches, notifications,
+#: Those that clients are compared with. `lines` has what no client sends: batches, notifications,
 #: what is not JSON, and parameters of a wrong kind.
 CALLS = [file for file in FILES if file.stem != "lines"]
 #: The transcript of a site that is held.

@@ -203,7 +203,7 @@ def test_a_directory_that_is_a_link_is_judged_by_what_it_leads_to_and_over(
     found = judged(link)
     assert found.held == UNSAFE
     assert served(found) == []
-    # With dots, the path leads over its own end, which is reported by both names.
+    # With dots, the path leads through its own end, which is reported by both names.
     assert {f.path for f in unsafe(found)} - {str(elsewhere)} <= {str(link), str(wrong)}
     assert str(wrong if bad == "way" else link) in {f.path for f in unsafe(found)}
 

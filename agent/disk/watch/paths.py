@@ -138,7 +138,7 @@ class PathWalker:
 
     def _target(self, path: str, inside: bool) -> str | None:
         """The target of a link, "" for what is not a link, None for what is missing. `inside`: the
-        path goes on, so other paths may lead over it too."""
+        path goes on, so other paths may lead through it too."""
         target: str | None = self._targets.get(path)
         if target is None:
             try:
