@@ -44,30 +44,31 @@ def check_own(path: str, own: re.Pattern[bytes], option: str) -> None:
     """Raise OSError unless a file may be replaced or removed: there is none, or its beginning
     matches `own`, as in every file that this program writes there.
 
-    An empty file may be replaced: a power failure can empty one that was just written. `option` is
-    the option that named the file.
+    The same is true of the file that `replace` writes beside it. An empty file may be replaced: a
+    power failure can empty one that was just written. `option` is the option that named the file.
     """
-    try:
-        found = _what_is_there(path, own)
-    except FileNotFoundError:
-        return
-    if found:
-        raise OSError(
-            0,
-            f"{found}; expected no file, or one that this program wrote: name another file with"
-            f" {option}, or remove this one",
-        )
+    for name, what in ((path, "it"), (f"{path}{BEGUN}", f"{printable(path)}{BEGUN}")):
+        try:
+            found = _what_is_there(name, own)
+        except FileNotFoundError:
+            continue
+        if found:
+            raise OSError(
+                0,
+                f"{what} is {found}; expected no file, or one that this program wrote: name another"
+                f" file with {option}, or remove this one",
+            )
 
 
 def _what_is_there(path: str, own: re.Pattern[bytes]) -> str:
     """What a path is in words, if it must not be replaced; else an empty text. Raises OSError."""
     mode = os.lstat(path).st_mode
     if stat.S_ISLNK(mode):
-        return f"it is a link to {printable(os.readlink(path))}"
+        return f"a link to {printable(os.readlink(path))}"
     if stat.S_ISDIR(mode):
-        return "it is a directory"
+        return "a directory"
     if not stat.S_ISREG(mode):
-        return "it is not a regular file"
+        return "not a regular file"
     # The flags are for what may have taken its place since.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
     with os.fdopen(os.open(path, flags), "rb") as file:
@@ -75,4 +76,4 @@ def _what_is_there(path: str, own: re.Pattern[bytes]) -> str:
     if not head or own.match(head):
         return ""
     line = head.splitlines()[0].decode("utf-8", "replace")
-    return f'it is a file of another program and begins with "{shown(line)}"'
+    return f'a file of another program and begins with "{shown(line)}"'

@@ -105,6 +105,19 @@ def test_what_the_agent_did_not_write_is_not_replaced(
     assert not path.exists()
 
 
+def test_what_stands_where_the_file_is_written_first_is_not_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, begun = tmp_path / "file", tmp_path / "file.begun"
+    begun.write_text("notes\n")
+    file = MetricsFile(str(path))
+    file.put(TEXT)
+    wait_for(lambda: f"{begun} is a file of another program and begins with" in caplog.text)
+    file.remove()
+    assert begun.read_text() == "notes\n"
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("own", [b"", b"# TYPE callback_agent_build info\n"])
 def test_a_file_of_the_agent_or_an_empty_one_is_replaced(tmp_path: Path, own: bytes) -> None:
     """A power failure may leave an empty one, and a crash an old one."""

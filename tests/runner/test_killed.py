@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from support.agents import DEADLINE, wait_for
-from support.farms import callback
+from support.farms import callback, python2
 
 #: A supervisor: runs the callbacks that it is given as JSON, two at once, in threads.
 SUPERVISOR = """
@@ -96,6 +96,12 @@ def test_callbacks_end_with_a_supervisor_that_is_killed(place: Path) -> None:
     other = "b.pl" if shutil.which("perl") else "b.py"
     code = PERL if other == "b.pl" else PYTHON
     killed(place, callback("a.py", PYTHON), callback(other, code))
+
+
+@needs_proc
+@pytest.mark.skipif(python2() is None, reason="there is no Python 2")
+def test_those_in_python_2_end_too(place: Path) -> None:
+    killed(place, callback("a.py", PYTHON), python=[str(python2())])
 
 
 @needs_proc

@@ -13,7 +13,7 @@ import pytest
 
 from agent.runner import Result
 from support.agents import wait_for
-from support.farms import Recorder, callback, perl, python, run
+from support.farms import Recorder, callback, perl, python, python2, run
 
 needs_perl = pytest.mark.skipif(shutil.which("perl") is None, reason="perl is not installed")
 
@@ -261,13 +261,6 @@ def test_how_perl_ends() -> None:
     killed = perl("kill 9, getppid; sleep 3600")
     assert killed.reason == "it ended the process that started it"
     assert perl("sleep 3600", time_limit=0.4).outcome == "timed-out"
-
-
-def python2() -> str | None:
-    """A Python 2 of this machine, if it has one."""
-    candidates = [shutil.which("python2.7"), shutil.which("python2")]
-    candidates += sorted(map(str, Path.home().glob(".pyenv/versions/2.7*/bin/python2.7")))
-    return next((path for path in candidates if path and "shims" not in path), None)
 
 
 def test_python_2_by_path_or_language() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from agent import runner
@@ -68,3 +70,10 @@ def perl(code: str, **options: Any) -> Result:
     """Run Perl."""
     (result,) = run(callback("a.pl", code), **options)
     return result
+
+
+def python2() -> str | None:
+    """A Python 2 of this machine, if it has one."""
+    candidates = [shutil.which("python2.7"), shutil.which("python2")]
+    candidates += sorted(map(str, Path.home().glob(".pyenv/versions/2.7*/bin/python2.7")))
+    return next((path for path in candidates if path and "shims" not in path), None)
