@@ -8,7 +8,9 @@ def main() -> int:
     """Run the command that the process's arguments name; its exit status."""
     if sys.argv[1:2] == ["serve"]:
         # Before the imports, which take a tenth of a second: a SIGHUP must not end the process.
-        from agent.daemon import signals
+        from agent.daemon import memory, signals
+
+        memory.collect_young_objects_only()
 
         # Where that fails, the command tries again and reports it.
         with contextlib.suppress(OSError, RuntimeError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -20,7 +19,7 @@ import uvloop
 from agent import settings
 from agent.core.counting import count
 from agent.core.quoting import printable
-from agent.daemon import pipe_folder, process
+from agent.daemon import memory, pipe_folder, process
 from agent.daemon.descriptors import raise_fd_limit
 from agent.daemon.match_file import MatchFile
 from agent.daemon.measuring import Measuring
@@ -82,8 +81,6 @@ def run(given: Mapping[str, Given], signals: Signals, timing: Timing = DEFAULTS)
     """
     messages = MessageHandler()
     messages.install()
-    # The first index makes many objects and no garbage: collecting would double the time.
-    gc.disable()
     try:
         agent = _start(given, messages, signals, timing)
     except PipeInUse as error:
@@ -177,6 +174,12 @@ async def _serve(agent: _Agent) -> None:
     measuring = Measuring(reloader, pipe, handlers, agent.match_file, agent.metrics_file)
     notify = Notify(os.environ)
     reloader.records.listeners.append(lambda _: notify.send(_status_line(reloader)))
+    # Before the pipe is there, so that no refused request waits for it; and because an upgrade may
+    # remove the files of the package. Not in a thread: it would only take turns with the reading.
+    with contextlib.suppress(Exception):  # it is loaded when it is needed
+        handlers.load()
+    # The first index is such work.
+    memory.collect_nothing()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(reloader.run)
         tasks.start_soon(_listen, agent, service, measuring, notify)
@@ -208,15 +211,9 @@ async def _until_stopped(signals: Signals, reloader: Reloader) -> None:
 
 async def _listen(agent: _Agent, service: Service, measuring: Measuring, notify: Notify) -> None:
     """Listen once the first index is ready, and keep listening."""
-    # Before the pipe is there, so that no refused request waits for it; and because an upgrade may
-    # remove the files of the package.
-    loading = asyncio.ensure_future(service.prepare())
     await agent.reloader.ready.wait()
-    with contextlib.suppress(Exception):  # it is loaded when it is needed
-        await loading
     # The objects of the first index stay: the collector need not look at them.
-    gc.freeze()
-    gc.enable()
+    memory.freeze_objects()
     sys.setswitchinterval(SWITCH_INTERVAL)
     await agent.pipe.listen(service, agent.access)
     agent.messages.say(_serving(agent))

@@ -108,7 +108,7 @@ class Handlers:
 
     def load(self) -> None:
         """Load what is needed late: for refused requests, `status` and `rpc.discover`. It takes
-        some 100 ms and is meant for a thread."""
+        some 60 ms."""
         openrpc.build_validators()
         self._document = _encoded_document()
 

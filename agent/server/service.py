@@ -30,7 +30,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Service:
-    """Answers requests. Only `prepare` raises: one request must never end the agent."""
+    """Answers requests. No method raises: one request must never end the agent."""
 
     def __init__(self, handlers: Handlers, limits: PipeLimits) -> None:
         self._limits = limits
@@ -39,10 +39,6 @@ class Service:
         self._workers = Workers(MAX_OFFLOADED, "requests")
         # Separate: a good request never waits behind lines in which something is wrong.
         self._readers = Workers(MAX_OFFLOADED, "lines")
-
-    async def prepare(self) -> None:
-        """Load in a thread what is needed late. Raises what loading raises."""
-        await self._readers.run(self._handlers.load)
 
     def answer_together(self, lookups: list[UnreadLookup]) -> list[bytes] | None:
         """The response to each lookup; None if any of them cannot be answered at once."""
