@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from agent.core import file_names
 from agent.core.conf import MAX_LINE
+from agent.core.conf_lines import Examined, examine, is_correction
 from agent.core.correction import as_hint
 from agent.core.diagnostic import Problem, Severity
 from agent.core.habits import CODE
-from agent.core.lines import Examined, examine, is_correction
 
 #: The most lines that one trigger is looked for in.
 MAX_LINES = 20

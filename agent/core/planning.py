@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from agent.core import conf, continuation, file_names, lines, trigger, unit, usual
+from agent.core import conf, conf_lines, continuation, file_names, trigger, unit, usual
 from agent.core.diagnostic import (
     MAX_UNCAPPED,
     Diagnostic,
@@ -107,7 +107,7 @@ class _Planner:
     def _take(self, line: str, number: int) -> int:
         """Take any line. Returns the number of the last line that is part of it."""
         until = number
-        examined = lines.examine(line, number)
+        examined = conf_lines.examine(line, number)
         setting, tree, problems = examined.setting, examined.tree, examined.problems
         whole = "=" in line and continuation.continued(self._text, number - 1, examined)
         if whole:

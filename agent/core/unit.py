@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from agent.core import conf, file_names, languages, lines, look_alikes, trigger
+from agent.core import conf, conf_lines, file_names, languages, look_alikes, trigger
 from agent.core.diagnostic import (
     Diagnostic,
     Problem,
@@ -295,13 +295,15 @@ def _with_names(
     hints: dict[int, str] = {}
     for number in list(absent)[: look_alikes.MAX_SOUGHT]:
         assert number is not None
-        written = lines.with_file(text[number - 1], number, reading.similar)
+        written = conf_lines.with_file(text[number - 1], number, reading.similar)
         if written is not None:
             hints[number] = written
     where = f"{reading.directory}/{CONF}"
     return [
         replace(f, hint=hints[f.line])
-        if f.line in hints and f.path == where and (f in unusable or lines.is_correction(f.hint))
+        if f.line in hints
+        and f.path == where
+        and (f in unusable or conf_lines.is_correction(f.hint))
         else f
         for f in (*findings, *unusable)
     ]

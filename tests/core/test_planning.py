@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core import habits, lines, planning, trigger, usual
+from agent.core import conf_lines, habits, planning, trigger, usual
 from agent.core.diagnostic import Problem
 
 _FIELDS = st.sampled_from(
@@ -150,9 +150,9 @@ def test_a_usual_line_is_not_examined_and_a_known_trigger_not_parsed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     examined, parsed = list[str](), list[str]()
-    examine, parse = lines.examine, trigger.parse
+    examine, parse = conf_lines.examine, trigger.parse
 
-    def counted_examine(line: str, number: int) -> lines.Examined:
+    def counted_examine(line: str, number: int) -> conf_lines.Examined:
         examined.append(line)
         return examine(line, number)
 
@@ -160,7 +160,7 @@ def test_a_usual_line_is_not_examined_and_a_known_trigger_not_parsed(
         parsed.append(text)
         return parse(text)
 
-    monkeypatch.setattr(lines, "examine", counted_examine)
+    monkeypatch.setattr(conf_lines, "examine", counted_examine)
     monkeypatch.setattr(trigger, "parse", counted_parse)
     data = "".join(f"f{n}.py = {t}\n" for t in USUAL for n in range(3)).encode()
     plan = planning.plan(data, "/d/callbacks.conf")

@@ -6,9 +6,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.core import conf, file_names, trigger
+from agent.core.conf_lines import examine
 from agent.core.correction import MAX_WRITTEN, WRITE, Corrected, merged
 from agent.core.diagnostic import Edit, ProblemError, Severity
-from agent.core.lines import examine
 
 PARTS = [
     *("n.py", " = ", "=", "failed", "-", "-", "job", "work", "self", "slef", "parent", "*", ".*"),
