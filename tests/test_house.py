@@ -201,6 +201,26 @@ def test_no_test_changes_a_constant() -> None:
     assert found == set(CHANGED)
 
 
+#: Modules that rename files, and what for.
+RENAMES = {
+    "disk.whole_file": "writes every file that a reader may find",
+    "reload.last_good": "a unit that has reached the disk takes the place of the last one",
+    "slurm.spool": "moves what is not an event",
+}
+
+
+def test_files_are_written_by_rename_in_one_place() -> None:
+    calls = {
+        name
+        for name, tree in house().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and (node.value.id, node.attr) in {("os", "rename"), ("os", "replace"), ("shutil", "move")}
+    }
+    assert calls == set(RENAMES)
+
+
 def distribution(requirement: str) -> str:
     """The normalised name of what a requirement asks for."""
     name = re.split(r"[^A-Za-z0-9_.-]", requirement)[0]

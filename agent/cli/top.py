@@ -125,8 +125,8 @@ def view(feed: Feed, size: Size) -> list[str]:
     """The lines that are on the screen: as many as it has, none longer than it is wide."""
     columns, status = size.columns, feed.status
     if columns < screen.MIN_COLUMNS:
-        lines = screen.wrap(summary(feed), columns)
-        return [*lines[: max(0, size.lines - 1)], cut("q quits", columns)]
+        lines = screen.wrap(summary(feed), columns)[: max(1, size.lines - 1)]
+        return [*lines, cut("q quits", columns)][: size.lines]
     if feed.gone:
         head = [paint(cut(_gone(feed), columns), "red")]
     else:
