@@ -77,12 +77,12 @@ class ServedDirectory:
         for piece in _encoded(callbacks):
             digest.update(piece)
         name = "sha256:" + digest.hexdigest()
-        disabled = sum(not c.enabled for c in callbacks)
-        findings = tuple(_languages_off(callbacks, flags))
-        return cls(directory, callbacks, name, findings, disabled)
+        off = [c for c in callbacks if not c.enabled]
+        return cls(directory, callbacks, name, tuple(_languages_off(off, flags)), len(off))
 
 
 def _callbacks(directory: str, unit: Unit, flags: frozenset[str]) -> Iterator[Callback]:
+    new = tuple.__new__
     kinds: dict[str, tuple[Implementation, str, bool]] = {}
     for registration in unit.served():
         file = registration.file
@@ -92,8 +92,9 @@ def _callbacks(directory: str, unit: Unit, flags: frozenset[str]) -> Iterator[Ca
             assert language is not None
             enabled = languages.is_enabled(language, implementation.code, flags)
             kinds[file] = implementation, language, enabled
+        implementation, language, enabled = kinds[file]
         # As `Callback(...)` does, in half the time.
-        yield tuple.__new__(Callback, (directory, registration, *kinds[file]))
+        yield new(Callback, (directory, registration, implementation, language, enabled))
 
 
 def _encoded(callbacks: Sequence[Callback]) -> Iterator[bytes]:
@@ -116,17 +117,16 @@ def _encoded(callbacks: Sequence[Callback]) -> Iterator[bytes]:
         yield f"[{', '.join(encoded)}]".encode()
 
 
-def _languages_off(callbacks: Iterable[Callback], flags: frozenset[str]) -> Iterator[Diagnostic]:
+def _languages_off(disabled: Iterable[Callback], flags: frozenset[str]) -> Iterator[Diagnostic]:
     """A warning for each flag that callbacks need and that is off.
 
     Its place is the first of these callbacks.
     """
     by_flag: dict[str, list[Callback]] = {}
-    for callback in callbacks:
-        if not callback.enabled:
-            # If the language itself is on, the callback is .qcb code that sends mail.
-            flag = callback.language if callback.language not in flags else "mail"
-            by_flag.setdefault(flag, []).append(callback)
+    for callback in disabled:
+        # If the language itself is on, the callback is .qcb code that sends mail.
+        flag = callback.language if callback.language not in flags else "mail"
+        by_flag.setdefault(flag, []).append(callback)
     for flag, off in by_flag.items():
         first = off[0].registration
         which = "this callback will not run"

@@ -5,6 +5,7 @@ Every line is read alone, except where a trigger goes on in the next lines by mi
 
 from __future__ import annotations
 
+from collections import defaultdict
 from itertools import pairwise
 
 from agent.core import conf, conf_lines, continuation, file_names, trigger, unit, usual
@@ -74,7 +75,7 @@ class _Planner:
         self._broken: list[Broken] = []
         self._warned: set[str] = set()
         #: By file, the lines of its triggers.
-        self._first: dict[str, dict[str, int]] = {}
+        self._first: defaultdict[str, dict[str, int]] = defaultdict(dict)
         #: Names that can be those of files, without anything to find in them: each to itself, so
         #: that all lines share it.
         self._names = {r.file: r.file for r in known if _is_usual(r.file)}
@@ -87,7 +88,8 @@ class _Planner:
         was read before or is a usual one. Such a line is taken at once.
         """
         names, parsed = self._names, self._parsed
-        register, parse = self._register, usual.parse
+        parse, new = usual.parse, tuple.__new__
+        firsts, add = self._first, self.registrations.append
         # Up to this line, all are part of an earlier one.
         until = 0
         pairs = pairwise([*self._text, ""])
@@ -100,7 +102,11 @@ class _Planner:
             if name is not None and ("=" in after or not after.partition("#")[0].strip()):
                 tree = parsed.get(value) or parse(value)
                 if tree is not None:
-                    register(name, 1, tree, value, number)
+                    if firsts[name].setdefault(value, number) == number:
+                        # As `Registration(...)` does, in half the time.
+                        add(new(Registration, (name, tree, value, number, 1)))
+                    else:
+                        self._register(name, 1, tree, value, number)
                     continue
             until = self._take(line, number)
 
@@ -141,16 +147,11 @@ class _Planner:
     def _register(
         self, name: str, column: int, tree: trigger.Trigger, text: str, number: int
     ) -> None:
-        of_file = self._first.get(name)
-        if of_file is None:
-            of_file = self._first[name] = {}
-        earlier = of_file.setdefault(text, number)
+        earlier = self._first[name].setdefault(text, number)
         if earlier != number:
             self._add(_duplicate_line(name, earlier, column), number)
             return
-        # As `Registration(...)` does, in half the time.
-        made = tuple.__new__(Registration, (name, tree, text, number, column))
-        self.registrations.append(made)
+        self.registrations.append(Registration(name, tree, text, number, column))
 
     def plan(self, data: bytes) -> Plan:
         """The plan, after all lines; `data` are the bytes of the file."""
