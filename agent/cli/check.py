@@ -16,7 +16,7 @@ from agent.cli import screen
 from agent.cli.completing import directories
 from agent.cli.input import not_empty
 from agent.cli.output import encoded_lines, json_line, paint, say, utf8, write
-from agent.cli.setting_options import given, setting_options
+from agent.cli.setting_options import given_settings, setting_options
 from agent.cli.starting import start_errors, timing
 from agent.core.counting import count
 from agent.core.diagnostic import Diagnostic, Severity
@@ -79,7 +79,7 @@ def check(
 
         host = Host.here()
         named = [_directory(utf8(path, "PATH"), host) for path in paths]
-        rounds = _Rounds(given(context), host, tuple(dict.fromkeys(named)), first_reading)
+        rounds = _Rounds(given_settings(context), host, tuple(dict.fromkeys(named)), first_reading)
         report = _Report(JSON if as_json else output_format, strict, rounds, with_time=watch)
         process.leave_working_directory()
         raise_fd_limit()

@@ -15,7 +15,7 @@ from agent.cli.exits import NO_AGENT, USAGE, Failed
 from agent.cli.findings import concise
 from agent.cli.input import content, not_empty
 from agent.cli.output import paint, print_json, print_lines, say, utf8
-from agent.cli.setting_options import given, setting_options
+from agent.cli.setting_options import given_settings, setting_options
 from agent.cli.starting import start_errors
 from agent.core.counting import count
 from agent.core.quoting import printable
@@ -119,11 +119,14 @@ def _serving(context: click.Context) -> Serving:
     """The agent that is asked. Raises Failed and SettingsError."""
     from agent.cli.served import Serving
 
-    settings = read(given(context))
-    serving = Serving.find(settings, given(context))
+    settings = read(given_settings(context))
+    serving = Serving.find(settings, given_settings(context))
     if serving.status is None:
         # It fails too, and reports why.
-        ask(lambda agent: agent.status(), settings.pipe if "pipe" in given(context) else None)
+        ask(
+            lambda agent: agent.status(),
+            settings.pipe if "pipe" in given_settings(context) else None,
+        )
         raise Failed(NO_AGENT, f"no agent: {serving.trouble or 'it has just started'}")
     return serving
 

@@ -66,6 +66,7 @@ EVENTS = ("started", "reloaded", "held", "restored", "stopped")
 @click.option("--json", "as_json", is_flag=True, help="Print records as JSON, one a line.")
 @click.option(
     TABLE["log"].flag,
+    "log_file",
     cls=EnvOption,
     envvar=TABLE["log"].variable,
     show_envvar=True,
@@ -82,7 +83,7 @@ def log(
     only: tuple[str, ...],
     path: str | None,
     as_json: bool,
-    log: str | None,
+    log_file: str | None,
     pipe: str | None,
 ) -> int:
     """Show the reload log and what logrotate has put behind it."""
@@ -96,7 +97,7 @@ def log(
     if most is None and since is None and until is None:
         most = DEFAULT_RECORDS
     wanted = Wanted(since, until, only, path, as_json)
-    file = log or _log_of_agent(pipe)
+    file = log_file or _log_of_agent(pipe)
     try:
         if file == STANDARD_OUTPUT:
             if not as_json:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from agent.cli.setting_options import given, setting_options
+from agent.cli.setting_options import given_settings, setting_options
 from agent.cli.starting import start_errors, timing
 from agent.settings import SERVE
 
@@ -25,4 +25,4 @@ def serve(context: click.Context, /, **_: Any) -> int:
         received = signals.start()
         from agent.daemon.run import run
 
-        return run(given(context), received, timing(context))
+        return run(given_settings(context), received, timing(context))

@@ -41,7 +41,7 @@ def setting_options(command_name: str) -> Callable[[Command], Command]:
     return decorate
 
 
-def given(context: click.Context) -> dict[str, Given]:
+def given_settings(context: click.Context) -> dict[str, Given]:
     """What the command line and the environment say, by setting."""
     found = {}
     for parameter in context.command.params:

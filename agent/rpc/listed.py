@@ -61,7 +61,7 @@ def registration(callback: Mapping[str, Any], trees: dict[str, Trigger]) -> Regi
     return Registration(callback["file"], tree, text, callback["line"])
 
 
-def with_code(index: Index, code: Mapping[str, Implementation]) -> Index:
+def with_code(without: Index, code: Mapping[str, Implementation]) -> Index:
     """The same index with the code of its callbacks, by digest. Raises KeyError if some is not
     there."""
     served = tuple(
@@ -71,6 +71,6 @@ def with_code(index: Index, code: Mapping[str, Implementation]) -> Index:
                 c._replace(implementation=code[c.implementation.digest]) for c in one.callbacks
             ),
         )
-        for one in index.served
+        for one in without.served
     )
-    return replace(index, served=served)
+    return replace(without, served=served)

@@ -93,14 +93,14 @@ def callbacks(index: Index, found: Iterable[Match]) -> list[Callback]:
     return sorted(unique.values(), key=lambda c: (place[c.directory], c.registration.line))
 
 
-def encoded(found: Iterable[Match], callbacks: Iterable[Callback]) -> Iterator[bytes]:
-    """The encoded result of each owner. `callbacks` are those of `callbacks()`."""
-    numbers = {id(callback): number for number, callback in enumerate(callbacks)}
-    known: dict[int, bytes] = {}
+def encoded(found: Iterable[Match], unique: Iterable[Callback]) -> Iterator[bytes]:
+    """The encoded result of each owner. `unique` is what `callbacks` returns."""
+    numbers = {id(callback): number for number, callback in enumerate(unique)}
+    encoded_once: dict[int, bytes] = {}
     for match in found:
-        line = known.get(id(match))
+        line = encoded_once.get(id(match))
         if line is None:
-            line = known[id(match)] = _encode(
+            line = encoded_once[id(match)] = _encode(
                 OwnerResult(
                     fires=[numbers[id(c)] for c in match.callbacks],
                     partial=[

@@ -92,11 +92,11 @@ def _for_owners(
     return encoded
 
 
-def encoded_match(index: Index, found: Match, code: bool, spend: Spend) -> bytes:
+def encoded_match(index: Index, found: Match, with_code: bool, spend: Spend) -> bytes:
     """The result of a lookup that found this. Raises what `spend` raises."""
-    callbacks = (_callback(messages.Callback, c, code) for c in found.callbacks)
+    callbacks = (_callback(messages.Callback, c, with_code) for c in found.callbacks)
     partial = (
-        _callback(messages.PartialCallback, c, code, missing=str(missing))
+        _callback(messages.PartialCallback, c, with_code, missing=str(missing))
         for c, missing in found.partial
     )
     return _result(index, spend, callbacks=map(encode, callbacks), partial=map(encode, partial))
@@ -136,9 +136,9 @@ def code(index: Index, digests: Sequence[str], spend: Spend = no_limit) -> bytes
     return b'{"code":{%b}}' % b",".join(pieces)
 
 
-def callbacks(index: Index, code: bool, spend: Spend = no_limit) -> bytes:
+def callbacks(index: Index, with_code: bool, spend: Spend = no_limit) -> bytes:
     """The result of `list`. Raises what `spend` raises."""
-    listed = (_callback(messages.Callback, c, code) for c in index.callbacks())
+    listed = (_callback(messages.Callback, c, with_code) for c in index.callbacks())
     return _result(index, spend, callbacks=map(encode, listed))
 
 
@@ -172,12 +172,12 @@ def _result(index: Index, spend: Spend, **lists: Iterable[bytes]) -> bytes:
     return b"".join(pieces)
 
 
-def _callback(kind: type[_C], callback: Callback, code: bool, **more: str) -> _C:
+def _callback(kind: type[_C], callback: Callback, with_code: bool, **more: str) -> _C:
     """A callback of a result; with its code as text, or in base64 if it is not UTF-8.
 
     Nothing is decoded with loss: Perl in Latin-1 is common.
     """
-    if code:
+    if with_code:
         raw = callback.implementation.code
         try:
             more["code"] = raw.decode()

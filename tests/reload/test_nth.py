@@ -215,7 +215,7 @@ class Site:
 
     def shown(self, index: Index) -> int | None:
         """The version that is served, None for nothing; a failure for half a version."""
-        found = json.loads(results.callbacks(index, code=True))["callbacks"]
+        found = json.loads(results.callbacks(index, with_code=True))["callbacks"]
         if not found:
             return None
         version = self.versions.version(self.versions.read(found))

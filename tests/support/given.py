@@ -9,7 +9,7 @@ from unittest import mock
 
 import click
 
-from agent.cli.setting_options import given, setting_options
+from agent.cli.setting_options import given_settings, setting_options
 from agent.settings import SERVE, TABLE, Given
 
 
@@ -29,7 +29,7 @@ def parsed(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> dict[
     @setting_options(SERVE)
     @click.pass_context
     def command(context: click.Context, /, **_: Any) -> None:
-        found.update(given(context))
+        found.update(given_settings(context))
 
     arguments = []
     for name, value in flags.items():
