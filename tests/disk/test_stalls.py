@@ -51,6 +51,8 @@ class Mount:
         self.server.send_signal(signal.SIGCONT)
         # The agent may be inside it for a moment.
         wait_for(lambda: self.server.poll() is not None or self._unmounted())
+        # In the mount namespace of another test's process it may still be mounted.
+        self.server.terminate()
         self.server.wait(DEADLINE)
 
     def _unmounted(self) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from agent import client
 from agent.timing import CheckLimits, Timing
+from support import commands
 from support.run_with import run_with
 from support.valid import check_result
 
@@ -25,9 +26,9 @@ DEADLINE = 60.0
 #: Seconds between two tries of a wait, at first and at most.
 MIN_PAUSE, MAX_PAUSE = 0.002, 0.05
 
-#: The command, with an edit that waits for its check as long as a test waits. By default it is held
-#: after two seconds, and on a busy machine a new helper may need longer than that.
-PATIENT = run_with(Timing(checks=CheckLimits(max_wait=DEADLINE)))
+#: An edit waits for its check as long as a test waits. By default it is held after two seconds, and
+#: on a busy machine a new helper may need longer than that.
+PATIENT = Timing(checks=CheckLimits(max_wait=DEADLINE))
 
 ALL_LANGUAGES = 'supervisor_language_flags = "qube,perl,python,mail"\n'
 
@@ -67,8 +68,9 @@ class Agent:
         self.flags: list[str] = ["--log-format", "json"]
         #: What stands before the command, such as `setpriv ...` for another user.
         self.prefix: list[str] = []
+        self.timing = PATIENT
         #: What Python is to run; a test may run a program that makes something fail.
-        self.program = PATIENT
+        self.program: list[str] | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.errors = folder / "stderr"
         if not self.qb_conf.exists():
@@ -76,24 +78,37 @@ class Agent:
 
     def use(self, timing: Timing) -> Agent:
         """Run with these times and limits from the next start on."""
-        self.program = run_with(timing)
+        self.timing = timing
         return self
 
     @property
     def command(self) -> list[str]:
-        command = [*self.prefix, sys.executable, *self.program, "serve"]
+        program = self.program or run_with(self.timing)
+        return [*self.prefix, sys.executable, *program, *self.arguments]
+
+    @property
+    def arguments(self) -> list[str]:
+        """The command `serve` and its options."""
+        found = ["serve"]
         if self.directories:
-            command += ["--callback-path", ",".join(map(str, self.directories))]
-        command += ["--qb-conf", str(self.qb_conf), "--pipe", str(self.pipe)]
-        return [*command, "--log", str(self.log), "--state", str(self.state), *self.flags]
+            found += ["--callback-path", ",".join(map(str, self.directories))]
+        found += ["--qb-conf", str(self.qb_conf), "--pipe", str(self.pipe)]
+        return [*found, "--log", str(self.log), "--state", str(self.state), *self.flags]
 
     def launch(self) -> subprocess.Popen[bytes]:
         """Start the process, and do not wait for it."""
         environ = {k: v for k, v in os.environ.items() if not k.startswith("CALLBACK_AGENT")}
+        environ |= self.environ
         with self.errors.open("ab") as errors:
-            self.process = subprocess.Popen(
-                self.command, env=environ | self.environ, stderr=errors, cwd=self.folder
-            )
+            if self.prefix or self.program or not commands.can_fork(environ):
+                self.process = subprocess.Popen(
+                    self.command, env=environ, stderr=errors, cwd=self.folder
+                )
+            else:
+                outputs = (1, errors.fileno())
+                self.process = commands.fork(
+                    self.arguments, self.folder, environ, outputs, self.timing
+                )
         return self.process
 
     def start(self) -> Agent:

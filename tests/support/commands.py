@@ -1,43 +1,51 @@
 """Commands as processes that need no time to start Python and to import the agent.
 
-A server has imported the commands, and forks for each of them: a command is a process of its own,
-with arguments, environment, folder and output of its own, and what it changes ends with it. A test
-that is about the start, the imports or a signal uses `subprocess`.
+A server has imported them, and forks for each: so a command is a process of its own, with
+arguments, environment, folder and output of its own, and what it changes ends with it. A test that
+is about the start of Python or about the imports uses `subprocess`.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import gc
 import importlib
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from agent import cli
 from agent.__main__ import main
+from agent.timing import Timing
 
-#: What commands import when they are called.
-COMMON = ("agent.check", "agent.diff", "agent.cli.served", "agent.daemon.descriptors", "uvloop")
-#: Variables that Python reads when it starts: a command with others is not forked.
-AT_START = ("LC_", "LANG", "PYTHON")
+#: What commands import when they are called, or while they run.
+COMMON = (
+    *("agent.check", "agent.diff", "agent.cli.served", "agent.daemon.descriptors", "uvloop"),
+    *("agent.daemon.run", "jsonschema"),
+)
+#: Variables that Python and the C library read at a start: a command with others is not forked.
+AT_START = ("LC_", "LANG", "PYTHON", "LD_", "MALLOC_", "GLIBC_")
+#: How numbers are sent: a process, its exit status.
+_NUMBER = struct.Struct("!i")
 
 Done = subprocess.CompletedProcess[str]
 
 
 def run(*arguments: str | bytes, cwd: Path, env: Mapping[str, str], timeout: float = 120) -> Done:
     """Run a command to its end, without input. Raises TimeoutExpired after `timeout` seconds."""
-    server = _Server.of_this_process()
-    if _at_start(env) != server.at_start:
+    if not can_fork(env):
         return subprocess.run(
             [sys.executable, "-m", "agent", *arguments],
             cwd=cwd,
@@ -48,12 +56,74 @@ def run(*arguments: str | bytes, cwd: Path, env: Mapping[str, str], timeout: flo
             timeout=timeout,
         )
     words = [os.fsdecode(word) for word in arguments]
-    request = {"arguments": words, "cwd": str(cwd), "env": dict(env)}
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
-        status = server.ask(request, [out.fileno(), errors.fileno()], timeout)
+        process = fork(words, cwd, env, (out.fileno(), errors.fileno()))
+        try:
+            status = process.wait(timeout)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
         for file in (out, errors):
             file.seek(0)
         return Done(words, status, out.read(), errors.read())
+
+
+def can_fork(env: Mapping[str, str]) -> bool:
+    """Whether Python would start with this environment as it started in the server."""
+    return _at_start(env) == _Server.of_this_process().at_start
+
+
+def fork(
+    arguments: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str],
+    outputs: tuple[int, int],
+    timing: Timing | None = None,
+) -> Process:
+    """Start a command that writes to these descriptors, with its input empty."""
+    request = {
+        "arguments": arguments,
+        "cwd": str(cwd),
+        "env": dict(env),
+        "timing": msgspec.to_builtins(timing),
+    }
+    return Process(arguments, _Server.of_this_process().ask(request, outputs))
+
+
+class Process(subprocess.Popen[bytes]):
+    """A process that was forked: it is no child of this one, so another reports its end."""
+
+    def __init__(self, arguments: Sequence[str], reports: socket.socket) -> None:
+        self.args = arguments
+        self.stdin = self.stdout = self.stderr = None
+        self.returncode: Any = None
+        # Of Popen: nothing is left to be waited for.
+        self._child_created = False
+        self._reports = reports
+        self._lock = threading.Lock()
+        self.pid = self._next(None)
+
+    def _next(self, timeout: float | None) -> int:
+        """The next number that is reported. Raises TimeoutError, or BlockingIOError for 0."""
+        self._reports.settimeout(timeout)
+        return int(_NUMBER.unpack(self._reports.recv(_NUMBER.size, socket.MSG_WAITALL))[0])
+
+    def wait(self, timeout: float | None = None) -> int:
+        with self._lock:
+            if self.returncode is None:
+                try:
+                    self.returncode = self._next(timeout)
+                except (TimeoutError, BlockingIOError):
+                    raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
+                self._reports.close()
+            return int(self.returncode)
+
+    def poll(self) -> int | None:
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
 
 
 def _at_start(env: Mapping[str, str]) -> dict[str, str]:
@@ -68,6 +138,7 @@ class _Server:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
+        self._lock = threading.Lock()
         self.at_start = _at_start(os.environ)
         self._socket, its_own = socket.socketpair()
         with its_own:
@@ -88,50 +159,53 @@ class _Server:
             cls._ours = cls()
         return cls._ours
 
-    def ask(self, request: Mapping[str, object], outputs: list[int], timeout: float) -> int:
-        """The exit status of a command that writes to these descriptors."""
-        self._socket.settimeout(timeout)
-        try:
-            socket.send_fds(self._socket, [b"\n"], outputs)
+    def ask(self, request: Mapping[str, object], outputs: Sequence[int]) -> socket.socket:
+        """Where the process of a command is reported, and its exit status."""
+        reports, its_own = socket.socketpair()
+        with its_own, self._lock:
+            socket.send_fds(self._socket, [b"\n"], [*outputs, its_own.fileno()])
             self._socket.sendall(json.dumps(request).encode() + b"\n")
-            with self._socket.makefile("rb") as answers:
-                return int(answers.readline())
-        except TimeoutError:
-            self._end()
-            _Server._ours = None
-            raise subprocess.TimeoutExpired(str(request["arguments"]), timeout) from None
+        return reports
 
     def _end(self) -> None:
-        """End it, and the command that runs."""
-        if self._pid == os.getpid() and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        """It ends when nothing more can be asked of it."""
+        if self._pid == os.getpid():
             self._socket.close()
+            self._process.wait()
 
 
 # -- in the server --------------------------------------------------------------------------------
 
 
-def _next_command(control: socket.socket) -> bool:
-    """Fork for each request; returns true in a process that is to run a command, and false at the
-    end of the requests."""
+def _next_command(control: socket.socket) -> dict[str, Any] | None:
+    """Fork for each request. Returns it in a process that is to run the command; None at the end
+    of the requests."""
     while True:
-        begin, outputs, _, _ = socket.recv_fds(control, 1, 2)
+        begin, descriptors, _, _ = socket.recv_fds(control, 1, 3)
         if not begin:
-            return False
+            return None
         with control.makefile("rb") as lines:
-            request = json.loads(lines.readline())
-        process = os.fork()
-        if process == 0:
-            _become(request, outputs)
-            return True
-        for descriptor in outputs:
+            request: dict[str, Any] = json.loads(lines.readline())
+        *outputs, reports = descriptors
+        if os.fork() == 0:
+            # The parent of the command, which waits for it.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            process = os.fork()
+            if process == 0:
+                os.close(reports)
+                _become(request, outputs)
+                return request
+            for descriptor in (*outputs, control.fileno()):
+                os.close(descriptor)
+            os.write(reports, _NUMBER.pack(process))
+            _, status = os.waitpid(process, 0)
+            os.write(reports, _NUMBER.pack(os.waitstatus_to_exitcode(status)))
+            os._exit(0)
+        for descriptor in descriptors:
             os.close(descriptor)
-        _, status = os.waitpid(process, 0)
-        control.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
 
 
-def _become(request: Mapping[str, Any], outputs: list[int]) -> None:
+def _become(request: Mapping[str, Any], outputs: Sequence[int]) -> None:
     """Make this process as one that was started for the command."""
     for number, descriptor in enumerate(outputs, 1):
         os.dup2(descriptor, number)
@@ -144,12 +218,18 @@ def _become(request: Mapping[str, Any], outputs: list[int]) -> None:
 
 
 def _serve(descriptor: int) -> int:
-    with contextlib.closing(socket.socket(fileno=descriptor)) as control:
+    # What it forks is not waited for.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(fileno=descriptor) as control:
         for module in (*COMMON, *(f"agent.cli.{module}" for module, _ in cli._COMMANDS.values())):
             importlib.import_module(module)
         gc.freeze()
-        is_command = _next_command(control)
-    return main() if is_command else 0
+        request = _next_command(control)
+    if request is None:
+        return 0
+    if request["timing"] is None:
+        return main()
+    return cli.main(timing=msgspec.convert(request["timing"], Timing))
 
 
 if __name__ == "__main__":
