@@ -79,13 +79,13 @@ import sys
 sys.path.insert(0, {str(installed)!r})
 import agent
 assert agent.__path__ == [{str(installed / "agent")!r}], agent.__path__
-from agent.server import service
-async def prepare(self, prepare=service.Service.prepare):
+from agent.server import handlers
+def load(self, load=handlers.Handlers.load):
     global loaded
-    await prepare(self)
+    load(self)
     loaded = set(sys.modules)
     open({str(tmp_path / "prepared")!r}, "w").close()
-service.Service.prepare = prepare
+handlers.Handlers.load = load
 from agent.__main__ import main
 status = main()
 with open({str(tmp_path / "late")!r}, "w") as file:
