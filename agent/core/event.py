@@ -7,7 +7,7 @@ contexts are derived from the job ids.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Hashable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from agent.core.quoting import shorten, shown
@@ -217,13 +217,29 @@ def is_self_and_parent(job: Job, owner: Job | None) -> tuple[bool, bool]:
     return owner is None or job.id == owner.id, job.id == _parent(owner or job)
 
 
-def view_of(owner: Job, job: Job | None) -> tuple[object, ...]:
-    """What decides how an owner sees the events of a job, or events given as text. Two owners for
-    which it is the same see the same."""
-    if job is None:
-        return owner.id, owner.pid
-    parent = _parent(owner)
-    return owner.id == job.id, parent == job.id, parent == owner.pid, owner.pgrp == job.pgrp
+def views_of_job(owners: Iterable[Job], job: Job) -> list[Hashable]:
+    """For each owner what decides how it sees the events of a job. Two owners for which it is the
+    same see the same, but for `no_parent`, which only `explain` reads."""
+    own, group = job.id, job.pgrp
+    return [
+        (o.id == own, (pid := o.pid) == own, pid is None or pid <= NO_PARENT, o.pgrp == group)
+        for o in owners
+    ]
+
+
+def views_of_text(owners: Iterable[Job], ids: Container[int] | None) -> list[Hashable]:
+    """The same for an event that was given as text, where only these job ids count; None if every
+    one may count."""
+    if ids is None:
+        return [(o.id, o.pid) for o in owners]
+    return [
+        (
+            (i := o.id) in ids and (i,),
+            (pid := o.pid) in ids and (pid,),
+            i == pid and i is not None and i > NO_PARENT,
+        )
+        for o in owners
+    ]
 
 
 def _parent(job: Job) -> int | None:

@@ -235,10 +235,10 @@ class Index:
         """
         return self._lookup(event, occurred, pending, Steps(checkpoint))
 
-    def contexts_that_count(self, event: Event) -> Callable[[str], bool]:
-        """Whether a term of the event's type and name requires this context. Events that differ
-        only in other contexts have the same results."""
-        return match.contexts_that_count(self._tree, event, Steps(None))
+    def ids_that_count(self, event: Event, ids: Iterable[int]) -> set[int]:
+        """Those of these job ids that can make a difference to a lookup of the event, where nothing
+        is pending: events that differ only in other job ids have the same result."""
+        return match.ids_that_count(self._tree, event, ids, Steps(None))
 
     def alike(self, event: Event, labelled: bool) -> match.Alike | None:
         """Which events have the same result as this one, where nothing occurred before or is

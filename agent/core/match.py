@@ -90,11 +90,19 @@ def _slots(tree: Tree, event: Event, steps: Steps) -> list[Slots]:
     return found
 
 
-def contexts_that_count(tree: Tree, event: Event, steps: Steps) -> Callable[[str], bool]:
-    """Whether a term requires this context of an event with the event's type and name. Events that
-    differ only in other contexts satisfy the same terms."""
-    found = _slots(tree, event, steps)
-    return lambda context: any(context in slots for slots in found)
+def ids_that_count(tree: Tree, event: Event, ids: Iterable[int], steps: Steps) -> set[int]:
+    """Those of these job ids that the event names, or that a term of its type and name requires.
+    Events that differ only in other job ids satisfy the same terms."""
+    named: list[Container[str]] = [c for c in _slots(tree, event, steps) if _may_name_ids(c)]
+    if any(map(is_id, event.contexts)):
+        named.append(event.contexts)
+    if not named:
+        return set()
+    return {i for i in ids if any(str(i) in contexts for contexts in named)}
+
+
+def _may_name_ids(contexts: Collection[str]) -> bool:
+    return len(contexts) > _FEW_CONTEXTS or any(map(is_id, contexts))
 
 
 class Alike(NamedTuple):
@@ -134,7 +142,7 @@ def alike(tree: Tree, event: Event, labelled: bool, steps: Steps) -> Alike | Non
     for slots in _slots(tree, event, steps):
         if event.unsplit is not None or (labelled and not _LABELS.isdisjoint(slots)):
             return None
-        if len(slots) > _FEW_CONTEXTS or any(map(is_id, slots)):
+        if _may_name_ids(slots):
             contexts.append(slots)
         for context in (*event.contexts, "*"):
             patterns = slots.get(context)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from agent.core import trigger
-from agent.core.event import Event, EventError, Job, view_of
+from agent.core.event import Event, EventError, Job
 from agent.core.index import NOTHING_PENDING, Pending
 from agent.core.trigger import Trigger
 from agent.rpc import jsonrpc, messages
@@ -90,11 +90,6 @@ def event_of(given: str | EventObject, owner: Job | None, pointer: str) -> Event
         return Event.from_job(given.name, given.type, given.extra, given.job, owner)
     except EventError as wrong:
         raise BadText(pointer, wrong.message, wrong.expected, wrong.column) from wrong
-
-
-def view(given: str | EventObject, owner: Job) -> tuple[object, ...]:
-    """What decides how an owner sees an event: two owners for which it is the same see the same."""
-    return view_of(owner, None if isinstance(given, str) else given.job)
 
 
 class PendingReader:

@@ -81,14 +81,15 @@ def _for_owners(
     done: Callable[[Counted], None],
 ) -> bytes:
     found = owners.matches(index, params, checkpoint)
-    unique = owners.callbacks(index, found)
+    # Owners to whom the event looks the same share one match.
+    numbers = Counter(map(id, found))
+    once = dict(zip(map(id, found), found, strict=True)).values()
+    unique = owners.callbacks(index, once)
     listed = (_callback(messages.Callback, c, params.code) for c in unique)
     encoded = _result(
         index, spend, callbacks=map(encode, listed), owners=owners.encoded(found, unique)
     )
-    # Owners to whom the event looks the same share one match.
-    numbers = Counter(map(id, found))
-    done([(match.callbacks, numbers.pop(id(match))) for match in found if id(match) in numbers])
+    done([(match.callbacks, numbers[id(match)]) for match in once])
     return encoded
 
 

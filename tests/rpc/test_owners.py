@@ -8,12 +8,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.core.index import Index
 from agent.rpc import jsonrpc, results
 from agent.rpc.messages import INVALID_PARAMS, MAX_OWNERS, LookupParams
+from agent.rpc.owners import matches
 from agent.rpc.question import BadText
 from support.cases import Case, cases, event, owner
 from support.indexes import served
@@ -72,6 +73,53 @@ def test_many_owners_get_what_each_gets_alone(one: Case, r: random.Random) -> No
     assert named == [i for i in order if i in named]
     used = {i for each in of_each(together) for i in (*each[0], *(p[0] for p in each[1]))}
     assert set(named) == used
+
+
+#: Ids of which some count as not given, some are named below, and one is neither.
+IDS = st.sampled_from([None, 0, 1, 7, 8, 9])
+NAMING = [
+    *(
+        "done-job-self",
+        "done-job-parent",
+        "done-job-7",
+        "done-job-1",
+        "done-job-0",
+        "done-work-8-x",
+    ),
+    *("done-job-parent && done-job-7", "done-job-self && done-job-parent"),
+]
+
+
+@given(
+    st.lists(st.sampled_from(NAMING), min_size=1, unique=True),
+    st.sampled_from(["self", "parent", "0", "1", "7", "007", "9", "comp"]),
+    st.lists(st.builds(dict, id=IDS, pid=IDS), max_size=8),
+    st.sampled_from([{}, {"occurred": ["done-job-parent", "done-job-8"]}]),
+)
+@example(["done-job-parent"], "self", [{"id": 1, "pid": 1}, {"id": 9, "pid": 9}], {})
+@example(["done-job-parent"], "self", [{}, {"id": 9, "pid": 9}], {})
+@example(["done-job-7"], "self", [{"id": 7, "pid": 1}, {"id": 9, "pid": 1}], {})
+@example(["done-job-self"], "007", [{"id": 7, "pid": 1}, {"id": 9, "pid": 1}], {})
+def test_an_event_as_text_looks_to_each_owner_as_it_does_alone(
+    triggers: list[str], context: str, ids: list[dict[str, Any]], before: dict[str, Any]
+) -> None:
+    index = Index.of(1, [served(triggers)])
+    owners = [{k: v for k, v in one.items() if v is not None} for one in ids]
+    asked: dict[str, Any] = {"event": f"done-job-{context}", **before}
+    together = of_each(looked_up(index, **asked, owners=owners))
+    assert together == [of_one(looked_up(index, **asked, owner=owner)) for owner in owners]
+
+
+def test_thousands_of_owners_are_in_order_and_share_their_matches() -> None:
+    owners = [{"id": i, "pid": 5} for i in range(3000)]
+    index = Index.of(1, [served(["failed-job-self", COMPOUND])])
+    params = msgspec.convert({"event": "failed-job-2345", "owners": owners}, LookupParams)
+    found = matches(index, params, lambda: None)
+    assert [i for i, match in enumerate(found) if match.callbacks] == [2345]
+    assert len({id(match) for match in found}) < 5
+    whole = of_each(looked_up(index, event="failed-job-2345", owners=owners))
+    assert [i for i, (fires, _) in enumerate(whole) if fires] == [2345]
+    assert len(whole) == 3000
 
 
 @given(st.randoms(use_true_random=False), cases())
