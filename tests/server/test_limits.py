@@ -563,7 +563,8 @@ def test_a_lookup_that_takes_long_keeps_nobody_waiting(tmp_path: Path) -> None:
         f"m.qcb = done-job-self && done-job-lab{n} && done-job-lab{n}x*y\n" for n in range(1000)
     )
     directory = write(tmp_path / "callback", lines, m_qcb="mail-status\n")
-    occurred = [f"done-job-lab{n}" for n in range(4000)]
+    # Long enough that the scheduler of a busy machine lets the others have a turn meanwhile.
+    occurred = [f"done-job-lab{n}" for n in range(20_000)]
     params = {"event": "done-job-self", "occurred": occurred}
     request = {"jsonrpc": "2.0", "id": 1, "method": "lookup", "params": params}
     with running(tmp_path, directory) as agent:
