@@ -28,7 +28,8 @@ PROGRAM = "callback-agent"
 CONF_PAGES = ("callbacks-conf", "trigger-syntax")
 SUMMARY_OF_CONF = "the file that names callbacks and the events on which they run"
 
-_INLINE = re.compile(r"`([^`]+)`|\*\*(.+?)\*\*")
+#: Markdown in prose: `code`, **bold**, *emphasis*.
+_INLINE = re.compile(r"`([^`]+)`|\*\*(.+?)\*\*|\*(\w[^*`]*)\*")
 _STATUS = re.compile(r"(?:^|[,;] )(?=\d )")
 
 
@@ -183,7 +184,8 @@ def _markdown(manual: Any, text: str, heading: str = ".SH") -> Iterator[str]:
         if kind == "code":
             yield from _code(lines)
         elif kind == "heading":
-            yield from (f"{heading} {_plain(line.lstrip('# '))}" for line in lines)
+            titles = (manual.plain_text(line.lstrip("# ")).replace("`", "") for line in lines)
+            yield from (f"{heading} {_plain(title)}" for title in titles)
         elif kind == "table":
             yield from _table(manual, lines)
         elif kind == "prose":
@@ -195,7 +197,7 @@ def _prose(manual: Any, lines: Iterable[str]) -> Iterator[str]:
     items = re.split(r"\n(?=- )", "\n".join(lines))
     for item in items:
         yield ".IP \\(bu 2" if item.startswith("- ") else ".PP"
-        yield _inline(manual.LINK.sub(r"\1", " ".join(item.removeprefix("- ").split())))
+        yield _inline(_unlinked(manual, " ".join(item.removeprefix("- ").split())))
 
 
 def _table(manual: Any, lines: Iterable[str]) -> Iterator[str]:
@@ -204,7 +206,8 @@ def _table(manual: Any, lines: Iterable[str]) -> Iterator[str]:
     columns = len(head)
     if columns == 2:
         for name, about in body:
-            yield from (".TP", rf"\fB{_plain(manual.plain_text(name))}\fR", _inline(about))
+            shown = _plain(manual.plain_text(name).replace("`", ""))
+            yield from (".TP", rf"\fB{shown}\fR", _inline(_unlinked(manual, about)))
         return
     yield from (
         ".PP",
@@ -225,14 +228,21 @@ def _code(lines: Iterable[str]) -> Iterator[str]:
     yield from (".fi", ".RE")
 
 
+def _unlinked(manual: Any, text: str) -> str:
+    r"""Prose, or a cell of a table, without the targets of its links and the `\` of `\|`."""
+    unlinked: str = manual.LINK.sub(r"\1", text)
+    return unlinked.replace("\\|", "|")
+
+
 def _inline(text: str) -> str:
-    """Prose with `code` and **bold** in bold."""
+    """Prose with `code` and **bold** in bold, *emphasis* in italics."""
     parts, at = [], 0
     for found in _INLINE.finditer(text):
-        parts += [
-            _escaped(text[at : found.start()]),
-            rf"\fB{_escaped(found[1] or found[2].replace('`', ''))}\fR",
-        ]
+        parts.append(_escaped(text[at : found.start()]))
+        if found[3]:
+            parts.append(rf"\fI{_escaped(found[3])}\fR")
+        else:
+            parts.append(rf"\fB{_escaped(found[1] or found[2].replace('`', ''))}\fR")
         at = found.end()
     return _guarded("".join([*parts, _escaped(text[at:])]))
 

@@ -140,6 +140,7 @@ def test_man_finds_the_pages_by_name(folder: Path) -> None:
     for text in (page, conf):
         prose = [line for line in text.splitlines() if not line.startswith(" " * 11)]
         assert [line for line in prose if len(line) > 80 or "`" in line or "**" in line] == []
+        assert [line for line in prose if "](" in line or re.search(r"(?<!\S)\*\w+\*", line)] == []
 
 
 def test_man_finds_them_beside_the_command_on_the_path(folder: Path) -> None:

@@ -138,7 +138,7 @@ def test_the_defaults_of_root() -> None:
         reload_for="all",
         metrics_file="",
         sources=dict.fromkeys(TABLE, "default"),
-    )
+    ), "a setting that is new, or has another default: add it here"
 
 
 IN_TMP = "/tmp/callback-agent-1000/pipe"
@@ -556,4 +556,4 @@ def test_the_settings_as_status_reports_them() -> None:
         "pipe_group": {"value": "", "source": "default"},
         "reload_for": {"value": "all", "source": "default"},
         "metrics_file": {"value": "", "source": "default"},
-    }
+    }, "a new setting: add it here, and run UPDATE_TRANSCRIPTS=1 scripts/test tests/clients"

@@ -22,7 +22,8 @@ MIN_LAST_CELL = 30
 #: What ends a cell of a table; a link or a picture with its text.
 CELL = re.compile(r"(?<!\\)\|")
 LINK = re.compile(r"!?\[([^\]]+)\]\([^)\s]+\)")
-_MARKUP = re.compile(r"\*\*(.+?)\*\*")
+#: `code`, which stays as it is; **bold**; *emphasis*.
+_MARKUP = re.compile(r"(`[^`]+`)|\*\*(.+?)\*\*|\*(\w[^*`]*)\*")
 
 
 def topics() -> dict[str, str]:
@@ -74,8 +75,8 @@ def near(name: str) -> list[str]:
 
 
 def rendered(markdown: str) -> str:
-    """A page as text for a terminal: no fences, links or bold, code indented, tables aligned, prose
-    wrapped."""
+    """A page as text for a terminal: no fences, links, bold or emphasis, code indented, tables
+    aligned, prose wrapped."""
     lines: list[str] = []
     for kind, group in groupby(kinds(markdown), itemgetter(0)):
         found = [line for _, line in group]
@@ -93,13 +94,18 @@ def rendered(markdown: str) -> str:
 
 
 def kinds(markdown: str) -> Iterator[tuple[str, str]]:
-    """Each line of a page, fences left out, with its kind: code, table, heading, blank or prose."""
+    """Each line of a page, fences left out, with its kind: code, table, heading, blank or prose.
+
+    Code is between fences, or indented by four columns.
+    """
     fenced = False
     for line in markdown.splitlines():
         if line.startswith("```"):
             fenced = not fenced
         elif fenced:
             yield "code", line
+        elif line.startswith("    "):
+            yield "code", line.removeprefix("    ")
         elif line.startswith("|"):
             yield "table", line
         elif line.startswith("#"):
@@ -144,8 +150,8 @@ def _first_sentence(markdown: str) -> str:
 
 
 def plain_text(line: str) -> str:
-    r"""A line without links, pictures and bold, of which their texts stay; `\|` is `|`."""
-    return _MARKUP.sub(r"\1", LINK.sub(r"\1", line)).replace("\\|", "|")
+    r"""A line without links, pictures, bold and emphasis: their texts stay. `\|` is `|`."""
+    return _MARKUP.sub(r"\1\2\3", LINK.sub(r"\1", line)).replace("\\|", "|")
 
 
 def _aligned(table: list[list[str]]) -> Iterator[str]:

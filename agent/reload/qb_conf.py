@@ -175,6 +175,7 @@ def restart_needed(old: Settings, new: Settings) -> list[Diagnostic]:
 
 def _restart_needed(parameter: str, new: Settings, line: int | None) -> Diagnostic:
     message = f"{parameter} changed: a stock supervisor uses the new value only after a restart"
-    hint = "restart the supervisor, if it does not ask this agent; --reread is not enough"
+    hint = "restart the supervisor, if it does not ask this agent:"
+    hint += " `qbadmin supervisor --reread` does not read this parameter again"
     problem = Problem("restart-needed", message, hint)
     return problem.at(new.qb_conf, line, None if line is None else 1)

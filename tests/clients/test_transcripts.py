@@ -22,7 +22,9 @@ def test_the_agent_answers_as_the_transcript_says(file: Path, tmp_path: Path) ->
     with transcripts.serving(tmp_path, file.stem) as replay:
         found = replay.exchanges([exchange.request for exchange in exchanges])
     transcripts.update(file, found)
-    assert found == exchanges
+    assert found == exchanges, (
+        f"{file} says something else; if the agent is right, run this with UPDATE_TRANSCRIPTS=1"
+    )
 
 
 @contextlib.contextmanager

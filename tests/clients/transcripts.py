@@ -1,6 +1,6 @@
 """The transcripts in fixtures/pipe: requests, and what the agent answers.
 
-fixtures/pipe/README.md describes the files. What differs from run to run is replaced in them; each
+fixtures/README.md describes the files. What differs from run to run is replaced in them; each
 replacement is here. `UPDATE_TRANSCRIPTS=1 pytest tests/clients` writes the answers of the agent
 into the files: review the difference.
 """

@@ -63,21 +63,29 @@ EFFECTS = {
 @pytest.mark.parametrize("code", CODES)
 def test_the_page_states_the_effect_of_the_registry(code: str) -> None:
     row = CODES[code]
+    assert code in pages(), f"write agent/manual/codes/{code}.md"
     paragraph = " ".join(pages()[code].split("\n\n")[1].split())
     _, _, effect = paragraph.partition(". Effect: ")
-    assert re.search(EFFECTS[row.effect], effect)
+    assert re.search(EFFECTS[row.effect], effect), (
+        f"agent/manual/codes/{code}.md: for {row.effect}, the text behind `Effect:` must match"
+        f" {EFFECTS[row.effect]}"
+    )
 
 
 def test_every_code_is_shown_by_a_fixture_an_example_or_a_test() -> None:
     expected = (path.read_text() for path in (ROOT / "fixtures").rglob("EXPECTED"))
     shown = {code for text in expected for code in re.findall(r"\[([a-z0-9-]+)\]$", text, re.M)}
     shown |= {code for code, text in pages().items() if re.search(r"^```\w+ wrong\b", text, re.M)}
-    assert sorted(CODES.keys() - shown) == sorted(SHOWN_BY.keys() - shown)
+    assert sorted(CODES.keys() - shown - SHOWN_BY.keys()) == [], (
+        "to show a code: a folder in fixtures/broken, or a block `wrong` in its page in"
+        " agent/manual/codes, or a test named in SHOWN_BY of this file"
+    )
+    assert sorted(SHOWN_BY.keys() - CODES.keys()) == [], "remove it from SHOWN_BY of this file"
     for code, test in SHOWN_BY.items():
         file, _, name = test.partition("::")
         text = (ROOT / "tests" / file).read_text()
-        assert f"def {name}(" in text, test
-        assert f'"{code}"' in text, test
+        assert f"def {name}(" in text, f"SHOWN_BY of this file: there is no {test}"
+        assert f'"{code}"' in text, f"tests/{file} does not name {code}"
 
 
 def test_too_many_directories_are_an_error() -> None:

@@ -39,7 +39,9 @@ def name_of(directory: Path) -> str:
 
 
 def expected(directory: Path) -> list[str]:
-    return sorted((directory / "EXPECTED").read_text().splitlines())
+    file = directory / "EXPECTED"
+    assert file.exists(), f"write {file}: fixtures/README.md describes it"
+    return sorted(file.read_text().splitlines())
 
 
 def check(
@@ -86,7 +88,7 @@ def all_languages(tmp_path: Path) -> str:
 def test_a_directory_gives_its_expected_findings(directory: Path, all_languages: str) -> None:
     done = check("--qb-conf", all_languages, str(directory), cwd=FIXTURES)
     lines = expected(directory)
-    assert findings(done.stdout, directory) == lines, done
+    assert findings(done.stdout, directory) == lines, f"{directory}/EXPECTED; {done}"
     assert done.returncode == status_for(lines), done
 
 
@@ -98,7 +100,7 @@ def test_a_qb_conf_gives_its_expected_findings(directory: Path, tmp_path: Path) 
         (tmp_path / name / "callbacks.conf").write_text("# nothing\n")
     done = check("--qb-conf", "qb.conf", cwd=directory, qbdir=tmp_path)
     lines = expected(directory)
-    assert findings(done.stdout, directory) == lines, done
+    assert findings(done.stdout, directory) == lines, f"{directory}/EXPECTED; {done}"
     assert done.returncode == status_for(lines), done
 
 
@@ -152,7 +154,9 @@ def test_the_readme_names_every_fixture() -> None:
     readme = (FIXTURES / "README.md").read_text()
     named = set(re.findall(r"^- `([^`]+)/`", readme, re.MULTILINE))
     mistakes = (path for path in FIXTURES.glob("mistakes/*") if path.is_dir())
-    assert named == {name_of(d) for d in (*DIRECTORIES, *mistakes, *QB_CONFS)}
+    there = {name_of(d) for d in (*DIRECTORIES, *mistakes, *QB_CONFS)}
+    assert sorted(there - named) == [], "add a line to fixtures/README.md"
+    assert sorted(named - there) == [], "fixtures/README.md names a folder that is not there"
 
 
 def test_the_python_example_does_its_work(

@@ -24,6 +24,7 @@ from support.documents import (
     OPTIONAL,
     ROOT,
     Command,
+    Program,
     bad_links,
     blocks,
     carry_out,
@@ -60,6 +61,27 @@ def first_steps() -> list[Command]:
     raise AssertionError("the README does not start an agent")
 
 
+#: What a page with examples says before the first of them: where its folder and agent come from.
+GO_ON = """
+The examples go on from [First steps](../../README.md#first-steps) in the
+README: run those up to `callback-agent serve`, in the folder of the source.
+"""
+
+
+@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: str(page.stem))
+def test_a_page_says_where_its_examples_begin(page: Path) -> None:
+    before, _, _ = page.read_text(encoding="utf-8").partition("```console")
+    assert GO_ON in before, f"write it before the first example of {page}"
+
+
+def test_the_supervisor_is_as_short_as_the_readme_says() -> None:
+    program = next(step for step in steps(text("writing-a-supervisor")) if isinstance(step, Program))
+    lines = [line for line in program.text.splitlines() if line.strip()]
+    stated = re.search(r"complete one in (\d+) lines", (ROOT / "README.md").read_text("utf-8"))
+    assert stated
+    assert len(lines) <= int(stated[1])
+
+
 @linux
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: str(page.stem))
 def test_every_command_prints_what_the_page_says(page: Path) -> None:
@@ -93,8 +115,16 @@ def test_a_page_fits_a_terminal(page: Path) -> None:
 @pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.stem))
 def test_a_page_on_a_terminal_has_no_markup(page: Path) -> None:
     lines = manual.rendered(page.read_text(encoding="utf-8")).splitlines()
-    assert [line for line in lines if not line.startswith("    ") and "**" in line] == []
+    prose = [re.sub("`[^`]*`", "", line) for line in lines if not line.startswith("    ")]
+    assert [line for line in prose if re.search(r"\*\*|\*\w[^*]*\*", line)] == []
     assert [line for line in lines if "](" in line or "```" in line] == []
+
+
+def test_emphasis_and_indented_code_are_rendered() -> None:
+    page = "# t\n\nIt is *held*, by **all `x`**; `a-*` and `b-*` stay.\n\n    one  *two*\n    3\n"
+    assert manual.rendered(page) == (
+        "t\n\nIt is held, by all `x`; `a-*` and `b-*` stay.\n\n    one  *two*\n    3\n"
+    )
 
 
 def test_a_table_in_a_page_has_the_same_number_of_cells_in_every_row() -> None:
@@ -115,20 +145,23 @@ def commands() -> Mapping[str, click.Command]:
 
 def test_every_command_has_a_section() -> None:
     headings = re.findall(r"^## (\w+)$", text("commands"), re.MULTILINE)
-    assert sorted(headings) == sorted(commands())
+    assert sorted(headings) == sorted(commands()), "the sections of agent/manual/commands.md"
 
 
 @pytest.mark.parametrize("name", sorted(commands()))
 def test_every_option_of_a_command_is_described(name: str) -> None:
     about = re.search(rf"^## {name}\b.*?(?=^## |\Z)", text("commands"), re.M | re.DOTALL)
-    assert about
+    assert about, f"agent/manual/commands.md has no section {name}"
     told = about[0] + text("settings")
     command = commands()[name]
     of_group = command.commands.values() if isinstance(command, click.Group) else ()
     for parameter in [one for each in (command, *of_group) for one in each.params]:
         if isinstance(parameter, click.Option):
             for option in parameter.opts:
-                assert re.search(rf"`[^`]*(?<![\w-]){option}(?![\w-])", told), option
+                assert re.search(rf"`[^`]*(?<![\w-]){option}(?![\w-])", told), (
+                    f"describe {option} in section {name} of agent/manual/commands.md, or in"
+                    " agent/manual/settings.md"
+                )
 
 
 def test_the_exit_statuses_of_a_command_are_described() -> None:
@@ -141,16 +174,19 @@ def test_every_setting_is_described() -> None:
     page = text("settings")
     for row in settings.TABLE.values():
         if row.flag:
-            assert re.search(rf"`{row.flag}[ `]", page), row.flag
-            assert f"`{row.variable}`" in page, row.variable
+            file = "agent/manual/settings.md"
+            assert re.search(rf"`{row.flag}[ `]", page), f"describe {row.flag} in {file}"
+            assert f"`{row.variable}`" in page, f"describe {row.variable} in {file}"
     for key in (path_list.QB_PATH, path_list.QB_LANGUAGES, path_list.QB_DIRECTORY):
-        assert f"`{key}`" in page, key
+        assert f"`{key}`" in page, f"describe {key} in agent/manual/settings.md"
 
 
 def test_every_topic_is_in_the_readme_and_the_other_way_round() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     linked = re.findall(r"\(agent/manual/([\w-]+)\.md\)", section(readme, "Manual"))
-    assert sorted(linked) == sorted(manual.topics())
+    assert sorted(linked) == sorted(manual.topics()), (
+        "the table of the manual's pages in README.md must have each page of agent/manual once"
+    )
 
 
 UNITS = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
@@ -201,17 +237,18 @@ LIMITS = {
 
 def test_every_limit_is_that_of_the_code() -> None:
     table = {row[0]: row[1] for row in rows(text("limits")) if row[0] in LIMITS}
-    assert table.keys() == LIMITS.keys()
+    assert table.keys() == LIMITS.keys(), "a row of LIMITS here is not in agent/manual/limits.md"
     for row, constant in LIMITS.items():
         value = pkgutil.resolve_name(f"agent.{constant}")
         number, _, unit = table[row].partition(" ")
         stated = float(number.replace(",", "")) * UNITS.get(unit, 1)
-        assert stated == pytest.approx(value), (row, value)
+        assert stated == pytest.approx(value), f"agent/manual/limits.md, {row}: it is {value}"
 
 
 def test_every_error_of_the_pipe_is_described() -> None:
     codes = set(map(str, ERRORS))
-    assert codes == {row[0] for row in rows(text("pipe")) if row[0].startswith("-3")}
+    described = {row[0] for row in rows(text("pipe")) if row[0].startswith("-3")}
+    assert codes == described, "the table of errors in agent/manual/pipe.md"
 
 
 def test_every_block_of_a_page_is_run_or_shown_on_purpose() -> None:

@@ -91,23 +91,30 @@ def test_every_code_of_the_source_is_in_the_registry() -> None:
     """A string that only looks like a code belongs in NOT_CODES."""
     found, _ = codes_of_the_source()
     assert {"no-equals", "missing-file"} <= found
-    assert sorted(found - CODES.keys()) == []
+    assert sorted(found - CODES.keys()) == [], (
+        "add a row to CODES of agent/core/diagnostic.py, or, if it is no code, to NOT_CODES here"
+    )
 
 
 def test_every_code_of_the_registry_is_given() -> None:
     _, strings = codes_of_the_source()
-    assert [code for code in CODES if strings[code] < 2] == []
+    assert [code for code in CODES if strings[code] < 2] == [], (
+        "no module of agent/ reports it: add what finds it, or remove its row from CODES"
+    )
 
 
 def test_every_code_has_its_page() -> None:
-    assert sorted(CODES) == sorted(pages())
+    assert sorted(CODES.keys() - pages()) == [], "write agent/manual/codes/CODE.md"
+    assert sorted(pages().keys() - CODES.keys()) == [], (
+        "agent/manual/codes has a page that is no code: add its row to CODES, or delete the page"
+    )
 
 
 def test_every_code_of_the_fixtures_is_in_the_registry() -> None:
     expected = (path.read_text() for path in (ROOT / "fixtures").rglob("EXPECTED"))
     found = {code for text in expected for code in re.findall(r"\[([a-z0-9-]+)\]$", text, re.M)}
     assert found
-    assert sorted(found - CODES.keys()) == []
+    assert sorted(found - CODES.keys()) == [], "an EXPECTED of fixtures/ names what is not in CODES"
 
 
 def row_of(code: str) -> str:
@@ -127,27 +134,32 @@ def test_the_list_of_findings_is_that_of_the_registry() -> None:
     )
     if text != expected and os.environ.get("UPDATE_DOCUMENTS") == "1":
         page.write_text(expected, encoding="utf-8")
-    assert text == expected
+    assert text == expected, "UPDATE_DOCUMENTS=1 writes these rows of agent/manual/findings.md"
     listed = re.findall(r"^\| \[([\w-]+)\]", text, re.M)
-    assert sorted(listed) == sorted(CODES)
+    missing = [row_of(code) for code in sorted(CODES.keys() - set(listed))]
+    assert missing == [], "add these rows to agent/manual/findings.md, where they belong"
+    assert sorted(listed) == sorted(CODES), "agent/manual/findings.md has a row too many"
 
 
 @pytest.mark.parametrize("code", sorted(CODES))
 def test_a_page_states_the_severity_of_the_registry(code: str) -> None:
+    assert code in pages(), f"write agent/manual/codes/{code}.md"
     stated = re.search(r"^Severity: (.*?)\. Effect", pages()[code], re.MULTILINE | re.DOTALL)
-    assert stated
+    page = f"agent/manual/codes/{code}.md"
+    assert stated, f"{page}: the third line must begin with `Severity: ... . Effect: ...`"
     about = CODES[code]
     assert set(re.findall("error|warning|note", stated[1])) == {
         str(severity) for severity in (about.severity, about.other) if severity
-    }
+    }, f"{page}: the severity is not that of CODES"
 
 
 @pytest.mark.parametrize("code", sorted(pages()))
 def test_a_page_has_its_form(code: str) -> None:
     lines = pages()[code].splitlines()
-    assert lines[0] == f"# {code}"
-    assert re.match(r"Severity: (error|warning|note)\b.*\. Effect: ", " ".join(lines[2:4]))
-    assert len(lines) <= 40
+    page = f"agent/manual/codes/{code}.md"
+    assert lines[0] == f"# {code}", page
+    assert re.match(r"Severity: (error|warning|note)\b.*\. Effect: ", " ".join(lines[2:4])), page
+    assert len(lines) <= 40, page
 
 
 # -- the examples ---------------------------------------------------------------------------------
@@ -268,7 +280,10 @@ WITH_EXAMPLE = sorted(pages().keys() - NO_EXAMPLE)
 def test_the_example_shows_the_finding(code: str, found: tuple[Found, Found]) -> None:
     wrong, _ = found
     severities = {row["severity"] for row in wrong[code] if row["code"] == code}
-    assert severities, wrong[code]
+    assert severities, (
+        f"`check` finds {wrong[code]} in the example of agent/manual/codes/{code}.md, expected"
+        f" {code}; a code without an example belongs in NO_EXAMPLE of this file"
+    )
     stated = re.search(r"^Severity: ([^.]*)\.", pages()[code], re.MULTILINE)
     assert stated
     assert [s for s in severities if s not in stated[1]] == []
@@ -277,4 +292,5 @@ def test_the_example_shows_the_finding(code: str, found: tuple[Found, Found]) ->
 @pytest.mark.parametrize("code", WITH_EXAMPLE)
 def test_the_correction_removes_the_finding(code: str, found: tuple[Found, Found]) -> None:
     _, right = found
-    assert [row for row in right[code] if row["severity"] == "error" or row["code"] == code] == []
+    left = [row for row in right[code] if row["severity"] == "error" or row["code"] == code]
+    assert left == [], f"the blocks `right` of agent/manual/codes/{code}.md leave this"

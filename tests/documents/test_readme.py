@@ -64,7 +64,7 @@ def test_no_changed_line_passes() -> None:
 
 
 def test_the_readme_is_short() -> None:
-    assert len(TEXT.splitlines()) <= MAX_LINES
+    assert len(TEXT.splitlines()) <= MAX_LINES, "move something from README.md to agent/manual"
 
 
 def test_every_program_is_run() -> None:
@@ -107,26 +107,33 @@ def test_the_architecture_lists_all_modules() -> None:
     page = ROOT / "agent" / "README.md"
     text = page.read_text(encoding="utf-8")
     layers = [row[0].strip("`/") for row in rows(section(text, "Layers"))[2:]]
-    assert [n for n in layers if not list((ROOT / "agent").glob(f"{n}*"))] == []
+    assert [n for n in layers if not list((ROOT / "agent").glob(f"{n}*"))] == [], (
+        "the table of layers in agent/README.md names what is not there"
+    )
     listed = section(text, "Modules")
     expected = "\n".join(["", "| module | |", "|---|---|", *modules(layers), ""])
     if listed != expected and os.environ.get("UPDATE_DOCUMENTS") == "1":
         head = "## Modules\n"
         page.write_text(text.replace(head + listed, head + expected), encoding="utf-8")
-    assert listed == expected
+    assert listed == expected, (
+        "UPDATE_DOCUMENTS=1 scripts/test tests/documents/test_readme.py writes agent/README.md"
+    )
 
 
 def test_every_long_run_is_described() -> None:
     text = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
     described = re.findall(r"^\| `(\w+)`(?: \(`scripts/[\w-]+`\))? \|", text, re.M)
     runs = {path.stem for path in (ROOT / "tests" / "stress").glob("[a-z]*.py")}
-    assert sorted(described) == sorted(r for r in runs if not r.startswith(("test_", "conftest")))
+    there = sorted(r for r in runs if not r.startswith(("test_", "conftest")))
+    assert sorted(described) == there, "the table of long runs in .github/CONTRIBUTING.md"
 
 
 def test_every_script_is_described() -> None:
     described = TEXT + (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
     for path in (ROOT / "scripts").iterdir():
         if path.name != "__pycache__":
-            assert f"scripts/{path.name}" in described, path.name
+            assert f"scripts/{path.name}" in described, (
+                f"describe scripts/{path.name} in README.md or .github/CONTRIBUTING.md"
+            )
     for name in re.findall(r"scripts/([\w.-]*\w)", described):
         assert (ROOT / "scripts" / name).exists(), name

@@ -17,12 +17,20 @@ SCRIPTS = TESTS.parent / "scripts"
 
 
 def run(
-    command: list[str | Path], folder: Path, timeout: float = DEADLINE
+    command: list[str | Path],
+    folder: Path,
+    timeout: float = DEADLINE,
+    python: str = sys.executable,
 ) -> subprocess.CompletedProcess[str]:
-    environ = os.environ | {"PYTHON": sys.executable}
+    environ = os.environ | {"PYTHON": python}
     return subprocess.run(
         command, cwd=folder, env=environ, capture_output=True, text=True, timeout=timeout
     )
+
+
+def scripts_of_programs() -> list[str]:
+    files = (path for path in SCRIPTS.iterdir() if path.is_file() and path.suffix == "")
+    return sorted(path.name for path in files if '/long-run" ' in path.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", ["fuzz", "hammer", "kills", "soak"])
@@ -30,6 +38,16 @@ def test_a_script_runs_its_program(tmp_path: Path, name: str) -> None:
     done = run([SCRIPTS / name, "--help"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: {name}.py ")
+
+
+def test_a_script_without_an_interpreter_says_how_to_get_one(tmp_path: Path) -> None:
+    names = scripts_of_programs()
+    assert {"bench", "hammer", "slurm-load"} <= {*names}
+    for name in [*names, "long-run", "test-lowest"]:
+        done = run([SCRIPTS / name], tmp_path, python=str(tmp_path / "none"))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.replace("_", "-").startswith(f"{name}: there is no Python at")
+        assert done.stderr.endswith("scripts/setup, or set PYTHON\n")
 
 
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="needs prlimit")
