@@ -75,7 +75,9 @@ def test_a_page_says_where_its_examples_begin(page: Path) -> None:
 
 
 def test_the_supervisor_is_as_short_as_the_readme_says() -> None:
-    program = next(step for step in steps(text("writing-a-supervisor")) if isinstance(step, Program))
+    program = next(
+        step for step in steps(text("writing-a-supervisor")) if isinstance(step, Program)
+    )
     lines = [line for line in program.text.splitlines() if line.strip()]
     stated = re.search(r"complete one in (\d+) lines", (ROOT / "README.md").read_text("utf-8"))
     assert stated
