@@ -111,8 +111,29 @@ def scripts(document: str, title: str) -> list[str]:
     return [block.text for block in blocks(section(document, title)) if block.language == "sh"]
 
 
+def served(machine: Machine, shell: str, serve: str) -> str:
+    """What a lookup prints while the README's command serves a directory of one's own."""
+    own = machine.root / "own"
+    shutil.copytree(ROOT / "fixtures" / "example", own / "callback")
+    places = {"PIPE": "pipe", "LOG": "log", "STATE": "state"}
+    given = "".join(f"export CALLBACK_AGENT_{name}={own}/{at}\n" for name, at in places.items())
+    given += "export CALLBACK_AGENT_UNSAFE_PERMISSIONS=warn\n"
+    command = serve.replace("DIRECTORY", f"{own}/callback").strip()
+    assert "callback-agent serve" in command.splitlines()[-1]
+    ended = command.replace("callback-agent serve", f"timeout {PATIENCE} callback-agent serve")
+    said = machine.run(
+        f"{shell}{given}{ended} 2>/dev/null &\n"
+        "until callback-agent lookup failed-job-self 2>/dev/null; do kill -0 $!; sleep 0.1; done\n"
+        "kill $!; wait $!\n"
+    )
+    assert "logFailuresToDB.py" in said
+    shutil.rmtree(own)
+    (machine.home / "callbacks-qb.conf").unlink()
+    return said
+
+
 def test_the_readme_installs_upgrades_and_removes_it(machine: Machine) -> None:
-    install, shell, upgrade, remove = scripts((ROOT / "README.md").read_text(), "Install")
+    install, shell, serve, upgrade, remove = scripts((ROOT / "README.md").read_text(), "Install")
     machine.run(install)
     # As in a ~/.bashrc; MANPATH may be unset there, and `set -u` is the test's own.
     asked = "callback-agent --version; complete -p callback-agent; manpath -q 2>/dev/null || true"
@@ -124,6 +145,7 @@ def test_the_readme_installs_upgrades_and_removes_it(machine: Machine) -> None:
         assert "/usr/share/man" in said[2]
     if shutil.which("man"):
         assert "callback-agent-check(1)" in machine.run(f"set +u\n{shell}man callback-agent\n")
+    assert "(language off" not in served(machine, f"set +u\n{shell}", serve)
     package = machine.checkout / "agent" / "__init__.py"
     package.write_text(re.sub('__version__ = ".*"', '__version__ = "7.8.9"', package.read_text()))
     said_after = machine.run(f"set +u\n{shell}{upgrade}")
