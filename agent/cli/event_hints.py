@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from agent.core.event import NAMES, TYPES, is_id
-from agent.core.likely import JOB_CONTEXTS
+from agent.core.likely import JOB_CONTEXTS, meant_names
 from agent.core.quoting import printable
 from agent.core.spelling import nearest
 
@@ -29,12 +29,15 @@ def hint(text: str, names: Collection[str] = ()) -> str | None:
     row = TYPES.get(kind)
     if row is None:
         return None
-    if name not in names and (meant := _known(name, names)):
+    meant: tuple[str, ...] = (name,)
+    if name not in names:
+        known = _known(name, names)
+        meant = (known,) if known else meant_names(name) or meant
+    if meant != (name,):
         reasons.append(f"{printable(name)} is not a known event name")
-        name = meant
-    if "*" in name:
+    elif "*" in name:
         reasons.append("an event has one name: * is an ordinary character in it")
-        name = "NAME"
+        meant = ("NAME",)
     if not is_id(context) and (context == "*" or _known(context, JOB_CONTEXTS)):
         own = _known(context, JOB_CONTEXTS) or "self"
         if own != context:
@@ -53,8 +56,8 @@ def hint(text: str, names: Collection[str] = ()) -> str | None:
             extra = row.example
     if not reasons:
         return None
-    event = f"{name}-{kind}-{context}{hyphen}{extra}"
-    return f"did you mean {printable(event)}? {'; '.join(reasons)}"
+    events = (printable(f"{name}-{kind}-{context}{hyphen}{extra}") for name in meant)
+    return f"did you mean {' or '.join(events)}? {'; '.join(reasons)}"
 
 
 def _known(word: str, known: Collection[str]) -> str | None:

@@ -28,6 +28,7 @@ from typing import NamedTuple
 from agent.core import near_settings
 from agent.core.correction import from_byte
 from agent.core.diagnostic import MAX_UNCAPPED, Diagnostic, Edit, Problem, ProblemError, capped
+from agent.core.likely import likely_event
 from agent.core.quoting import shown
 
 #: The longest line of a callbacks.conf, in characters. A trigger at its own limit fits, in quotes
@@ -227,7 +228,7 @@ def _setting(line: str, number: int, wanted: Collection[str] | None = None) -> S
     after = line[end + 1 :]
     if after.strip() and not after.lstrip().startswith("#"):
         message = "only a comment may follow the closing quote"
-        hint = "put the whole value inside the quotes"
+        hint = "remove it, or put the whole value inside the quotes"
         rest = after.partition("#")[0].rstrip()
         column = end + len(after) - len(after.lstrip()) + 2
         length = end + 2 + len(rest) - column
@@ -254,6 +255,11 @@ def _around(line: str, start: int, end: int, rest: str) -> tuple[Edit, ...]:
         return (Edit(end + 1, end + 1 + len(rest), ""),)
     raw = line[start + 1 : end]
     if "#" in raw or "\\" in raw or rest[0] not in " \t&|),;":
+        return ()
+    # Words that are neither an operator nor an event would become part of the event before them.
+    following = rest.lstrip(" \t),;")
+    word = "".join(following.lstrip("&|( \t\"'").split(None, 1)[:1])
+    if following[0] not in "&|" and word.lower() not in ("and", "or") and not likely_event(word):
         return ()
     return Edit(start, start + 1, ""), Edit(end, end + 1, "")
 

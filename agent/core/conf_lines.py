@@ -31,8 +31,11 @@ class Examined:
     #: What the trigger means; None if the line has an error.
     tree: Trigger | None = None
     problems: tuple[Problem, ...] = ()
-    #: The line to write; the line itself if nothing can be corrected mechanically.
+    #: The line with all that can be corrected mechanically; the line itself if nothing can be.
     corrected: str = ""
+    #: The hint to write that line; None if there is nothing to correct, or if something would be
+    #: wrong with that line too.
+    written: str | None = None
 
 
 def examine(line: str, number: int = 1, edits: Iterable[Edit] = ()) -> Examined:
@@ -71,9 +74,10 @@ def examine(line: str, number: int = 1, edits: Iterable[Edit] = ()) -> Examined:
             problems.append(moved)
     problems = _without_reverted(problems, first)
     found.corrected = text
-    hint = as_hint(text) if text != line else None
+    if text != line and not current.problems:
+        found.written = as_hint(text)
     found.problems = tuple(
-        replace(p, hint=hint, edits=()) if p.edits and hint else replace(p, edits=())
+        replace(p, hint=(p.edits and found.written) or p.hint, edits=())
         for p in sorted(problems, key=lambda p: p.column or 0)
     )
     return found
@@ -102,7 +106,7 @@ def with_file(line: str, number: int, similar: Mapping[str, str]) -> str | None:
         edits = (Edit(start, start + len(setting.name), near),)
     if not edits:
         return None
-    return as_hint(examine(line, number, edits).corrected)
+    return examine(line, number, edits).written
 
 
 def is_correction(hint: str | None) -> bool:
@@ -134,6 +138,11 @@ def _round(line: str, number: int) -> _Round:
         problem = error.problem
         if problem.code == "no-equals":
             problem = file_names.without_equals(line)
+        elif problem.code == "no-name" and (conflict := file_names.in_conflict(line.strip())):
+            message, hint, _ = conflict
+            column = len(line) - len(line.lstrip()) + 1
+            length = len(line.strip())
+            problem = Problem(problem.code, message, hint, None, column, None, length)
         if "\r" in line.strip("\r") and problem.code != "line-too-long":
             problem = _of_line_ends(line, problem)
         return _Round(None, None, [problem], {})

@@ -59,15 +59,19 @@ def continued(text: Sequence[str], index: int, first: Examined) -> Continued | N
         return None
     line = examine(joined).corrected
     hint = as_hint(line)
-    if hint is None or any(p.severity is Severity.ERROR for p in examine(line).problems):
+    problems = examine(line).problems
+    if hint is None or any(p.severity is Severity.ERROR for p in problems):
         return None
+    if problems:
+        hint = "write all of it on this line"
     return Continued(_of_first_line(first, text[index], hint), tuple(others))
 
 
 def _without_equals(text: Sequence[str], index: int) -> Iterator[str]:
     """The lines behind the one at `index` that have text and no `=`."""
     for line in text[index + 1 : index + 1 + MAX_LINES]:
-        if len(line) > MAX_LINE or "=" in line or not line.partition("#")[0].strip():
+        part = line.partition("#")[0].strip()
+        if len(line) > MAX_LINE or "=" in line or not part or file_names.in_conflict(part):
             return
         yield line
 

@@ -89,7 +89,7 @@ CODES: Mapping[str, Code] = {
     "never-fires": Code(WARNING, SERVED, "Events of this type have an extra, the term has none"),
     "name-case": Code(WARNING, SERVED, "The event name is one of Qube's in another case"),
     "context-case": Code(WARNING, SERVED, "The context is `self` or `parent` in another case"),
-    "unknown-name": Code(WARNING, SERVED, "The event name is one letter away from one of Qube's"),
+    "unknown-name": Code(WARNING, SERVED, "The event name is not one of Qube's, and is like one"),
     "not-a-number": Code(WARNING, SERVED, "The extra of this type of event is a number"),
     "odd-hyphen": Code(WARNING, SERVED, "The label begins or ends with a hyphen"),
     "single-operator": Code(WARNING, SERVED, "A single `&` or `|` is between two words"),

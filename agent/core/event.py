@@ -73,6 +73,31 @@ NAME_FORMS: Mapping[str, str] = {
     **dict.fromkeys(("unblocked", "unblocks"), "unblock"),
 }
 
+#: Words of other programs for what happens to a job, and the names of Qube that may be meant, the
+#: likeliest first. No event of Qube has such a name. What such a word means is not certain.
+SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("finish", "finished", "finishes"), ("complete", "done")),
+    **dict.fromkeys(("end", "ends", "ended", "exit", "exited"), ("done",)),
+    **dict.fromkeys(("success", "successful", "succeed", "succeeded"), ("complete",)),
+    **dict.fromkeys(("error", "errors", "errored"), ("failed",)),
+    **dict.fromkeys(("crash", "crashed", "dead", "died"), ("failed", "killed")),
+    **dict.fromkeys(("abort", "aborted", "terminated"), ("killed", "failed")),
+    **dict.fromkeys(("cancel", "cancels", "cancelled", "canceled"), ("killed",)),
+    **dict.fromkeys(("stop", "stopped"), ("killed", "done")),
+    **dict.fromkeys(("start", "starts", "started", "starting"), ("running",)),
+    **dict.fromkeys(("begin", "begins", "began", "begun", "launched"), ("running",)),
+    **dict.fromkeys(("queue", "queued", "pending"), ("waiting", "submit")),
+    **dict.fromkeys(("create", "created"), ("submit",)),
+    **dict.fromkeys(("dispatch", "dispatched"), ("assigned",)),
+    **dict.fromkeys(("pause", "paused", "suspend", "suspended", "held"), ("blocked",)),
+    **dict.fromkeys(("resume", "resumed"), ("unblock", "running")),
+    **dict.fromkeys(("retry", "retried", "requeue", "requeued"), ("waiting", "running")),
+    **dict.fromkeys(("restart", "restarted"), ("waiting", "running")),
+    **dict.fromkeys(("delete", "deleted"), ("removed",)),
+    **dict.fromkeys(("changed", "updated"), ("modified",)),
+    **dict.fromkeys(("expire", "expired"), ("timeout",)),
+}
+
 #: Words of other programs, and of Qube's own pages, for its types.
 TYPE_FORMS: Mapping[str, str] = {
     **dict.fromkeys(("frame", "frames", "task", "item", "agenda", "chunk"), "work"),

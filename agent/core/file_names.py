@@ -18,6 +18,8 @@ from agent.core.typography import invisible, outer_quotes, quoted_part
 REMOVE = "remove this line"
 
 _COMMENT = re.compile(r"(?://+|--+|;+|/\*+|%+|(?i:rem|dnl)(?=\s))\s*")
+#: What git writes around the two sides of a conflict.
+_CONFLICT = re.compile(r"(?:<{7}|>{7}|\|{7})(?:\s.*)?|={7}", re.DOTALL)
 _BULLET = re.compile(r"[-*+]\s+")
 #: Commands that people write before a file's name.
 _COMMAND = re.compile(
@@ -43,6 +45,8 @@ def in_name(name: str, start: int) -> tuple[str, str, tuple[Edit, ...]] | None:
     is found.
     """
     end = start + len(name)
+    if conflict := in_conflict(name):
+        return conflict
     comment = _COMMENT.match(name)
     if comment:
         mark = quoted_part(comment[0].strip())
@@ -78,6 +82,14 @@ def in_name(name: str, start: int) -> tuple[str, str, tuple[Edit, ...]] | None:
         hint = "remove it: a callback takes no arguments"
         return message, hint, (Edit(start + len(first), end, ""),)
     return None
+
+
+def in_conflict(text: str) -> tuple[str, str, tuple[Edit, ...]] | None:
+    """What is wrong with a line, or with a name, that is one of git's conflict markers."""
+    if _CONFLICT.fullmatch(text) is None:
+        return None
+    message = f"git left a conflict here: `{quoted_part(text)}` is one of its markers"
+    return message, "keep the lines of one side, and remove those of the other and the markers", ()
 
 
 def _path(name: str, start: int) -> tuple[str, str, tuple[Edit, ...]] | None:
@@ -153,14 +165,16 @@ def without_equals(line: str) -> Problem:
 def _without_equals(text: str, start: int) -> tuple[str, str, tuple[Edit, ...]]:
     end = start + len(text)
     quoted = quoted_part(text)
+    if conflict := in_conflict(text):
+        return conflict
     if edits := invisible(text[:1], start):
         return f"the line begins with a character that cannot be seen: {quoted}", "remove it", edits
-    if found := _PUNCTUATION.fullmatch(text):
+    if _PUNCTUATION.fullmatch(text):
         return f"`{quoted}` is not a setting: each line is FILE = TRIGGER", REMOVE, ()
     if text.startswith("[") and text.endswith("]"):
         return f"there are no sections such as {quoted}: each line is FILE = TRIGGER", REMOVE, ()
-    if found := _DIRECTIVE.match(text):
-        message = f"there is no `{found[0]}`: a directory has one callbacks.conf"
+    if directive := _DIRECTIVE.match(text):
+        message = f"there is no `{directive[0]}`: a directory has one callbacks.conf"
         return message, "write the lines of the other file in its place", ()
     files = _files(text)
     if not files:
@@ -182,7 +196,10 @@ def _without_equals(text: str, start: int) -> tuple[str, str, tuple[Edit, ...]]:
         return message, "write = in its place", (*lead, edit)
     if before and likely_event(before.split(None, 1)[0]) and not value:
         message = "the sides are swapped, and there is no `=` between them"
-        return message, "write file = trigger", (Edit(start, end, f"{file} = {before}"),)
+        # Words between the two may belong to the event or not.
+        is_whole = text[file_start - 1] in ":,;=->" or len(before.split()) == 1
+        edits = (Edit(start, end, f"{file} = {before}"),) if is_whole else ()
+        return message, "write file = trigger", edits
     comment = _COMMENT.match(text)
     if comment:
         return _comment_mark(comment, start)
@@ -201,6 +218,8 @@ def _without_file(text: str, start: int) -> tuple[str, str, tuple[Edit, ...]]:
         message = f"`{quoted}` names no file that runs: each line is FILE = TRIGGER"
         return message, "write the file's name and = before it", ()
     message = f"there is no `=` in `{quoted}`: each line is FILE = TRIGGER"
+    if any(map(likely_event, text.split())):
+        return message, "write it so, or a # before it if it is a comment", ()
     hint = "write a # before it if it is a comment"
     return message, hint, (Edit(start, start, "# "),)
 

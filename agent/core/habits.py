@@ -17,7 +17,7 @@ from typing import NamedTuple
 from agent.core.correction import shifted
 from agent.core.diagnostic import Edit, Problem
 from agent.core.event import DONE, TYPES
-from agent.core.likely import is_exact, is_nearly_job, known_name, likely_event
+from agent.core.likely import is_exact, is_nearly_job, likely_event, meant_names
 from agent.core.term_report import MAX_PROBLEMS
 from agent.core.typography import (
     SUSPICIOUS,
@@ -62,6 +62,9 @@ _NOT = re.compile(r"(?:not(?=\s|$)|!)[\s!]*", re.IGNORECASE)
 #: The most characters of an event that decide whether it is one.
 MAX_BEFORE = 300
 _FIELDS = re.compile(r"[-_.:/\s]+")
+#: The name of a callback's file behind an event, and before one.
+_FILE_BEHIND = re.compile(r"[\s,;|&=]([\w.-]*\w\.(?:py|pl|qcb))[\s,;]*\Z")
+_FILE_BEFORE = re.compile(r"([\w.-]*\w\.(?:py|pl|qcb))[\s,;:=]")
 _PLACEHOLDER = re.compile(r"\$\{?\w+\}?|<\w[\w -]*>|\{\w+\}")
 _BRACKETS = {"[": "]", "<": ">", "{": "}", "^": "$"}
 
@@ -210,6 +213,20 @@ def _brackets(term: str) -> Problem | None:
     return suspicious(0, 1, message, "remove the brackets; ( and ) group events", *edits)
 
 
+def _file(term: str) -> Problem | None:
+    """The name of a file beside an event."""
+    found = _FILE_BEHIND.search(term)
+    event = term[: min(found.start(), MAX_BEFORE)] if found else ""
+    if found is None and (found := _FILE_BEFORE.match(term)):
+        event = term[found.end() :].lstrip(" \t,;:=")[:MAX_BEFORE]
+    if found is None or not likely_event(event):
+        return None
+    file = quoted_part(found[1])
+    message = f"`{file}` is read as part of the event: a line names one file, before its `=`"
+    hint = f"write a line of its own for {file}"
+    return suspicious(found.start(1), len(found[1]), message, hint)
+
+
 def _missing_operator(term: str) -> Problem | None:
     """Two events beside each other, or with punctuation between them."""
     separators = list(_SEPARATOR.finditer(term))
@@ -272,7 +289,7 @@ def _trailing(term: str) -> Problem | None:
         last = stem.rpartition("-")[2]
         if not likely_event(stem) or not is_exact(last):
             return None
-    elif stem.count("-") < 2 and known_name(stem) is None:
+    elif stem.count("-") < 2 and not meant_names(stem):
         return None
     message = f"the `{quoted_part(trail)}` at the end is read as part of the event"
     if trail[-1] == "\\":
@@ -309,7 +326,7 @@ def _other_separator(term: str) -> Problem | None:
         return None
     found = list(_FIELDS.finditer(term))[:3]
     fields = _FIELDS.split(term, maxsplit=3)
-    if len(fields) < 3 or known_name(fields[0]) is None or fields[1].lower() not in TYPES:
+    if len(fields) < 3 or not meant_names(fields[0]) or fields[1].lower() not in TYPES:
         return None
     if not (is_exact(fields[2]) or is_nearly_job(fields[2])) and "-" in term:
         return None
@@ -342,6 +359,6 @@ def _placeholder(term: str) -> Problem | None:
 
 
 _CHECKS = (
-    *(quotes, single_quotes, _brackets, _negation, _missing_operator, _trailing, unseen),
+    *(quotes, single_quotes, _brackets, _negation, _file, _missing_operator, _trailing, unseen),
     *(dashes, _spaced, _other_separator, _regular_expression, _placeholder),
 )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from agent.core.event import NAME_FORMS, NAMES, TYPES, is_id
+from collections.abc import Sequence
+from itertools import permutations
+
+from agent.core.event import NAME_FORMS, NAMES, SYNONYMS, TYPES, is_id
 from agent.core.spelling import nearest, one_letter_away
 
 #: The contexts that name a job by a word.
@@ -17,6 +20,26 @@ def known_name(text: str) -> str | None:
     if lower in NAMES:
         return lower
     return NAME_FORMS.get(lower) or nearest(lower, NAMES)
+
+
+def meant_names(text: str) -> tuple[str, ...]:
+    """The event names of Qube that may be meant by a text: the one that it probably is, or those
+    that it is another word for."""
+    known = known_name(text)
+    return (known,) if known else SYNONYMS.get(text.lower(), ())
+
+
+def in_order(fields: Sequence[str]) -> tuple[str, ...] | None:
+    """Three fields as name, type and context, if they are these in any order; else None."""
+    for name, kind, context in permutations(fields):
+        if kind in TYPES and is_one_job(context) and meant_names(name):
+            return name, kind, context
+    return None
+
+
+def is_one_job(field: str) -> bool:
+    """Whether a field names a job by a word or by its id."""
+    return field in JOB_CONTEXTS or is_id(field)
 
 
 def likely_event(text: str) -> bool:
@@ -36,7 +59,7 @@ def likely_event(text: str) -> bool:
 
 def is_exact(context: str) -> bool:
     """Whether a third field is a context rather than a label."""
-    return context in ("self", "parent", "*") or is_id(context)
+    return context == "*" or is_one_job(context)
 
 
 def is_nearly_job(context: str) -> bool:

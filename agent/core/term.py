@@ -38,9 +38,11 @@ from agent.core.event import (
 )
 from agent.core.term_report import (
     TermReport,
+    check_extra,
     check_label,
     check_name,
     check_number,
+    is_of_a_job,
     malformed,
     no_extra,
     warn_global,
@@ -131,7 +133,7 @@ def parse_term(text: str, start: int, problems: list[Problem]) -> Term:
         warn_global(report, text)
     at_context = len(name) + len(kind) + 2
     if name not in NAMES:
-        check_name(report, name)
+        check_name(report, name, kind, rest)
     field, hyphen, extra = rest.partition("-")
     context, label = field, rest
     if "**" in text:
@@ -142,10 +144,12 @@ def parse_term(text: str, start: int, problems: list[Problem]) -> Term:
             raise no_extra(text, row, report)
         if not hyphen and row.extra is not None:
             warn_never_fires(report, text, row)
-        elif hyphen and row.numbers:
-            check_number(report, row, extra, at_context + len(field) + 1)
+        elif hyphen:
+            check_extra(report, text, row, field, rest.partition("-")[2])
         place = intern(context) if context in CONTEXTS else canonical_id(context)
         return Term(text, name, kind, place, extra if hyphen else None)
+    if is_of_a_job(report, text, row, at_context):
+        return Term(text, name, kind, None, None, label)
     if row.extra is not None:
         if "-" not in label and "*" not in label:
             warn_never_fires(report, text, row)

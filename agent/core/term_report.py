@@ -10,14 +10,26 @@ import re
 from agent.core.correction import Corrected
 from agent.core.diagnostic import MAX_FINDINGS, Edit, Problem, ProblemError
 from agent.core.event import NAMES, TYPE_FORMS, TYPES, EventType, is_id
-from agent.core.likely import JOB_CONTEXTS, MAX_NEAR_JOB, known_name
+from agent.core.likely import (
+    JOB_CONTEXTS,
+    MAX_NEAR_JOB,
+    in_order,
+    is_nearly_job,
+    is_one_job,
+    known_name,
+    meant_names,
+)
 from agent.core.quoting import shown
 from agent.core.spelling import nearest, one_letter_away
+from agent.core.typography import SUSPICIOUS
 
 #: The most problems of one trigger. A line of 64 KiB could have 16,000.
 MAX_PROBLEMS = MAX_FINDINGS
 
 _SINGLE_OPERATOR = re.compile(r"(?<!\S)[&|](?!\S)")
+#: What follows `self` or `parent` without a hyphen.
+_MORE = re.compile(r"(self|parent)([^\w*-]+)(.+)", re.DOTALL)
+_NUMBERS = re.compile(r"[0-9*]+(?:-[0-9*]+)*")
 _EXPECTED_TYPES = "the types are " + ", ".join(TYPES)
 _UNIT = re.compile(r"([0-9]{1,9})\s*(s|sec|m|min|h|d)", re.IGNORECASE)
 _SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
@@ -144,20 +156,29 @@ def _unknown_type(name: str, kind: str, rest: str, report: TermReport) -> Proble
         return error(message, f"write {lower}", Edit(at, at + len(kind), lower))
     context = rest.partition("-")[0]
     whole = Edit(0, at + len(kind), f"{kind}-{name}")
-    if name in TYPES and known_name(kind):
+    if name in TYPES and meant_names(kind):
         message = f"`{shown(name)}-{shown(kind)}` has the type before the name"
         return error(message, f"write {shown(kind)}-{shown(name)}", whole)
-    if kind in JOB_CONTEXTS and context in TYPES:
+    if is_one_job(kind) and context in TYPES:
         edit = Edit(at, at + len(kind) + 1 + len(context), f"{context}-{kind}")
         message = f"`{kind}-{context}` has the context before the type"
         return error(message, f"write {context}-{kind}", edit)
-    if kind in JOB_CONTEXTS or is_id(kind):
+    if ordered := in_order((name, kind, context)):
+        edit = Edit(0, at + len(kind) + 1 + len(context), "-".join(ordered))
+        message = (
+            f"`{shown(f'{name}-{kind}-{context}')}` has the fields of an event in another order"
+        )
+        return error(message, f"write {'-'.join(ordered)}", edit)
+    if is_one_job(kind):
         kind_of_event = "job" if not rest else "work"
         message = f"this event has no type before {shown(kind)}"
-        return error(message, _EXPECTED_TYPES, Edit(at, at, f"{kind_of_event}-"))
+        # With another type or context in it, the result would be another event than was meant.
+        is_clear = not {name, *rest.split("-")} & {*TYPES, *JOB_CONTEXTS}
+        edits = [Edit(at, at, f"{kind_of_event}-")] if is_clear else []
+        return error(message, _EXPECTED_TYPES, *edits)
     near = nearest(kind.lower(), TYPES) or TYPE_FORMS.get(kind.lower())
     hint = f"did you mean {near}?" if near else _EXPECTED_TYPES
-    edits = (Edit(at, at + len(kind), near),) if near else ()
+    edits = [Edit(at, at + len(kind), near)] if near else []
     return error(f"the type {shown(kind)} is unknown", hint, *edits)
 
 
@@ -172,23 +193,68 @@ def warn_never_fires(report: TermReport, text: str, row: EventType) -> None:
     """Warn of a term without the extra that its events have."""
     message = f"this never fires: an event of type {row.name} has an extra, the {row.extra}"
     end = len(text)
-    hint = f"write {shown(text)}-* to match any"
-    report.add("never-fires", 0, end, message, hint, Edit(end, end, "-*"))
-
-
-def check_name(report: TermReport, name: str) -> None:
-    """Warn of a name that Qube does not define and that looks like one that it does."""
-    lower = name.lower()
-    near = known_name(name) if "*" not in name else None
-    if near is None:
+    name, kind, where = text.split("-", 2)
+    if is_nearly_job(where) or not where.strip("*"):
+        hint = f"write {shown(text)}-* to match any"
+        report.add("never-fires", 0, end, message, hint, Edit(end, end, "-*"))
         return
-    edit = Edit(0, len(name), near)
-    if lower == near:
+    # Perhaps it is the extra, and the context is missing.
+    job = f"job {where}" if is_id(where) else f'jobs labelled "{shown(where)}"'
+    own = shown(f"{name}-{kind}-self-{where}")
+    hint = f"write {shown(text)}-* to match any of {job}, or {own} if it is the {row.extra}"
+    report.add("never-fires", 0, end, message, hint)
+
+
+def check_name(report: TermReport, name: str, kind: str, rest: str) -> None:
+    """Warn of a name that Qube does not define and that looks like one that it does, or like
+    another field. `kind` and `rest` follow it."""
+    if name in TYPES or is_one_job(name):
+        context = rest.partition("-")[0]
+        ordered = in_order((name, kind, context))
+        end = len(name) + len(kind) + len(context) + 2
+        edits = (Edit(0, end, "-".join(ordered)),) if ordered else ()
+        message = f"`{name}` is read as the event's name"
+        hint = "write the name, the type and the context, in this order"
+        report.add(SUSPICIOUS, 0, len(name), message, hint, *edits)
+        return
+    meant = meant_names(name) if "*" not in name else ()
+    if not meant:
+        return
+    edit = Edit(0, len(name), meant[0])
+    if name.lower() == meant[0]:
         message = f"the event name {name} is not one of Qube's: case counts"
-        report.add("name-case", 0, len(name), message, f"write {near}", edit)
-    else:
-        message = f"the event name {shown(name)} is not one of Qube's"
-        report.add("unknown-name", 0, len(name), message, f"did you mean {near}?", edit)
+        report.add("name-case", 0, len(name), message, f"write {meant[0]}", edit)
+        return
+    message = f"the event name {shown(name)} is not one of Qube's"
+    hint = f"did you mean {' or '.join(meant)}?"
+    edits = (edit,) if known_name(name) else ()
+    report.add("unknown-name", 0, len(name), message, hint, *edits)
+
+
+def check_extra(report: TermReport, text: str, row: EventType, context: str, extra: str) -> None:
+    """Warn of an extra that no event has. It ends the text, and `context` is before it."""
+    start = len(text) - len(extra)
+    before = text[: start - len(context) - 1]
+    if row.extra is not None and extra in JOB_CONTEXTS:
+        message = f"`{context}-{extra}` has the extra before the context"
+        hint, edits = (
+            f"write {extra}-{context}",
+            [Edit(len(before), len(text), f"{extra}-{context}")],
+        )
+        if context in JOB_CONTEXTS:
+            message = f"`{context}-{extra}` has two contexts: `{extra}` is read as the {row.extra}"
+            hint, edits = f"write one of them, and the {row.extra} after it", []
+        report.add(SUSPICIOUS, len(before), len(text) - len(before), message, hint, *edits)
+    elif row.extra is not None:
+        check_number(report, row, extra, start)
+    elif not row.is_global and extra.strip("*"):
+        message = f"an event of type {row.name} has no extra, so none has this one: {shown(extra)}"
+        name = before.partition("-")[0]
+        other = f"{name}-work-{context}-{extra} for one item of its work"
+        if extra in JOB_CONTEXTS:
+            other = f"{before}{extra}: an event has one context"
+        hint = f"write {shown(text[: start - 1])}, or {shown(other)}"
+        report.add(SUSPICIOUS, start, len(extra), message, hint)
 
 
 def check_number(report: TermReport, row: EventType, extra: str, offset: int) -> None:
@@ -221,6 +287,34 @@ def check_number(report: TermReport, row: EventType, extra: str, offset: int) ->
     report.add("not-a-number", offset, length, message, hint, *edits)
 
 
+def is_of_a_job(report: TermReport, text: str, row: EventType, at: int) -> bool:
+    """Whether a label was meant as `self` or `parent` and something else; then warns of it.
+
+    The label is at offset `at` of `text`.
+    """
+    rest = text[at:]
+    if found := _MORE.fullmatch(rest):
+        job, between, more = found.groups()
+        message = f"`{shown(rest)}` is read as a label: only a hyphen ends the context `{job}`"
+        hint = f"remove what follows {job}, or write # before it if it is a comment"
+        edits = []
+        if row.extra is not None and _NUMBERS.fullmatch(more):
+            hint = f"write {job}-{more}"
+            edits = [Edit(at + len(job), at + len(job) + len(between), "-")]
+        start = at + len(rest) - len((between + more).lstrip())
+        report.add(SUSPICIOUS, start, len(text) - start, message, hint, *edits)
+        return True
+    extra, hyphen, job = rest.rpartition("-")
+    if row.extra is None or not hyphen or job not in JOB_CONTEXTS:
+        return False
+    message = (
+        f"`{shown(rest)}` has the extra before the context, and is read as a label and an extra"
+    )
+    edit = Edit(at, len(text), f"{job}-{extra}")
+    report.add(SUSPICIOUS, at, len(rest), message, f"write {job}-{shown(extra)}", edit)
+    return True
+
+
 def check_label(report: TermReport, text: str, row: EventType, at: int) -> None:
     """Warn of a label that was probably meant as something else. It is at offset `at` of `text`."""
     rest = text[at:]
@@ -239,7 +333,7 @@ def check_label(report: TermReport, text: str, row: EventType, at: int) -> None:
                 f" did you mean {shown(meant)}?"
             )
             edit = Edit(at, at + len(context), near)
-            report.add("suspicious", at, len(context), message, f"write {near}", edit)
+            report.add(SUSPICIOUS, at, len(context), message, f"write {near}", edit)
     if "-" in (rest[0], rest[-1]):
         _warn_odd_hyphen(report, rest, at)
     if "&" not in text and "|" not in text:

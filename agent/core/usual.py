@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from agent.core.event import NAMES, canonical_id, is_id
-from agent.core.likely import MAX_NEAR_JOB, is_nearly_job
+from agent.core.likely import JOB_CONTEXTS, MAX_NEAR_JOB, is_nearly_job
 from agent.core.term import CONTEXTS, Term
 from agent.core.trigger import MAX_LENGTH, And, Or, Trigger
 
@@ -26,6 +26,7 @@ _TERM = re.compile(
 )
 #: A word that is one letter away from `self` or `parent` has its first letter or its last.
 _FIRST, _LAST = "sSpP", "fFtT"
+_AT_THE_END = tuple(f"-{job}" for job in JOB_CONTEXTS)
 #: Texts that many terms share, each to itself.
 _NAMES = {name: name for name in NAMES}
 _TYPES = {kind: kind for kind in ("job", "subjob", "work")}
@@ -85,10 +86,16 @@ def _term(text: str) -> Term | None:
             and is_nearly_job(first)
         ):
             return None
-        # With words behind its extra, this is a context after all.
-        if " " in label and (first in _CONTEXTS or is_id(first)):
+        # With words behind it or its extra, this is a context after all, or was meant as one.
+        if " " in label and ((word := first.split(" ", 1)[0]) in _CONTEXTS or is_id(word)):
+            return None
+        # Perhaps the context is at the end.
+        if label.endswith(_AT_THE_END):
             return None
     else:
+        # An event of a job has no extra, and no extra is a context.
+        if extra is not None and (extra in JOB_CONTEXTS or (kind == "job" and extra != "*")):
+            return None
         number = extra
         context = _CONTEXTS.get(context) or canonical_id(context)
     if kind != "job" and not _is_complete(kind, number, label is not None):

@@ -13,6 +13,8 @@ MEANT = {
     "failed-job-*": "failed-job-self",
     "Failed-job-self": "failed-job-self",
     "faild-job-self": "failed-job-self",
+    "started-job-self": "running-job-self",
+    "failure-work-self-7": "failed-work-self-7",
     "failed-job-slef": "failed-job-self",
     "failed-job-Parent": "failed-job-parent",
     "failed-job-self;": "failed-job-self",
@@ -40,6 +42,12 @@ def test_what_cannot_be_written_out_is_said() -> None:
     assert "--occurred" in (hint("failed-job-self && done-job-self") or "")
     assert "WORK-ID-OR-NAME" in (hint("failed-work-self-*") or "")
     assert "NAME" in (hint("*-job-self") or "")
+
+
+def test_another_word_for_a_name_is_asked_about() -> None:
+    text = "did you mean complete-job-self or done-job-self? finished is not a known event name"
+    assert hint("finished-job-self") == text
+    assert hint("finished-job-self", ["finished"]) is None
 
 
 def test_names_of_the_site_are_known() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -9,6 +10,7 @@ from agent.core import conf, file_names, trigger
 from agent.core.conf_lines import examine
 from agent.core.correction import MAX_WRITTEN, WRITE, Corrected, merged
 from agent.core.diagnostic import Edit, ProblemError, Severity
+from agent.core.event import NAMES, SYNONYMS
 
 PARTS = [
     *("n.py", " = ", "=", "failed", "-", "-", "job", "work", "self", "slef", "parent", "*", ".*"),
@@ -74,6 +76,19 @@ def test_problems_are_inside_the_line_and_all_corrections_are_one(line: str) -> 
     assert len(written) <= 1
 
 
+@given(LINES | TRIGGERS)
+@example('n.py = "done-job-self" done')
+@example('n.py = "done-job-hero" done')
+@example("n.py = faild-job-self done")
+@example("n.py = failed-work-self 7-*")
+@example("n.py = failed-7-work-self")
+def test_nothing_is_wrong_with_a_line_to_write(line: str) -> None:
+    for problem in examine(line).problems:
+        if problem.hint and problem.hint.startswith(WRITE):
+            written = examine(problem.hint.removeprefix(WRITE))
+            assert [p for p in written.problems if p.code != "not-utf-8"] == []
+
+
 EVENTS = st.builds(
     lambda name, kind, rest: f"{name}-{kind}-{rest}",
     st.sampled_from(["done", "failed", "complete", "published", "qc_passed", "*"]),
@@ -95,7 +110,7 @@ EVENTS = st.builds(
                 "R&D-1",
                 "caf\u00e9-1",
                 "a + b-1",
-                "self made-1",
+                "selfmade B-1",
                 "what?-1",
                 "[A]-2",
             ),
@@ -123,3 +138,60 @@ def test_what_an_edit_leaves_is_found_where_it_was(
         assert 0 <= before <= len(text)
         inside = any(e.start <= before < e.end or e.start == before for e in edits)
         assert inside or text[before] == character
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'n.py = "done-job-self" done',
+        'n.py = "done-job-hero" done',
+        "n.py = done-job-self retry.pl",
+        "n.py = retry.pl done-job-self",
+        "n.py = done-job-hero retry.pl",
+        "n.py = failed-work-7",
+        "n.py = failed-work-hero",
+        "n.py = finished-job-self",
+        "n.py = finished-job-self, faild-job-self",
+        "n.py = failed-self-parent",
+        "notify failed-job-self",
+        "failed-job-hero runs n.py",
+        "<<<<<<< HEAD",
+        "=======",
+        ">>>>>>> topic = 1",
+        "||||||| 1a2b3c4",
+    ],
+)
+def test_where_only_a_person_knows_what_was_meant_no_line_is_given(line: str) -> None:
+    found = examine(line)
+    assert found.problems
+    assert found.written is None
+    assert not any((p.hint or WRITE).startswith(WRITE) for p in found.problems)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("failed-work-7-self", "failed-work-self-7"),
+        ("failed-work-*-parent", "failed-work-parent-*"),
+        ("failed-work-Initialize-self", "failed-work-self-Initialize"),
+        ("failed-7-work-self", "failed-work-self-7"),
+        ("failed-subjob-2-self", "failed-subjob-self-2"),
+        ("failed-work-self 7", "failed-work-self-7"),
+        ("failed-work-self:*", "failed-work-self-*"),
+        ("self-job-failed", "failed-job-self"),
+        ("job-self-failed", "failed-job-self"),
+        ("self-failed-work-7", "failed-work-self-7"),
+        ("7-job-failed", "failed-job-7"),
+    ],
+)
+def test_fields_in_another_order_are_put_in_order(wrong: str, right: str) -> None:
+    found = examine(f"n.py = {wrong}")
+    assert found.written == f"{WRITE}n.py = {right}"
+
+
+@pytest.mark.parametrize("word", sorted(SYNONYMS))
+def test_another_word_for_a_name_is_asked_about_and_never_replaced(word: str) -> None:
+    assert NAMES.issuperset(SYNONYMS[word])
+    (found,) = examine(f"n.py = {word}-job-self").problems
+    assert (found.code, found.column) == ("unknown-name", 8)
+    assert found.hint == f"did you mean {' or '.join(SYNONYMS[word])}?"

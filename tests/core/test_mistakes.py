@@ -14,12 +14,33 @@ from pathlib import Path
 
 import pytest
 
-from agent.core import unit
+from agent.core import trigger, unit
 from agent.core.diagnostic import Diagnostic
+from agent.core.event import NAMES, TYPES, Event
 from agent.disk import directory
 
 MISTAKES = Path(__file__).parents[2] / "fixtures" / "mistakes"
 FOLDERS = sorted(path for path in MISTAKES.iterdir() if path.is_dir())
+
+
+#: What people comment out in the way of another program is to stay so.
+COMMENTED_OUT = {"commented-out-with-semicolon", "commented-out-with-slashes"}
+#: Events as a farm has them: extras without words, and only the labels that a fixture has.
+ORDINARY = [
+    Event.from_text(
+        f"{name}-{row.name}-{context}" + (f"-{row.example or extra}" if row.extra else "")
+    )
+    for name in NAMES
+    for row in TYPES.values()
+    for context in ("self", "parent", "hero", "shot A", "\u00dcbergabe")
+    for extra in ("7", "Initialize")
+]
+
+
+def registrations(folder: Path) -> tuple[unit.Registration, ...]:
+    plan = directory.read(str(folder)).reading.plan
+    assert plan is not None
+    return plan.registrations
 
 
 def findings(folder: Path) -> list[Diagnostic]:
@@ -78,6 +99,11 @@ def test_a_mistake_is_found_and_its_help_repairs_it(folder: Path, tmp_path: Path
     else:
         follow(conf, [(f.line or 1, f.hint or "") for f in found])
     assert findings(there) == []
+    served = registrations(there)
+    assert served or folder.name in COMMENTED_OUT
+    # Nor is it a line that loads and that no ordinary event satisfies.
+    for term in (term for line in served for term in trigger.terms(line.trigger)):
+        assert any(map(term.matches, ORDINARY)), term
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from agent.core import conf_lines, habits, planning, trigger, usual
 from agent.core.diagnostic import Problem
+from agent.core.event import NAMES, TYPES
 
 _FIELDS = st.sampled_from(
     [
@@ -44,9 +45,12 @@ _FIELDS = st.sampled_from(
 )
 _EVENTS = st.lists(_FIELDS, min_size=2, max_size=5).map("-".join)
 #: Texts that are nearly all events of Qube, as files hold them.
-_USUAL = st.tuples(
-    st.sampled_from(["done-job-", "failed-work-", "running-subjob-", "done-host-"]), _EVENTS
-).map("".join)
+_USUAL = st.builds(
+    "{}-{}-{}".format,
+    st.sampled_from(sorted(NAMES)),
+    st.one_of(st.sampled_from(["job", "work"]), st.sampled_from(sorted(TYPES))),
+    _EVENTS,
+)
 _TRIGGERS = st.lists(
     st.one_of(
         _EVENTS, _USUAL, st.sampled_from([" && ", " || ", "&", ")", "(", " and ", " ", ";", "//"])
@@ -68,6 +72,7 @@ def test_a_line_that_is_only_glanced_at_has_nothing_to_find(text: list[str]) -> 
     data = "\n".join(text).encode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(habits, "_EVENT_OF_WORDS", re.compile("(?!)"))
+        patch.setattr(habits, "_EVENTS", re.compile("(?!)"))
         patch.setattr(trigger, "_flat", lambda _: None)
         patch.setattr(usual, "parse", lambda _: None)
         examined = planning.plan(data, "/d/callbacks.conf")
@@ -95,6 +100,25 @@ def test_a_usual_trigger_is_what_the_whole_reader_makes_of_it_without_a_problem(
         assert (tree, []) == trigger.parse(text)
         assert str(tree) == text
         assert habits.in_value(text, trigger.term_places, False) == []
+
+
+#: What follows name and type in usual triggers, and in some that are not.
+_PLACES = (
+    *("self", "parent", "*", "7", "007", "lab", "lab 7", "self-*", "parent-7", "*-*", "7-7"),
+    *("7-1-2", "7-self", "self-parent", "lab-7", "lab-*", "lab-self", "lab-7-parent", "self done"),
+    *("7 done", "self-7 done", "selfie", "slef"),
+)
+
+
+@pytest.mark.parametrize("kind", sorted(TYPES))
+def test_every_usual_trigger_is_one_that_the_examination_finds_nothing_in(kind: str) -> None:
+    """A new finding about a usual event must be known to `usual.py`, or no line gets it."""
+    for name in NAMES:
+        for place in _PLACES:
+            text = f"{name}-{kind}-{place}"
+            if (tree := usual.parse(text)) is not None:
+                found = conf_lines.examine(f"n.py = {text}")
+                assert (found.tree, found.problems) == (tree, ()), text
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,13 @@ PROBLEMS = [
     ("done-job-Self", "warning", "context-case", 10, "self"),
     ("done-job-a & b-job-c", "warning", "single-operator", 12, "&&"),
     ("a-job-self Or b-job-self and c-job-7", "warning", "word-operator", 12, "&&"),
+    ("finished-job-self", "warning", "unknown-name", 1, "did you mean complete or done?"),
+    ("done-work-7", "warning", "never-fires", 1, "or done-work-self-7"),
+    ("done-job-self done", "warning", "suspicious", 15, "what follows self"),
+    ("done-job-self-7", "warning", "suspicious", 15, "write done-job-self, or done-work-self-7"),
+    ("done-job-7-self", "warning", "suspicious", 12, "write done-job-7, or done-job-self:"),
+    ("done-work-self-parent", "warning", "suspicious", 11, "one of them"),
+    ("7-job-x", "warning", "suspicious", 1, "in this order"),
     ("globaltime-10000", "warning", "global-trigger", 1, "--globalcallback"),
     ("a-job-self || b-global-*", "warning", "global-trigger", 15, "--globalcallback"),
 ]
