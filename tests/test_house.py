@@ -158,6 +158,7 @@ def test_the_commands_have_no_other_way_in_than_the_client() -> None:
 #: Constants of the agent that a test changes, and why they are not handed in.
 CHANGED = {
     "tests/core/test_match.py: _TRY": "chooses between two ways to one result; each is forced",
+    "tests/core/test_planning.py: _EVENTS": "chooses between two ways; each is forced",
     "tests/core/test_planning.py: _EVENT_OF_WORDS": "chooses between two ways; each is forced",
     "tests/faults/test_check_not_known.py: _MODULES": "the program of a helper that goes wrong",
     "tests/server/test_limits.py: _MODULES": "the program of a helper that reports its limits",
