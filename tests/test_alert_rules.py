@@ -43,6 +43,12 @@ CASES: dict[str, tuple[int, dict[str, str], int]] = {
         6,
     ),
     "CallbackAgentDegraded": (1, {'callback_agent_state{state="degraded"}': "0 1x60"}, 16),
+    # At minute 1 for the first time, and then for an hour.
+    "CallbackAgentWarnings": (
+        1,
+        {'callback_agent_findings{code="unknown-name",severity="warning"}': "_ 1x90"},
+        61,
+    ),
     "CallbackNotMatched": (
         24 * 60,
         {

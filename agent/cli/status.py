@@ -161,6 +161,8 @@ def _facts(answer: JsonObject) -> Iterator[str]:
     off = answer.get("disabled", 0)
     served = f"callbacks: {answer['callbacks']} served"
     yield served + (f", {off} of them off: supervisor_language_flags" if off else "")
+    if warnings := answer.get("warnings"):
+        yield f"warnings: {warnings}: see callback-agent check"
     change = f"generation {answer['generation']}"
     if "last_change" in answer:
         change = f"{span(answer['last_change'])} ago, {change}"

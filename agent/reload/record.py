@@ -50,6 +50,8 @@ class Recorder:
         #: The number of the newest record, 0 before the first.
         self.sequence = 0
         self.findings: tuple[Diagnostic, ...] = ()
+        #: How many of the findings are warnings. They may be many, so they are counted once.
+        self.warnings = 0
         #: Why which directory is held.
         self.held: dict[str, str] = {}
         #: Index, findings and held directories of the last record; no index before the first.
@@ -100,6 +102,7 @@ class Recorder:
                 event = RELOADED
             self._event = min(event, self._event or event, key=_ORDER.index)
             self.findings, self.held = findings, held
+            self.warnings = sum(f.count for f in findings if f.severity is Severity.WARNING)
         elif self._event is None:
             self._causes.clear()
             self._index = index

@@ -723,6 +723,7 @@ class StatusResult(_Result, frozen=True, kw_only=True):
     digest: _IndexDigest
     callbacks: Annotated[int, Meta(description="how many are served", ge=0)]
     disabled: Annotated[int, Meta(description="how many of them are not enabled", ge=0)]
+    warnings: Annotated[int, Meta(description="how many current findings are warnings", ge=0)]
     last_change: Annotated[
         float, Meta(description="seconds since the index of this generation is served", ge=0)
     ]
@@ -874,6 +875,7 @@ _EXAMPLE_STATUS = StatusResult(
     **_INDEX,
     callbacks=1,
     disabled=0,
+    warnings=0,
     last_change=60.5,
     directories=[
         DirectoryStatus(

@@ -168,6 +168,7 @@ class Handlers:
                 digest=reloader.index.digest,
                 callbacks=reloader.index.count,
                 disabled=sum(s.disabled for s in reloader.index.served),
+                warnings=reloader.records.recorder.warnings,
                 last_change=round(time.monotonic() - reloader.changed, 3),
                 directories=directories,
                 settings=settings,

@@ -109,6 +109,7 @@ def health(**fields: Any) -> dict[str, Any]:
         "digest": "sha256:index",
         "callbacks": 1,
         "disabled": 0,
+        "warnings": 0,
         "last_change": 125.0,
         "directories": [{**directory, "digest": "d"}],
         "settings": {

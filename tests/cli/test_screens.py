@@ -126,6 +126,7 @@ def test_status_is_one_screen_however_much_there_is(
         last_reload=last,
         notes=notes,
         disabled=2,
+        warnings=12,
         callbacks=300,
         digest=DIGEST,
     )
@@ -139,6 +140,7 @@ def test_status_is_one_screen_however_much_there_is(
     assert sum(line.startswith("why: /farm/") for line in shown.lines) == 3
     assert "error: the type jbo is unknown" in " ".join(shown.text.split())
     assert "callbacks: 300 served, 2 of them off: supervisor_language_flags" in shown.lines
+    assert "warnings: 12: see callback-agent check" in shown.lines
     assert any(line.startswith("last change: 2 min 5 s ago, generation 2") for line in shown.lines)
     rows = [line for line in shown.lines if line.startswith("directory: ")]
     assert all(line.endswith("3 callbacks  by events  HELD: error") for line in rows[:3])
@@ -153,7 +155,7 @@ def test_status_is_one_screen_however_much_there_is(
     assert (shown.status, shown.scrolled) == (0, 0)
     assert shown.lines[0] == shown.lines[-1] == "state: ok"
     assert "\x1b[32m" in shown.styled[0]
-    assert not [line for line in shown.lines if line.startswith(("why", "note", "setting"))]
+    assert not [line for line in shown.lines if line.startswith(("why", "note", "setting", "warn"))]
     shown = screen.run([*command, "--settings"])
     assert "setting: pipe       /run/x/pipe  (--pipe)" in shown.lines
     # A terminal that is too small for anything.
@@ -253,6 +255,12 @@ def test_what_was_broken_at_night_is_found_by_the_tools_alone(
         (cb / "callbacks.conf").write_text(conf + "a.py = failed-job-self\n")
         agent.reload()
         assert screen.run([*PROGRAM, "diff", *pipe]).lines[-1] == "1 directory: nothing differs"
+        # A warning takes effect, so `status` is the only thing that calls for a look.
+        (cb / "callbacks.conf").write_text(conf + "a.py = faild-job-self\n")
+        agent.reload()
+        shown = screen.run([*PROGRAM, "status", *pipe])
+        assert (shown.status, shown.lines[0]) == (0, "state: ok")
+        assert "warnings: 1: see callback-agent check" in shown.lines
 
 
 def test_top_shows_what_happens_until_q(place: Path, environment: dict[str, str]) -> None:

@@ -383,6 +383,7 @@ STATUS = {
     **INDEX,
     "callbacks": 0,
     "disabled": 0,
+    "warnings": 3,
     "last_change": 0.25,
     "directories": [{"path": "/cb", "callbacks": 0, "held": None, "watch": "scan", "digest": SHA}],
     "settings": {"pipe": {"value": "/p", "source": "default"}},
