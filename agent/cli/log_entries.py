@@ -14,14 +14,19 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
+from agent.cli import record_words
 from agent.core.quoting import printable
+from agent.core.record_event import STILL_HELD
 
 #: The beginning of an entry, with its first byte.
 _BEGIN = re.compile(rb"^(?=\S)", re.MULTILINE)
 #: The first line in the text format.
 _HEAD = re.compile(
-    rb"\[([A-Z][a-z]{2}) (\d\d), (\d{4}) (\d\d):(\d\d):(\d\d)\] (?:\S+: )?[A-Z]+: (\w+): "
+    rb"\[([A-Z][a-z]{2}) (\d\d), (\d{4}) (\d\d):(\d\d):(\d\d)\] (?:\S+: )?[A-Z]+: (\w+|"
+    rb"still held): "
 )
+#: In a first line, the directories that were held before and still are.
+_STILL_HELD = re.compile(r"; still held: (.+?)(?: and \d+ more)?; generation ")
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 
 
@@ -80,19 +85,19 @@ class Wanted:
             record = entry.record
             return bool(record or not self.as_json) and self.includes_record(record)
         time, event = _read_head(entry.data)
-        if not self._includes(time, event):
-            return False
         text = entry.data.decode("utf-8", "backslashreplace")
+        if not self._includes(time, _events_of_text(event, text)):
+            return False
         return self.path is None or self.path in text or printable(self.path) in text
 
     def includes_record(self, record: dict[str, Any]) -> bool:
         """Whether a record is wanted."""
-        if not self._includes(_time_of(record), record.get("event")):
+        if not self._includes(_time_of(record), _events(record)):
             return False
         return self.path is None or any(self.path in path for path in _paths(record))
 
-    def _includes(self, time: datetime | None, event: str | None) -> bool:
-        if self.events and event not in self.events:
+    def _includes(self, time: datetime | None, events: set[str]) -> bool:
+        if self.events and events.isdisjoint(self.events):
             return False
         if self.since is None and self.until is None:
             return True
@@ -114,6 +119,27 @@ def _read_head(data: bytes) -> tuple[datetime | None, str | None]:
     except (ValueError, OverflowError, OSError):
         return None, match[7].decode()
     return time, match[7].decode()
+
+
+def _events(record: dict[str, Any]) -> set[str]:
+    """The event of a record; and `held`, if a directory that was held was edited again."""
+    event = str(record.get("event"))
+    try:
+        again = record_words.is_held_again({**record, "event": event})
+    except (LookupError, TypeError, AttributeError):
+        return {event}  # Not a record of ours.
+    return {event, "held"} if again else {event}
+
+
+def _events_of_text(event: str | None, text: str) -> set[str]:
+    """As `_events`, of an entry in text whose first line begins with this event."""
+    if event == STILL_HELD:
+        return {"reloaded", "held"}
+    if event not in ("reloaded", "restored"):
+        return {event} if event else set()
+    match = _STILL_HELD.search(text.partition("\n")[0])
+    named = match[1].split(", ") if match else []
+    return {event, "held"} if any(f"{directory}/" in text for directory in named) else {event}
 
 
 def _time_of(record: dict[str, Any]) -> datetime | None:

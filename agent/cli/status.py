@@ -15,6 +15,7 @@ from agent.cli import screen
 from agent.cli.asking import show
 from agent.cli.options import json_option, pipe_option
 from agent.cli.output import paint
+from agent.cli.record_words import touched, word
 from agent.cli.rendering import JsonObject, span
 from agent.cli.screen import INDENT, Size, cells, cut, shorten, wrap
 from agent.core.counting import count
@@ -180,13 +181,16 @@ def _last_reload(record: JsonObject, columns: int | None) -> str:
     """The newest record, in short."""
     when = datetime.fromisoformat(record["time"]).astimezone()
     took = f"{record['duration_ms']:.0f} ms"
-    text = f"last reload: {when:%Y-%m-%d %H:%M:%S} {printable(record['event'])}, {took}"
+    text = f"last reload: {when:%Y-%m-%d %H:%M:%S} {printable(word(record))}, {took}"
     if causes := record["causes"]:
         more = len(causes) - 1 + record.get("omitted", {}).get("causes", 0)
         text += f": {causes[0]['change']} "
         rest = f" and {more} more" if more else ""
         room = columns - cells(text) - len(rest) if columns else None
         text += shorten(printable(causes[0]["path"]), room) + rest
+    elif new := next(touched(record), ""):
+        text += ": a new finding in "
+        text += shorten(printable(new), columns - cells(text) if columns else None)
     return cut(text, columns)
 
 

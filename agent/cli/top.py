@@ -20,18 +20,20 @@ from agent.cli.feed import Feed
 from agent.cli.openmetrics import Callback
 from agent.cli.options import pipe_option
 from agent.cli.output import is_dumb, is_terminal, paint, print_lines
+from agent.cli.record_words import word
 from agent.cli.rendering import JsonObject, span
 from agent.cli.screen import Cell, Row, Size, cut
 from agent.cli.status import facts, fitting, reasons, state, verdict
 from agent.core.counting import count
 from agent.core.quoting import printable
+from agent.core.record_event import STILL_HELD
 
 #: Seconds between two looks at the keys, the records that came, and the size of the terminal.
 REFRESH_INTERVAL = 0.2
 #: What ends `top`. The terminal gives \x04 for ctrl-D.
 QUIT = frozenset("qQ\x04")
 
-_COLOURS = {"held": "red", "restored": "green"}
+_COLOURS = {"held": "red", STILL_HELD: "red", "restored": "green"}
 
 
 @click.command()
@@ -49,7 +51,7 @@ def top(pipe: str | None) -> int:
     try:
         feed.update()
         if feed.gone:
-            raise no_agent(feed.gone)
+            raise no_agent(feed.gone, pipe)
         if is_dumb():
             _print_lines(feed)
         else:
@@ -162,7 +164,7 @@ def summary(feed: Feed) -> str:
     if feed.records:
         record = feed.records[-1]
         about = ", ".join(filter(None, (_outcome(record), _cause(record))))
-        parts.append(f"last record: {record['event']}" + (f", {about}" if about else ""))
+        parts.append(f"last record: {word(record)}" + (f", {about}" if about else ""))
     return printable("; ".join(parts))
 
 
@@ -190,7 +192,7 @@ def _records(records: Iterable[JsonObject], columns: int) -> list[str]:
         Row(
             [
                 Cell(f"{datetime.fromisoformat(record['time']).astimezone():%m-%d %H:%M:%S}"),
-                Cell(record["event"], _COLOURS.get(record["event"], "cyan")),
+                Cell(word(record), _COLOURS.get(word(record), "cyan")),
                 Cell(str(record["generation"])),
                 Cell(_outcome(record)),
                 Cell(_cause(record)),

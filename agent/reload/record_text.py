@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from agent.core import record_event
 from agent.core.counting import count
 from agent.core.diagnostic import RANK, Severity, format_line
 from agent.core.quoting import printable
@@ -40,7 +41,7 @@ def text(record: Record, who: str = "") -> str:
     """A record of the reload log. The first line has the form of the supervisor's own log, in local
     time. `who` is `HOST[PID]`."""
     new = [d for d in record.diagnostics if d.new]
-    return _text(record, who, record.event, new)
+    return _text(record, who, _word(record, new), new)
 
 
 def text_of_answer(answer: Mapping[str, Any]) -> str:
@@ -55,14 +56,25 @@ def text_of_answer(answer: Mapping[str, Any]) -> str:
     record = msgspec.convert(missing | known, Record)
     new = [d for d in record.diagnostics if d.new]
     if record.event != "reloaded" or record.causes or record.changes or new:
-        return _text(record, "", record.event, new)
+        return _text(record, "", _word(record, new), new)
     errors = [d for d in record.diagnostics if d.severity == "error"]
     return _text(record, "", "nothing changed", errors)
 
 
+def _word(record: Record, new: list[Diagnostic]) -> str:
+    """The event as it is shown."""
+    held = {h.directory for h in record.held}
+    touched = [item.path for items in (record.causes, new) for item in items]
+    return record_event.word(record.event, bool(record.changes), held, touched)
+
+
 def _text(record: Record, who: str, event: str, new: list[Diagnostic]) -> str:
     said = _Said()
-    phrases = [*_subject(record, new, said), *_standing(record, new)]
+    phrases = [*_subject(record, new, said)]
+    if event == record_event.STILL_HELD:
+        held = [h.directory for h in record.held]
+        said.directories |= {d for d in held if any(_is_in(path, d) for path in said.causes)}
+    phrases += _standing(record, new, said)
     served = "served"
     if not record.changes and record.event not in ("started", "stopped"):
         served = "served as before"
@@ -82,7 +94,7 @@ class _Said:
     finding: Diagnostic | None = None
     #: Paths of causes.
     causes: set[str] = field(default_factory=set)
-    #: Directories that are held or restored, by what is said of them or of a file in them.
+    #: Directories that are held, still held or restored, by what is said of them or of files there.
     directories: set[str] = field(default_factory=set)
 
 
@@ -132,10 +144,10 @@ def _subject(record: Record, new: list[Diagnostic], said: _Said) -> Iterator[str
         yield "no finding is new"
 
 
-def _standing(record: Record, new: list[Diagnostic]) -> Iterator[str]:
+def _standing(record: Record, new: list[Diagnostic], said: _Said) -> Iterator[str]:
     """What makes this an error, if the record before had it already."""
-    new_ones = set(record.newly_held)
-    held = [h.directory for h in record.held if h.directory not in new_ones]
+    others = said.directories.union(record.newly_held)
+    held = [h.directory for h in record.held if h.directory not in others]
     if held:
         yield f"still held: {_named(held)}"
     elif not record.held:

@@ -42,9 +42,9 @@ def made(minute: int, **fields: Any) -> dict[str, Any]:
     return found
 
 
-def about(minute: int, path: str, event: str = "reloaded") -> dict[str, Any]:
+def about(minute: int, path: str, event: str = "reloaded", **fields: Any) -> dict[str, Any]:
     cause = {"path": path, "change": "modified", "owner": "mia"}
-    return made(minute, event=event, causes=[cause, {**cause, "path": "/cb/z.py"}])
+    return made(minute, event=event, causes=[cause, {**cause, "path": "/cb/z.py"}], **fields)
 
 
 def as_text(one: dict[str, Any]) -> str:
@@ -90,6 +90,39 @@ def test_records_are_chosen(
     done = run("log", "--log", "reload.log", *options, TZ="UTC")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "".join(written(RECORDS[number]) for number in shown)
+
+
+DIGEST = "sha256:" + "0" * 64
+CHANGED: dict[str, Any] = {
+    "path": "/b/a.py",
+    "trigger": "done-job-self",
+    "line": 1,
+    "digest": DIGEST,
+}
+AGAIN = [
+    about(0, "/a/callbacks.conf", "held", held=[{"directory": "/a", "reason": "error"}]),
+    # Edited again; another one was edited; both in one record, which changes what is served.
+    about(10, "/a/callbacks.conf", held=[{"directory": "/a", "reason": "being-written"}]),
+    about(20, "/b/callbacks.conf", held=[{"directory": "/a", "reason": "error"}]),
+    about(
+        30,
+        "/a/callbacks.conf",
+        held=[{"directory": "/a", "reason": "error"}],
+        changes=[{"change": "added", **CHANGED}],
+    ),
+    about(40, "/a/callbacks.conf", "restored"),
+]
+
+
+@BOTH
+def test_who_edited_a_held_directory_again_is_found(
+    written: Written, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "reload.log").write_text("".join(map(written, AGAIN)))
+    done = run("log", "--log", "reload.log", "--only", "held", TZ="UTC")
+    assert done.stdout == "".join(written(AGAIN[number]) for number in (0, 1, 3))
+    done = run("log", "--log", "reload.log", "--only", "reloaded", TZ="UTC")
+    assert done.stdout == "".join(written(AGAIN[number]) for number in (1, 2, 3))
 
 
 @pytest.mark.parametrize("style", ["number", "date", "mixed"])

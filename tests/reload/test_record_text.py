@@ -132,6 +132,18 @@ def test_callbacks_of_which_only_the_line_moved_are_one_line() -> None:
             "ERROR: held: /farm/callback (being-written); generation",
         ),
         (
+            {"held": [HELD], "causes": [CAUSE]},
+            f"ERROR: still held: {CONF} modified (mia, 03:12:08); generation 7, ",
+        ),
+        (
+            {"held": [HELD], "causes": [CAUSE], "changes": [{"change": "added", **CHANGE}]},
+            "ERROR: reloaded: ",
+        ),
+        (
+            {"held": [HELD], "causes": [{**CAUSE, "path": "/other/a.py"}]},
+            "reloaded: /other/a.py modified (mia, 03:12:08); still held: /farm/callback; gener",
+        ),
+        (
             {"event": "restored", "restored": ["/farm/callback"], "causes": [CAUSE]},
             f"INFO: restored: {CONF} modified (mia, 03:12:08); generation",
         ),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.rpc.messages import Record
+from support import commands
 from support.agents import Agent, running, summary, wait_for, write
 from support.records import changes, found, held
 from support.sites import Site, replace
@@ -213,6 +214,10 @@ def test_the_same_findings_again_make_no_record_and_others_do(site: Site) -> Non
     assert record["event"] == "reloaded"
     assert (record["changes"], record["generation"]) == ([], generation)
     assert held(record) == [("cb", "error")]
+    done = commands.run("status", "--pipe", str(site.agent.pipe), cwd=site.folder, env=os.environ)
+    (last,) = [line for line in done.stdout.splitlines() if line.startswith("last reload: ")]
+    assert " still held, " in last
+    assert last.endswith("callbacks.conf")
     codes = [f["code"] for f in record["diagnostics"]]
     assert sorted(codes) == ["missing-file", "not-an-event", "not-an-event"]
 
