@@ -21,6 +21,7 @@ from agent.disk.fingerprint import FileInfo, Fingerprint, digest_of, fingerprint
 from agent.disk.stalls import StallMonitor
 from agent.disk.watch.combined import Watch
 from agent.disk.watch.interface import Target
+from agent.reload.causes import Cause, ChangeKind
 from agent.reload.stored import StoredSettings
 from agent.settings import Settings
 from agent.settings.path_list import DEFAULT, QB_DIRECTORY, QB_LANGUAGES, QB_PATH
@@ -94,10 +95,18 @@ class QbConf:
             new, findings = old, (being_written.finding(old.qb_conf, self._timing.writing),)
         else:
             self.unsettled_since = None
-            if new is not old:
+            if new is not old or findings != self.findings:
                 self.info = await self._monitor.wait(self._info)
         self.findings = findings
         return new
+
+    def causes(self) -> list[Cause]:
+        """That the file changed, as it was read last; nothing while it is being written."""
+        codes = {finding.code for finding in self.findings}
+        if BEING_WRITTEN in codes:
+            return []
+        change: ChangeKind = "removed" if "qb-conf-lost" in codes else "modified"
+        return [Cause(self.settings.qb_conf, change, self.info)]
 
     def target(self) -> Target:
         """What to watch."""

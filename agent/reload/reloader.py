@@ -29,7 +29,6 @@ from agent.disk.mounts import Mounts
 from agent.disk.permissions import Trust
 from agent.disk.stalls import StallMonitor
 from agent.disk.watch.combined import Watch
-from agent.reload.causes import Cause
 from agent.reload.directory_state import DirectoryState
 from agent.reload.dirty import Barrier, DirtyNames
 from agent.reload.last_good import LastGood
@@ -276,13 +275,15 @@ class Reloader:
                 swapped()
 
     async def _take_settings(self) -> None:
-        """Use the settings as they are now. If they differ, that is a cause of the next record."""
-        old = self.settings
+        """Use the settings as they are now. If they or the findings about them differ, that is a
+        cause of the next record."""
+        old, findings = self.settings, self.qb_conf.findings
         new = await self.qb_conf.read_until_quiet()
         if new is None:
             return
-        if new is not old and self.listing.paths:
-            self.records.recorder.add_causes([Cause(old.qb_conf, "modified", self.qb_conf.info)])
+        changed = new is not old or self.qb_conf.findings != findings
+        if changed and self.listing.paths:
+            self.records.recorder.add_causes(self.qb_conf.causes())
             self.records.recorder.report_once(restart_needed(old, new))
         relisted = self.listing.paths != new.directories
         if relisted:

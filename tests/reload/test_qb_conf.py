@@ -44,6 +44,27 @@ def test_the_path_list_takes_effect_live(site: Site) -> None:
     assert site.agent.status()["state"] == "ok"
 
 
+def test_a_finding_of_qb_conf_has_its_edit_as_cause(site: Site) -> None:
+    site.serve(ONE, a_py="0\n")
+    qb_conf = site.agent.qb_conf
+    text = qb_conf.read_text()
+    for edit, finding, change in (
+        (f"{text}supervisor_language_flag = 0x5\n", [("warning", "unknown-setting")], "modified"),
+        (text, [], "modified"),
+        (None, [("error", "qb-conf-lost")], "removed"),
+        (text, [], "modified"),
+    ):
+        site.seen()
+        if edit is None:
+            qb_conf.unlink()
+        else:
+            replace(qb_conf, edit)
+        site.reload()
+        (record,) = site.records()
+        assert (found(record), record["changes"]) == (finding, [])
+        assert [(c["path"], c["change"]) for c in record["causes"]] == [(str(qb_conf), change)]
+
+
 def test_a_dropped_path_is_forgotten(site: Site) -> None:
     """Old code must not come back to life."""
     other = write(site.folder / "other", "")
