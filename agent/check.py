@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TypeVar, TypeVarTuple, Unpack
 
 import anyio
@@ -18,10 +19,12 @@ from anyio.abc import TaskGroup
 from agent import settings
 from agent.core.diagnostic import MORE_FINDINGS, Diagnostic
 from agent.core.index import ServedDirectory
+from agent.core.quoting import shown
 from agent.core.unit import CONF, Implementation, Reading
 from agent.disk import second_look
 from agent.disk.containment import first_error
 from agent.disk.mounts import Mounts
+from agent.disk.near_directory import near_directory
 from agent.disk.permissions import IGNORE, Trust
 from agent.disk.stalls import StallMonitor
 from agent.disk.watch.combined import Watch
@@ -32,6 +35,9 @@ from agent.reload.settle import Settled, Settler
 from agent.reload.stored import StoredUnit
 from agent.reload.syntax_check import Checker
 from agent.timing import DEFAULTS, Timing
+
+#: The most folders in which a callbacks.conf is looked for, below a directory that has none.
+MAX_FOLDERS = 1_000
 
 _T = TypeVar("_T")
 _Arguments = TypeVarTuple("_Arguments")
@@ -120,6 +126,33 @@ def in_order(findings: Iterable[Diagnostic]) -> list[Diagnostic]:
         findings,
         key=lambda f: (f.path, f.code == MORE_FINDINGS, f.line or 0, f.column or 0),
     )
+
+
+def with_hint_for_path(finding: Diagnostic, named: Collection[str]) -> Diagnostic:
+    """The finding; if it says that one of the `named` paths is not a callback directory, with a
+    hint for the person who typed the path. Blocks."""
+    directory = finding.path.removesuffix(f"/{CONF}")
+    if directory not in named:
+        return finding
+    hint = None
+    if finding.code == "missing":
+        near = near_directory(directory)
+        hint = f"did you mean {shown(near)}?" if near else "correct the path"
+    elif finding.code == "not-a-directory":
+        hint = f"name the directory or its {CONF}"
+    elif finding.code == "no-conf" and (below := _below(directory)):
+        hint = f"did you mean {shown(below)}? There is a {CONF}"
+    return finding if hint is None else replace(finding, hint=hint)
+
+
+def _below(directory: str) -> str | None:
+    """The first folder in a directory that has a callbacks.conf, None if none has."""
+    try:
+        with os.scandir(directory) as entries:
+            folders = sorted(e.path for e in islice(entries, MAX_FOLDERS) if e.is_dir())
+    except OSError:
+        return None
+    return next((path for path in folders if os.path.isfile(f"{path}/{CONF}")), None)
 
 
 def _run(work: Callable[[Unpack[_Arguments]], Awaitable[_T]], *arguments: *_Arguments) -> _T:

@@ -20,6 +20,7 @@ from agent.cli.setting_options import given_settings, setting_options
 from agent.cli.starting import start_errors, timing
 from agent.core.counting import count
 from agent.core.diagnostic import Diagnostic, Severity
+from agent.core.quoting import printable
 from agent.settings import CHECK, Given, Settings, absolute_directory, read, read_qb_conf
 from agent.settings.host import Host
 
@@ -62,9 +63,9 @@ def check(
 ) -> int:
     """Read directories as serve would, and print every finding.
 
-    PATH is a directory or its callbacks.conf. Without one: the directories that serve would read.
-    Changes nothing and needs no agent. A directory that a running agent serves, or served last, is
-    judged as an edit of that.
+    PATH is a directory or its callbacks.conf. Without one: the directories that serve would read,
+    or if no setting names any, those of the running agent. Changes nothing and needs no agent. A
+    directory that a running agent serves, or served last, is judged as an edit of that.
 
     Exit status: 0 no errors, 1 errors (with --strict also for warnings).
     """
@@ -117,6 +118,8 @@ class _Rounds:
         self.settings = read(given, host=host)
         #: By directory as it was named, how it is judged.
         self.judged: dict[str, str] = {}
+        #: What a person must know of how they were found and judged.
+        self.notes: list[str] = []
         #: By path of a directory that is checked, the path that was named.
         self._names: dict[str, str] = {}
 
@@ -128,12 +131,14 @@ class _Rounds:
         from agent.cli.served import AS_NEW, Serving
 
         self.settings = read(self._given, host=self._host)
-        directories = self._named or self.settings.directories
+        unasked = Serving(self.settings, self._given)
+        needs_agent = not (self._named and self._first_reading)
+        serving = Serving.find(self.settings, self._given) if needs_agent else unasked
+        self.notes = serving.notes
+        directories = self._named or serving.listed()
         if self._first_reading:
             self.judged, self._names = dict.fromkeys(directories, AS_NEW), {}
-            serving = Serving(self.settings, self._given)
-            return [serving.new_subject(path) for path in directories]
-        serving = Serving.find(self.settings, self._given)
+            return [unasked.new_subject(path) for path in directories]
         found = {path: serving.subject(path) for path in directories}
         # Two paths may lead to one that is served: it is checked once, under the first.
         subjects: dict[str, Subject] = {}
@@ -148,6 +153,17 @@ class _Rounds:
     def as_named(self, checked: Checked) -> Checked:
         """What was found in a directory, under the path that was named."""
         return checked.at(self._names.get(checked.path, checked.path))
+
+    def explained(self, finding: Diagnostic) -> Diagnostic:
+        """A finding of a directory, with what to do about a path that cannot be read: which setting
+        lists it, or that it was probably mistyped. Blocks."""
+        from agent.check import with_hint_for_path
+        from agent.cli.served import AS_NEW
+
+        if self._named:
+            typed = [path for path, how in self.judged.items() if how == AS_NEW]
+            finding = with_hint_for_path(finding, {*typed} - {*self.settings.directories})
+        return self.settings.with_source(finding)
 
 
 @dataclass(slots=True)
@@ -172,7 +188,7 @@ class _Report:
         found = in_order(
             [
                 *settings.findings,
-                *(settings.with_source(f) for c in checked for f in c.findings),
+                *(self.rounds.explained(f) for c in checked for f in c.findings),
             ]
         )
         bad = {Severity.ERROR, Severity.WARNING} if self.strict else {Severity.ERROR}
@@ -190,6 +206,8 @@ class _Report:
                 last = f"[{time.strftime('%H:%M:%S')}] {last}"
             for line in judged_lines(judged, last):
                 say(line)
+        for note in self.rounds.notes:
+            say(printable(f"note: {note}"))
         return read
 
     def _lines(

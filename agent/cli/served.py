@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import shlex
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,8 +24,9 @@ from agent.core.quoting import printable
 from agent.core.unit import Unit
 from agent.reload import accepted
 from agent.reload.stored import DAMAGE, StoredUnit
-from agent.settings import Given, Settings, group_id
+from agent.settings import TABLE, Given, Settings, group_id
 from agent.settings.host import Host, default_state
+from agent.settings.path_list import DEFAULT
 
 #: Seconds that an answer with the code of all callbacks may take.
 _CODE_TIMEOUT = 60.0
@@ -52,6 +54,8 @@ class Serving:
     status: JsonObject | None = None
     #: Why the agent at a pipe could not be asked, though there seems to be one.
     trouble: str = ""
+    #: What a person must know of what is judged, and how.
+    notes: list[str] = field(default_factory=list)
     _listed: Sequence[Mapping[str, Any]] | None = field(default=None, repr=False)
 
     @classmethod
@@ -80,6 +84,26 @@ class Serving:
     def directories(self) -> dict[str, JsonObject]:
         """By path, what `status` says of each directory that is served."""
         return {d["path"]: d for d in self.status["directories"]} if self.status else {}
+
+    def listed(self) -> Sequence[str]:
+        """The directories that are meant where none is named: those of the settings. Where the
+        settings name none, those of the agent, rather than a default that it does not use. If the
+        agent serves others than these, `notes` says so."""
+        own, source = self.settings.directories, self.settings.sources["directories"]
+        served = list(self.directories)
+        if not served or {*served} == {*own} or source == TABLE["directories"].flag:
+            return own
+        if source == DEFAULT:
+            self.notes.append(
+                f"no setting names directories, so those of the agent at {self.pipe} are checked"
+            )
+            return served
+        more = f", and {len(served) - 1} more" if len(served) > 1 else ""
+        self.notes.append(
+            f"{source} names other directories than the agent at {self.pipe} serves; to check"
+            f" those: callback-agent check {shlex.quote(served[0])}{more}"
+        )
+        return own
 
     @property
     def _agents_settings(self) -> dict[str, Any]:
@@ -178,10 +202,12 @@ class Serving:
             unit = accepted.listed_unit(self.callbacks(directory))
         except (client.AgentError, LookupError, TypeError, ValueError) as error:
             return None, f"{AS_NEW}, because what is served cannot be read ({why}; {error})"
-        without = "files that were removed from it earlier are reported as missing-file"
         if unit is None:
             return None, f"{serves}, which is nothing"
-        return StoredUnit(unit, None), f"{serves}, as it answers ({why}; {without})"
+        note = f"what the agent stored cannot be read ({why}): files that were removed earlier"
+        note += " are reported as missing-file"
+        self.notes += [note] if note not in self.notes else []
+        return StoredUnit(unit, None), f"{serves}, as it answers"
 
     def stored(self, subject: Subject) -> tuple[StoredUnit | None, str]:
         """What the running agent stored of a directory that it serves; else None, and why it

@@ -32,18 +32,18 @@ def similar(missing: Iterable[str], conf: str | None, names: Iterable[str]) -> d
     found: dict[str, str] = {}
     code = [name for name in listed if name.lower().endswith(tuple(EXTENSIONS))]
     for wanted in islice(missing, MAX_SOUGHT):
-        near = _nearest(wanted, code)
+        near = nearest(wanted, code)
         if near is not None:
             found[wanted] = near
     if conf is not None:
         longer = {f"{conf}.{suffix}" for suffix in _SUFFIXES}
-        near = _nearest(conf, listed) or next((n for n in listed if n.lower() in longer), None)
+        near = nearest(conf, listed) or next((n for n in listed if n.lower() in longer), None)
         if near is not None:
             found[conf] = near
     return found
 
 
-def _nearest(wanted: str, names: list[str]) -> str | None:
+def nearest(wanted: str, names: list[str]) -> str | None:
     """The name most like the wanted one: in another normal form, in another case, or one letter
     away. The first of several."""
     folded = _folded(wanted)

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
+import stat
 from typing import NamedTuple
 
 from agent.core.diagnostic import Problem, ProblemError
-from agent.core.quoting import shown
+from agent.core.quoting import printable, shown
 from agent.core.unit import BEING_WRITTEN, ERROR, FAULT, Absent, Unusable
 from agent.disk.fingerprint import OUT_OF_RESOURCES
+from agent.disk.near_directory import near_directory
+from agent.disk.permissions import owner_and_mode
 
 RETRIED = "the agent tries again by itself"
 
@@ -33,13 +37,16 @@ class _Meaning(NamedTuple):
 
 
 _CORRECT_LINK = "correct the link, or create its target"
-_LET_READ = "let the agent's user read it"
+_CREATE = "create the directory, mount it, or correct the path"
 
 _OF_DIRECTORY = {
-    errno.ENOENT: _Meaning("missing", "{} does not exist", "create the directory, or mount it"),
-    errno.ENOTDIR: _Meaning("not-a-directory", "{} is not a directory", "put a directory there"),
+    errno.ENOENT: _Meaning("missing", "{} does not exist", _CREATE),
+    errno.ENOTDIR: _Meaning(
+        "not-a-directory",
+        "{} is not a directory",
+        "name the directory, not a file in it, or put a directory there",
+    ),
     errno.ELOOP: _Meaning("dangling-link", "{} leads through too many links", "correct the links"),
-    errno.EACCES: _Meaning("unreadable", "the agent may not read {}", _LET_READ),
 }
 
 _DANGLING = _Meaning(
@@ -55,7 +62,6 @@ _OF_FILE = {
     errno.EAGAIN: _WRITTEN,
     # What was not a link when stat was called is one now.
     errno.ELOOP: _WRITTEN,
-    errno.EACCES: _Meaning("unreadable", "the agent may not read {}", _LET_READ),
     errno.EOVERFLOW: _Meaning("too-big", "{} is too large for this system", "make it smaller"),
     # A socket, or a device without a driver.
     errno.ENXIO: _NOT_REGULAR,
@@ -78,9 +84,14 @@ def of_directory(directory: str, error: Fault | OSError | MemoryError) -> Fault:
     number = error.errno or errno.EIO
     if number in OUT_OF_RESOURCES:
         return Fault("out-of-resources", f"{os.strerror(number)} when opening {quoted}", RETRIED)
+    if number == errno.EACCES:
+        return Fault("unreadable", *_denied(quoted, directory))
     meaning = _OF_DIRECTORY.get(number)
     if number == errno.ENOENT and os.path.islink(directory):
         meaning = _DANGLING
+    elif number == errno.ENOENT and (near := near_directory(directory)):
+        hint = f"did you mean {shown(near)}? If not, {_CREATE}"
+        return Fault("missing", f"{quoted} does not exist", hint)
     if number == errno.ENOTDIR:
         quoted = shown(_not_a_directory(directory))
     if meaning is None:
@@ -101,6 +112,9 @@ def of_file(
         return Absent(), False
     if meaning is _NOT_REGULAR and is_regular:
         meaning = None
+    if number == errno.EACCES:
+        problem = Problem("unreadable", *_denied(quoted, f"{directory}/{name}"))
+        return Unusable(problem), True
     if meaning is not None:
         return _unusable(meaning, quoted), meaning.retry
     if number in OUT_OF_RESOURCES:
@@ -124,6 +138,34 @@ def too_big(name: str, size: str, most: int) -> Unusable:
 def _unusable(meaning: _Meaning, quoted: str) -> Unusable:
     problem = Problem(meaning.code, meaning.message.format(quoted), meaning.hint)
     return Unusable(problem, meaning.held)
+
+
+def _denied(quoted: str, path: str) -> tuple[str, str]:
+    """Message and hint where the right to read a file or directory is missing: of what, and the
+    command that gives it. Blocks."""
+    message = f"the agent may not read {quoted}"
+    end = part = os.path.realpath(path)
+    while True:
+        try:
+            status = os.stat(part)
+            break
+        except OSError:
+            if part == "/":
+                return message, "let the agent's user read it"
+            part = os.path.dirname(part)
+    right, bits = "r", stat.S_IROTH
+    if part != end:
+        right, bits = "x", stat.S_IXOTH
+        message += f": it may not search {shown(part)}"
+    elif stat.S_ISDIR(status.st_mode):
+        right, bits = "rx", stat.S_IROTH | stat.S_IXOTH
+    message += f" ({owner_and_mode(status)})"
+    if status.st_mode & bits == bits:
+        return message, (
+            "its mode allows that: look at its ACL (getfacl), at SELinux or AppArmor, and at the"
+            " file server"
+        )
+    return message, f"chmod a+{right} {shlex.quote(printable(part))}"
 
 
 def _not_a_directory(path: str) -> str:

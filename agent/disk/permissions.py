@@ -101,7 +101,7 @@ class Trust:
         trusted = self.owner(status.st_uid)
         if trusted:
             return None
-        shown, found = printable(path), _found(status)
+        shown, found = printable(path), owner_and_mode(status)
         if status.st_uid == identity.unmapped_uid():
             message = (
                 f"{shown} belongs to a user who is not mapped in the agent's user namespace"
@@ -125,7 +125,7 @@ class Trust:
             return None
         # Commands in hints are quoted for a shell.
         shown, quoted = printable(path), shlex.quote(printable(path))
-        found = _found(status)
+        found = owner_and_mode(status)
         if acl_data is not None:
             wrong = self._check_acl(path, status, acl_data)
             if wrong is not None:
@@ -159,11 +159,12 @@ class Trust:
         if strangers:
             command += f" -x {','.join(strangers)}"
         named = ", ".join([*strangers, *(["its group"] if by_group else [])])
-        message = f"{shown} is writable by its ACL for untrusted {named} ({_found(status)})"
+        message = f"{shown} is writable by its ACL for untrusted {named} ({owner_and_mode(status)})"
         return Unsafe(path, message, f"{command} {quoted}", unknown=None in users.values())
 
 
-def _found(status: os.stat_result) -> str:
+def owner_and_mode(status: os.stat_result) -> str:
+    """`owner 0, group 0, mode 0644`."""
     mode = stat.S_IMODE(status.st_mode)
     return f"owner {status.st_uid}, group {status.st_gid}, mode {mode:04o}"
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
-from agent.core.diagnostic import Diagnostic, Problem, Severity, capped
+from agent.core.diagnostic import Diagnostic, Severity, capped
 from agent.core.quoting import encodable, shown
 from agent.settings import reports
 from agent.settings.host import BadPath, Host, default_log, default_pipe, default_state
@@ -322,10 +322,8 @@ def resolve(
             values[name], sources[name] = _given_or_default(name, given, environ, host)
     findings: list[Diagnostic] = []
     if isinstance(qb, OSError):
-        why = qb.strerror or type(qb).__name__
-        message = f"the supervisor's configuration cannot be read: {why}"
-        hint = "let the agent's user read it, or name another with --qb-conf"
-        findings.append(Problem("qb-conf-unreadable", message, hint).at(values["qb_conf"]))
+        problem = reports.unreadable_qb_conf(values["qb_conf"], qb, host.uid)
+        findings.append(problem.at(values["qb_conf"]))
     elif qb is None and sources["qb_conf"] != DEFAULT:
         findings.append(reports.no_qb_conf(sources["qb_conf"]).at(values["qb_conf"]))
     variables = {row.variable for row in TABLE.values() if row.variable}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 from agent.core.diagnostic import Diagnostic, Problem
-from agent.core.quoting import shown
+from agent.core.quoting import printable, shown
 from agent.core.spelling import nearest
 from agent.settings.path_list import DEFAULT, QB_PATH
 
@@ -17,6 +18,18 @@ _PREFIX = "CALLBACK_AGENT_"
 _NOT_THERE = frozenset({"missing", "not-a-directory", "dangling-link"})
 #: What is written between two directories in place of a comma.
 _OTHER_SEPARATOR = re.compile(r"[:;\s][/~$]")
+
+
+def unreadable_qb_conf(path: str, error: OSError, uid: int) -> Problem:
+    """That qb.conf cannot be read by the agent's user, who has this id."""
+    why = error.strerror or type(error).__name__
+    hint = "correct that, or name another with --qb-conf"
+    if isinstance(error, PermissionError):
+        # Not by its mode: a qb.conf may hold a password.
+        command = f"setfacl -m u:{uid}:r {shlex.quote(printable(path))}"
+        hint = f"{command}, or name another with --qb-conf"
+    message = f"the supervisor's configuration cannot be read: {why}"
+    return Problem("qb-conf-unreadable", message, hint)
 
 
 def no_qb_conf(source: str) -> Problem:

@@ -192,8 +192,45 @@ def test_where_the_state_cannot_be_read_the_agent_is_asked_and_it_is_said(
     done = run(*asked)
     # The agent does not say that b.pl was served before.
     assert codes(done) == [("error", "does-not-compile"), ("error", "missing-file")]
-    assert "has nothing of it" in done.stderr
-    assert "as it answers" in done.stderr
+    first, note = done.stderr.splitlines()
+    how = f"judged as an edit of what the agent at {agent.pipe} serves, as it answers"
+    assert first.endswith(how)
+    assert note.startswith("note: what the agent stored cannot be read (")
+    assert "has nothing of it" in note
+
+
+def test_where_nothing_names_directories_those_of_the_agent_are_checked(
+    agent: Agent, run: Run
+) -> None:
+    (directory,) = agent.directories
+    removed_file(directory)
+    command = ("check", "--json", "--pipe", str(agent.pipe), "--qb-conf", "/dev/null")
+    done = run(*command)
+    assert ("error", "removed") in codes(done)
+    note = f"note: no setting names directories, so those of the agent at {agent.pipe} are checked"
+    assert done.stderr.splitlines()[-1] == note
+    assert ("error", "missing-file") in codes(run(*command, "--first-reading"))
+    # What a setting names is checked; that the agent serves others is said.
+    other = write(agent.folder / "other", CONF, a_py="1\n", b_pl="1\n")
+    done = run(*command, CALLBACK_AGENT_PATH=str(other))
+    assert ("error", "removed") not in codes(done)
+    assert "note: CALLBACK_AGENT_PATH names other directories than the agent at" in done.stderr
+    assert done.stderr.endswith(f"to check those: callback-agent check {directory}\n")
+    for options in (["--callback-path", str(other)], [str(other)]):
+        assert "note: " not in run(*command, *options).stderr
+    assert "note: " not in run(*command, CALLBACK_AGENT_PATH=str(directory)).stderr
+
+
+def test_a_path_that_is_no_callback_directory_was_mistyped(run: Run, tmp_path: Path) -> None:
+    directory = write(tmp_path / "farm" / "callback", CONF, a_py="1\n", b_pl="1\n")
+    for path, hint in {
+        directory / "a.py": "name the directory or its callbacks.conf",
+        tmp_path / "farm": f"did you mean {directory}? There is a callbacks.conf",
+        tmp_path / "farm" / "calback": f"did you mean {directory}?",
+        tmp_path / "nothing": "correct the path",
+    }.items():
+        done = run("check", "--qb-conf", "/dev/null", str(path))
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (1, f"      help: {hint}")
 
 
 def test_a_candidate_is_judged_as_new_beside_one_that_is_served(agent: Agent, run: Run) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from agent.core import unit
 from agent.core.unit import FAULT, evaluate
-from agent.disk import directory, files, filesystems
+from agent.disk import directory, files, filesystems, open_errors
 from support.agents import Agent, running, wait_for, write
 from support.sites import replace
 
@@ -132,6 +132,46 @@ def test_an_error_of_open_means_one_thing(
     judgement = evaluate(snapshot.reading, unit.Unit())
     assert code in {f.code for f in judgement.findings}
     assert judgement.held is not None
+
+
+def test_where_a_right_is_missing_the_command_that_gives_it_is_said(
+    cb: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, user = cb / "a.qcb", f"owner {os.geteuid()}, group {cb.stat().st_gid}"
+    (cb / "link.qcb").symlink_to(file)
+
+    def of_file(name: str) -> tuple[str, str | None]:
+        found, _ = open_errors.of_file(errno.EACCES, str(cb), name, False, True)
+        assert isinstance(found, unit.Unusable)
+        return found.problem.message, found.problem.hint
+
+    def of_directory() -> tuple[str, str | None]:
+        problem = open_errors.of_directory(str(cb), OSError(errno.EACCES, "denied")).problem
+        return problem.message, problem.hint
+
+    file.chmod(0o640)
+    cb.chmod(0o750)
+    mode = f"({user}, mode 0640)"
+    assert of_file("a.qcb") == (f"the agent may not read a.qcb {mode}", f"chmod a+r {file}")
+    assert of_file("link.qcb") == (f"the agent may not read link.qcb {mode}", f"chmod a+r {file}")
+    message, hint = of_directory()
+    assert message == f"the agent may not read {cb} ({user}, mode 0750)"
+    assert hint == f"chmod a+rx {cb}"
+    real = os.stat
+
+    def fails(path: Any, **at: Any) -> os.stat_result:
+        if path == str(file):
+            raise PermissionError(errno.EACCES, "denied")
+        return real(path, **at)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", fails)
+        message, hint = of_file("a.qcb")
+    assert f": it may not search {cb} ({user}, mode 0750)" in message
+    assert hint == f"chmod a+x {cb}"
+    # Modes are not all.
+    file.chmod(0o644)
+    assert "its mode allows that: look at its ACL" in str(of_file("a.qcb")[1])
 
 
 def test_a_file_in_the_middle_of_a_path_is_named(tmp_path: Path, cb: Path) -> None:

@@ -109,3 +109,26 @@ def test_the_nearest_name_comes_first() -> None:
     names = ["notfy.py", "Notify.py"]
     assert "Notify.py" in look_alikes.similar(["notify.py"], None, names)["notify.py"]
     assert look_alikes.similar(["notify.py"], None, ["notify.pl"])["notify.py"]
+
+
+def hint_of_missing(folder: Path) -> str:
+    fault = directory.read(str(folder)).reading.fault
+    assert fault is not None
+    assert fault.code == "missing"
+    return fault.hint or ""
+
+
+def test_a_directory_that_is_missing_names_one_that_was_probably_meant(tmp_path: Path) -> None:
+    create = "create the directory, mount it, or correct the path"
+    (tmp_path / "callback" / "night").mkdir(parents=True)
+    (tmp_path / "shot-0010").mkdir()
+    (tmp_path / "library").write_text("")
+    near = f"did you mean {tmp_path}/callback? If not, {create}"
+    assert hint_of_missing(tmp_path / "calback") == near
+    assert hint_of_missing(tmp_path / "Callback") == near
+    # In a folder above it too, if what follows is there.
+    assert hint_of_missing(tmp_path / "calback" / "night").startswith(
+        f"did you mean {tmp_path}/callback/night? "
+    )
+    for other in ("calback/day", "shot-0011", "libary", "nothing/like/it"):
+        assert hint_of_missing(tmp_path / other) == create
