@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -58,7 +59,7 @@ def ask(
 ) -> JsonObject:
     """The answer of the agent at `pipe`, or else of the first that is found. Raises Failed."""
     missing = []
-    for path in [pipe] if pipe else client.default_paths():
+    for path in _pipes(pipe):
         try:
             with client.Client(path, timeout, restart=0) as agent:
                 answer: JsonObject = request(agent)
@@ -70,13 +71,34 @@ def ask(
             raise Failed(status, _refusal(error)) from None
         except client.AgentError as error:
             raise Failed(NO_AGENT, str(error)) from None
-    raise no_agent("; ".join(missing))
+    raise no_agent("; ".join(missing), pipe)
 
 
-def no_agent(why: str) -> Failed:
-    """What stops a command that finds no agent."""
+def _pipes(pipe: str | None) -> list[str]:
+    """The pipes at which an agent is looked for: the one that was named, else the default ones."""
+    return [pipe] if pipe else client.default_paths()
+
+
+def no_agent(why: str, pipe: str | None) -> Failed:
+    """What stops a command that finds no agent at the pipe that was named, or at none."""
     how = "start one with `callback-agent serve`, or name its pipe with --pipe"
+    if any(map(_is_denied, _pipes(pipe))):
+        how = (
+            "your user may not connect: run this as root or as the agent's user, or have the agent"
+            " let a group of yours connect (serve --pipe-group)"
+        )
     return Failed(NO_AGENT, f"no agent: {why}; {how}")
+
+
+def _is_denied(pipe: str) -> bool:
+    """Whether this user may not connect to what is at the path of a pipe."""
+    try:
+        os.stat(pipe)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return not os.access(pipe, os.W_OK)
 
 
 def _refusal(error: client.Refused) -> str:

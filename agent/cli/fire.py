@@ -129,6 +129,13 @@ def fire(
         prefix = "owner_" if about["owner_job"] else ""
         named = {name: about[prefix + option] for option, name in fields.items()}
         known = [{"id": job} | {name: value for name, value in named.items() if value is not None}]
+    elif not carry_out:
+        say("--jobs is used with --run only")
+    elif job not in map(_id, known):
+        say(
+            f"the callbacks' own job {job} is not in {printable(jobs)}, so qb.jobinfo does not find"
+            " it; --owner-job says which job it is"
+        )
     answer = ask(lambda agent: agent.lookup(**params, code=True), pipe)
     try:
         shown = {**answer, "callbacks": [_shown(c, code) for c in answer["callbacks"]]}

@@ -114,6 +114,9 @@ def log(
             raise
     except FileNotFoundError:
         raise Failed(1, f"{printable(file)} does not exist yet: no record was logged") from None
+    except PermissionError:
+        how = "run this as root or as the agent's user"
+        raise Failed(1, f"{printable(file)}: your user may not read it; {how}") from None
     except OSError as error:
         raise Failed(1, f"{printable(file)}: {error.strerror}") from None
     return 0

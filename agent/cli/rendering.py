@@ -71,7 +71,8 @@ def footnotes(answer: JsonObject, limit: int | None) -> Iterator[str]:
         what = held[0] if len(held) == 1 else f"{held[0]} and {len(held) - 1} more"
         if limit is not None:
             what = shorten(what, limit // 2)
-        text = f"held: {what}: callbacks may be older than their files; see callback-agent status"
+        # Of one that is held, nothing may be served, or a part of its files as they are.
+        text = f"held: {what}: what is served may differ from the files; see callback-agent status"
         yield from wrap(text, limit, then=INDENT)
 
 

@@ -19,6 +19,9 @@ WIDTH = 80
 #: The narrowest that a last cell gets, however wide the cells before it are.
 MIN_LAST_CELL = 30
 
+#: Names that `near` gives at most.
+MAX_NEAR = 3
+
 #: What ends a cell of a table; a link or a picture with its text.
 CELL = re.compile(r"(?<!\\)\|")
 LINK = re.compile(r"!?\[([^\]]+)\]\([^)\s]+\)")
@@ -70,8 +73,11 @@ def overview() -> str:
 
 
 def near(name: str) -> list[str]:
-    """The topics and codes whose names look like `name`, the most alike first."""
-    return difflib.get_close_matches(name.lower(), [*topics(), *codes()], cutoff=0.7)
+    """The topics and codes that begin with `name`, else those whose names look like it, the most
+    alike first."""
+    names, begin = [*topics(), *codes()], name.lower()
+    longer = [known for known in names if begin and known.startswith(begin)]
+    return longer[:MAX_NEAR] or difflib.get_close_matches(begin, names, MAX_NEAR, cutoff=0.7)
 
 
 def rendered(markdown: str) -> str:

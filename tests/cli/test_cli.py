@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from agent.cli import asking
+from agent.cli.exits import Failed
 from cli.stand_in import (
     DIGEST,
     ROOT,
@@ -33,6 +35,7 @@ from cli.stand_in import (
     off,
     record,
 )
+from support.strangers import User
 from support.valid import request_validator
 
 # -- lookup ---------------------------------------------------------------------------------------
@@ -536,3 +539,20 @@ def test_the_commands_ask_a_real_agent(
     finally:
         serving.kill()
         serving.communicate()
+
+
+def test_who_may_not_connect_is_told_so_and_not_to_start_an_agent(agent: StandIn) -> None:
+    os.chmod(agent.path, 0)
+
+    def say() -> str:
+        try:
+            asking.ask(lambda one: one.status(), agent.path)
+        except Failed as error:
+            return str(error)
+        return "it was answered"
+
+    # To root, modes say nothing.
+    said = User.of("nobody").does(say) if os.getuid() == 0 else say()
+    assert said.startswith(f"no agent: {agent.path}: no permission to connect; your user may not")
+    assert "--pipe-group" in said
+    assert "start one" not in said

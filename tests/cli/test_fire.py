@@ -112,6 +112,20 @@ def test_run_runs_it_and_says_what_the_farm_is_asked(
     assert "code" not in answer["callbacks"][0]
 
 
+def test_it_says_if_the_own_job_is_not_in_the_file(
+    agent: StandIn, run: Run, tmp_path: Path
+) -> None:
+    jobs = tmp_path / "jobs.json"
+    jobs.write_text('[{"id": 7}, {"id": 8}]')
+    served(agent, callback("b.qcb", code="mail-status"))
+    command = ["fire", "failed-job-self", "--jobs", str(jobs), "--pipe", agent.path]
+    done = run(*command, "--run", "--owner-job", "99")
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1)
+    assert f"job 99 is not in {jobs}" in done.stderr
+    assert run(*command, "--run", "--owner-job", "8").stderr == ""
+    assert "--jobs is used with --run only" in run(*command, "--owner-job", "8").stderr
+
+
 def test_one_that_fails_gives_status_1(agent: StandIn, run: Run) -> None:
     code = "import sys, time\nprint('\\x1b[31m' + 'x' * 5000)\nsys.stdout.flush()\ntime.sleep(60)"
     served(agent, callback("a.py", code=code), callback("b.qcb", code="nonsense"))

@@ -48,6 +48,8 @@ def test_an_unknown_topic_gives_the_list_and_a_near_miss() -> None:
     assert "troubleshooting" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert "did you mean" not in run("xyzzy").stderr
+    # A beginning is not as alike as a misspelling.
+    assert "did you mean languages or language-off?" in run("Lang").stderr
 
 
 @pytest.mark.parametrize("name", ["../README", "codes/no-equals", "codes", "__init__", ""])

@@ -95,9 +95,7 @@ def test_status_is_short_however_much_changed(tmp_path: Path) -> None:
     conf = "".join(f"a.pl = x{n}-job-self\n" for n in range(3000))
     conf += "".join(f"b{n}.qcb = done-job-self\n" for n in range(500))
     with running(tmp_path, write(tmp_path / "cb", conf, a_pl="#\n")) as agent:
-        status = agent.status()
-        last = status["last_reload"]
-        assert status["warnings"] >= 3000
+        last = agent.status()["last_reload"]
         assert "changes" not in last
         assert last["omitted"]["changes"] == 3000
         (record,) = agent.history()
