@@ -148,8 +148,8 @@ class _Server:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[its_own.fileno()],
-                # Not a session of its own: Linux shares out the processor by sessions, and on a busy
-                # machine its processes would wait for each other for a tenth of a second.
+                # Not a session of its own: Linux shares out the processor by sessions, and on a
+                # busy machine its processes would wait for each other for a tenth of a second.
                 process_group=0,
             )
         atexit.register(self._end)
