@@ -388,7 +388,7 @@ def test_held_directories_are_named_as_the_pipe_does(tmp_path: Path) -> None:
         mirror.wait()
         for held, confs in (
             ([here], {here: "nonsense\n"}),
-            ([there, here], {there: "nonsense\n"}),
+            ([here, there], {there: "nonsense\n"}),
             ([there], {here: f"b.py = {EVENT}\n"}),
             ([], {there: f"a.py = {EVENT}\n"}),
         ):

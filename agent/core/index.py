@@ -177,7 +177,7 @@ class Index:
     #: Names the content, whichever agent serves it.
     digest: str
     _tree: match.Tree
-    #: The directories that are held: what is served of them may be older than their files.
+    #: The directories that are held, sorted: what is served of them may be older than their files.
     held: tuple[str, ...] = ()
 
     @classmethod
@@ -212,7 +212,8 @@ class Index:
 
     def with_held(self, held: Iterable[str]) -> Index:
         """The same index, while other directories are held."""
-        held = tuple(held)
+        # Sorted: another order of the directories alone makes no other index.
+        held = tuple(sorted(held))
         return self if held == self.held else replace(self, held=held)
 
     def callbacks(self) -> Iterator[Callback]:

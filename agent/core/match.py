@@ -38,7 +38,6 @@ Change = tuple[int, Trigger | None, Trigger | None]
 # hold the part of a pattern before the `-*` at its end.
 _LABEL = "label"
 _ALONE = "label alone"
-_ANY_ALONE = "any context, label alone"
 _LABELS = frozenset({_LABEL, _ALONE})
 
 #: What is filed under one type and name: by context or slot, the patterns of the extra or label.
@@ -70,11 +69,8 @@ def _satisfied(tree: Tree, event: Event, steps: Steps) -> Iterator[Numbers]:
         if event.text is not None:
             if (labels := slots.get(_LABEL)) is not None:
                 yield from labels.find(event.text, steps)
-            if event.alone:
-                if (labels := slots.get(_ALONE)) is not None:
-                    yield from labels.find(event.text, steps)
-                if event.unsplit is not None and (extras := slots.get(_ANY_ALONE)) is not None:
-                    yield from extras.find_tails(event.unsplit, steps)
+            if event.alone and (labels := slots.get(_ALONE)) is not None:
+                yield from labels.find(event.text, steps)
         if len(found) > 1:
             steps.take()
 
@@ -309,6 +305,4 @@ def _places(term: Term) -> Sequence[tuple[str, str | None]]:
     assert context is not None
     if extra == "*":
         return (context, extra), (context, None)
-    if context == "*" and extra is not None and extra.endswith("-*"):
-        return (context, extra), (_ANY_ALONE, extra[:-2])
     return ((context, extra),)

@@ -87,11 +87,14 @@ class Term(NamedTuple):
 
     def _matches_context_and_extra(self, event: Event) -> bool:
         if self.label is not None:
-            return event.text is not None and _matches_label(self.label, event)
+            return event.text is not None and _matches_label(self.label, event.text, event.alone)
         if self.context == "*" and event.unsplit is not None:
             if self.extra is None:
                 return TYPES[self.type].extra is None
-            return _matches_label("*-" + self.extra, event)
+            # Where there may be no extra, the whole text may be the label.
+            if self.extra == "*" and event.alone:
+                return True
+            return glob("*-" + self.extra, event.unsplit)
         if self.context != "*" and self.context not in event.contexts:
             return False
         if self.extra is None or event.extra is None:
@@ -99,12 +102,9 @@ class Term(NamedTuple):
         return glob(self.extra, event.extra)
 
 
-def _matches_label(label: str, event: Event) -> bool:
-    """Whether the event's text matches; a `label` that ends in `-*` also matches a label alone."""
-    assert event.text is not None
-    return glob(label, event.text) or (
-        event.alone and label.endswith("-*") and glob(label[:-2], event.text)
-    )
+def _matches_label(label: str, text: str, alone: bool) -> bool:
+    """Whether a label, or `label-extra`, matches; one that ends in `-*` also matches it alone."""
+    return glob(label, text) or (alone and label.endswith("-*") and glob(label[:-2], text))
 
 
 def parse_term(text: str, start: int, problems: list[Problem]) -> Term:

@@ -181,6 +181,25 @@ def test_many_events_and_many_terms_are_not_compared_each_with_each() -> None:
     assert took[1] < 200 * 2000
 
 
+def test_an_extra_that_ends_in_a_hyphen_and_a_star_is_no_label() -> None:
+    """Of an event as text it is not known where its label ends. Wherever it does, an extra is
+    required, unless it is `*`."""
+    triggers = ["failed-job-*-7-*", "failed-job-*-7", "failed-job-*-*", "failed-job-la-7-*"]
+    changes = [(number, None, parse(text)[0]) for number, text in enumerate(triggers)]
+    tree = match.edit({}, changes)
+    for text, expected in (
+        ("failed-job-la-7", ["failed-job-*-7", "failed-job-*-*", "failed-job-la-7-*"]),
+        ("failed-job-la-7-7", ["failed-job-*-7-*", *triggers[1:]]),
+        ("failed-job-la", ["failed-job-*-*"]),
+        ("failed-job-self-7", ["failed-job-*-7", "failed-job-*-*"]),
+        ("failed-job-self-7-8", ["failed-job-*-7-*", "failed-job-*-*"]),
+    ):
+        event = Event.from_text(text)
+        found = [triggers[number] for number in match.satisfied(tree, event, Steps(None))]
+        assert found == expected, text
+        assert found == [str(t) for _, _, t in changes if t is not None and t.matches(event)]  # type: ignore[union-attr]
+
+
 #: A trigger with a number in it, and an event that nearly matches all of them and matches few.
 CLOSE = [
     ("done-work-*-x*{}", HYPHENS),

@@ -284,14 +284,12 @@ def holds(term: Term, event: Seen) -> bool:
 def _holds_text(term: Term, text: str, needs_extra: bool) -> bool:
     """The same against `label-extra` in one, or, where the type needs no extra, a label."""
     if term.label is not None:
-        pattern = term.label
-    elif term.context != "*":
+        return _like(term.label, text) if needs_extra else _like_label(term.label, text)
+    if term.context != "*":
         return False
-    elif term.extra is None:
+    if term.extra is None or (term.extra == "*" and not needs_extra):
         return not needs_extra
-    else:
-        pattern = f"*-{term.extra}"
-    return _like(pattern, text) if needs_extra else _like_label(pattern, text)
+    return _like(f"*-{term.extra}", text)
 
 
 def _like_label(pattern: str, label: str) -> bool:
