@@ -211,3 +211,10 @@ def test_a_usual_line_is_not_examined_and_a_known_trigger_not_parsed(
     parsed.clear()
     assert planning.plan(data, "/d/callbacks.conf", plan) == plan
     assert parsed == []
+
+
+def test_a_trigger_on_two_lines_is_not_written_out_while_something_is_wrong_with_it() -> None:
+    text = b"n.py = failed-job-self ||\n  finished-job-self\n"
+    found = planning.plan(text, "/d/callbacks.conf").findings
+    assert [(f.code, f.line) for f in found] == [("trigger-syntax", 1), ("no-equals", 2)]
+    assert [f.hint for f in found] == ["write all of it on this line", "remove this line"]
