@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import errno
 import gzip
 import lzma
@@ -92,63 +93,101 @@ def newest(
     cannot be read; `report` is called with the reason why a rotated file cannot be.
     """
     found, others = _last(file, end, most, wanted)
-    for older in rotated(path):
+    for older in _older(path, file):
         left = None if most is None else most - len(found)
         if left == 0:
             break
         try:
-            with open_regular(older) as raw:
-                status = os.fstat(raw.fileno())
-                if os.path.samestat(status, os.fstat(file.fileno())):
-                    continue  # It was rotated since it was opened.
-                if wanted.since is not None and status.st_mtime < wanted.since.timestamp():
-                    continue
-                more, left_out = _last_of_rotated(raw, older, left, wanted)
+            if wanted.since is not None and os.stat(older).st_mtime < wanted.since.timestamp():
+                continue
+            with _opened(older) as content:
+                size = content.seek(0, os.SEEK_END)
+                more, left_out = _last(content, size, left, wanted)
                 found, others = more + found, left_out + others
         except _UNREADABLE as error:
-            report(f"{older}: {getattr(error, 'strerror', None) or error}")
+            report(f"{older}: {_reason(error)}")
     return found, others
 
 
-def missed(
-    path: str,
-    head: bytes,
-    at: int,
-    seen: os.stat_result,
-    now: BinaryIO,
-    report: Callable[[str], None],
-) -> tuple[bytes, list[bytes]]:
-    """What the rotated files of a log have of it that a follower has not read.
+def following(
+    path: str, head: bytes, at: int, written: int, report: Callable[[str], None]
+) -> tuple[BinaryIO, int] | None:
+    """The file of a log that a follower reads next, opened, and the byte where it begins.
 
-    The follower has read the first `at` bytes of a file that begins with `head` and had the status
-    `seen`; `now` is the newest file, which it reads next. The result is the rest of that file, if
-    it is one of the rotated ones, and the content of each later one, oldest first. `report` is
-    called with the reason why a file cannot be read.
+    The follower has read the first `at` bytes of a file that begins with `head` and was last
+    written at `written` (nanoseconds). If there is more in that file, as where it was copied before
+    it was truncated, that is it. Else it is the next newer one that is not empty. None if there is
+    none yet, or if the log was rotated meanwhile: then ask again. `report` is called with the
+    reason why a file before it cannot be read.
     """
-    rest = b""
-    found: list[bytes] = []
-    for older in rotated(path):
-        written = None
+    files = _files(path)
+    newer: list[tuple[str, str]] = []  # Newest first: the path, and why it cannot be read.
+    start, is_found = 0, False
+    for name in files:
         try:
-            with open_regular(older) as raw:
-                status = os.fstat(raw.fileno())
-                written = status.st_mtime_ns
-                if os.path.samestat(status, os.fstat(now.fileno())):
-                    continue  # It was rotated since it was opened.
-                with _unpacked(raw, older) as file:
-                    is_known = bool(head) and file.read(len(head)) == head
-                    if is_known or os.path.samestat(status, seen):
-                        file.seek(at)
-                        rest = file.read()
-                        break
-                    if written <= seen.st_mtime_ns:
-                        break
-                    file.seek(0)
-                    found.append(file.read())
+            with open_regular(name) as raw, _unpacked(raw, name) as content:
+                is_found = bool(head) and content.read(len(head)) == head
+                content.seek(at if is_found else 0)
+                if content.read(1):
+                    start = at if is_found else 0
+                    newer.append((name, ""))
         except _UNREADABLE as error:
-            if written is None or written > seen.st_mtime_ns:
-                report(f"{older}: {getattr(error, 'strerror', None) or error}")
-    return rest, found[::-1]
+            newer.append((name, _reason(error)))
+        if is_found:
+            break
+    if not is_found:  # It was removed, or nothing was read yet: the times have to do.
+        newer = [(name, why) for name, why in newer if name == path or _written(name) > written]
+    unread: list[str] = []
+    for name, why in reversed(newer):
+        try:
+            file = None if why else _opened(name)
+        except _UNREADABLE as error:
+            file, why = None, _reason(error)
+        if file is None:
+            unread.append(f"{name}: {why}")
+            start = 0
+        elif _files(path) != files:
+            file.close()
+            break
+        else:
+            for line in unread:
+                report(line)
+            return file, start
+    return None
+
+
+def before(path: str, file: BinaryIO) -> tuple[BinaryIO, int] | None:
+    """The newest file of a log that is older than `file` and not empty, opened, and its length."""
+    while True:
+        files, found = _files(path), None
+        for name in _older(path, file):
+            with contextlib.suppress(*_UNREADABLE):
+                content = _opened(name)
+                if size := content.seek(0, os.SEEK_END):
+                    found = content, size
+                    break
+        if _files(path) == files:  # Else it was rotated meanwhile.
+            return found
+
+
+def _files(path: str) -> dict[str, int]:
+    """The files of a log, newest first, with the inode of each."""
+    found: dict[str, int] = {}
+    for name in (path, *rotated(path)):
+        with contextlib.suppress(OSError):  # It was renamed or removed.
+            found[name] = os.stat(name).st_ino
+    return found
+
+
+def _older(path: str, file: BinaryIO) -> list[str]:
+    """The rotated files that are older than a file of the log, newest first."""
+    names = rotated(path)
+    status = os.fstat(file.fileno())
+    for number, name in enumerate(names):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(name), status):  # It was rotated since it was opened.
+                return names[number + 1 :]
+    return names
 
 
 def whole_lines(file: BinaryIO) -> int:
@@ -164,16 +203,21 @@ def whole_lines(file: BinaryIO) -> int:
     return 0
 
 
-def _last_of_rotated(
-    file: BinaryIO, path: str, most: int | None, wanted: Wanted
-) -> tuple[list[Entry], list[Entry]]:
-    """As `_last`, of a file that may be compressed."""
-    with _unpacked(file, path) as packed:
+def _opened(path: str) -> BinaryIO:
+    """The content of a file that may be compressed, with its time. Raises as `_UNREADABLE`."""
+    with open_regular(path) as file, _unpacked(file, path) as packed:
         if packed is file:
-            return _last(file, file.seek(0, os.SEEK_END), most, wanted)
-        with tempfile.TemporaryFile() as unpacked:
-            shutil.copyfileobj(packed, unpacked)
-            return _last(unpacked, unpacked.tell(), most, wanted)
+            return open(os.dup(file.fileno()), "rb")
+        with tempfile.TemporaryFile() as content:
+            shutil.copyfileobj(packed, content)
+            content.flush()
+            written = os.fstat(file.fileno()).st_mtime_ns
+            os.utime(content.fileno(), ns=(written, written))
+            return open(os.dup(content.fileno()), "rb")
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
 
 
 def _unpacked(file: BinaryIO, path: str) -> IO[bytes]:

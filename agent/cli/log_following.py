@@ -1,8 +1,9 @@
 """Follows the reload log: what is added to it, across rotation in both styles.
 
-The log may be rotated more than once between two looks: where the output waits for its reader, or
-this process was stopped. So what was not read yet is looked for in the rotated files. The file that
-was followed is found among them by its beginning, since a copy or a compressed file is another one.
+A log and its rotated files are one text. The place in it is the beginning of a file and how much of
+that file was read. A file is known again by its beginning, whatever its name, and though it was
+copied or compressed. Whenever the log has another file than before, or that file another beginning,
+the place is looked for, and what comes next is read: one file at a time, up to the newest one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from agent.cli.log_entries import Entry, split
-from agent.cli.log_files import missed, open_regular
+from agent.cli.log_files import before, following, open_regular
 
 #: Seconds between two checks of a log that is followed.
 _POLL_INTERVAL = 0.2
@@ -46,52 +47,57 @@ def added(
     called with the reason why a rotated file cannot be read. Raises OSError if the log cannot be
     read any more.
     """
-    number = file.fileno()
-    head, seen = os.pread(number, min(at, _HEAD_BYTES), 0), os.fstat(number)
-    return _added(file, path, at, head, seen, report)
+    if at == 0:  # It may be truncated again before anything is read, and not be known by anything.
+        file, at = before(path, file) or (file, 0)
+    head = os.pread(file.fileno(), min(at, _HEAD_BYTES), 0)
+    return _added(file, path, at, head, report)
 
 
 def _added(
-    file: BinaryIO,
-    path: str,
-    at: int,
-    head: bytes,
-    seen: os.stat_result,
-    report: Callable[[str], None],
+    file: BinaryIO, path: str, at: int, head: bytes, report: Callable[[str], None]
 ) -> Iterator[list[Entry]]:
-    """As `added`: the file began with `head` and had the status `seen`."""
-    file.seek(at)
+    """As `added`: the file began with `head`."""
+    written = os.fstat(file.fileno()).st_mtime_ns if head else 0
     rest = b""
+    is_left = False
     while True:
-        successor = _successor(file, path)
-        if successor is not None or not _is_as_before(file, at, head):
-            if successor is not None:  # Else it was copied and truncated.
-                with file:
-                    # The agent may have written to the old file after it was renamed.
-                    time.sleep(_POLL_INTERVAL)
-                    rest += file.read()
-                    at = file.tell()
-                file = successor
-            left, others = missed(path, head, at, seen, file, report)
-            yield _whole(rest + left, True)[0]
-            yield from (_whole(data, True)[0] for data in others)
-            file.seek(0)
-            rest = head = b""
-        seen = os.fstat(file.fileno())
+        status = os.fstat(file.fileno())
+        file.seek(at)
         more = file.read()
-        at = file.tell()
-        head += more[: _HEAD_BYTES - len(head)]
-        rest += more
-        entries, rest = _whole(rest, not more)
+        is_same = _begins_with(file, head, at)
+        if is_same:
+            written = status.st_mtime_ns
+            head = (head[:at] + more)[:_HEAD_BYTES]
+            at += len(more)
+            rest += more
+        # The agent may write to a file after it was renamed: it is left at the next look.
+        was_left, is_left = is_left, not (is_same and _is_named(file, path))
+        found = following(path, head, at, written, report) if was_left and is_left else None
+        is_new = found is not None and found[1] == 0
+        entries, rest = _whole(rest, is_new or not (is_same and more))
         yield entries
-        time.sleep(_POLL_INTERVAL)
+        if found is None:
+            time.sleep(_POLL_INTERVAL)
+            continue
+        file.close()
+        file, at = found
+        is_left = False
+        if is_new:  # Else it is a copy, or the same one under another name.
+            head, rest = os.pread(file.fileno(), _HEAD_BYTES, 0), b""
 
 
-def _is_as_before(file: BinaryIO, at: int, head: bytes) -> bool:
-    """Whether a file begins with `head` and has at least `at` bytes."""
-    if os.fstat(file.fileno()).st_size < at:
+def _begins_with(file: BinaryIO, head: bytes, at: int) -> bool:
+    """Whether a file begins with `head`, which is not empty, and has at least `at` bytes."""
+    number = file.fileno()
+    return bool(head) and os.fstat(number).st_size >= at and os.pread(number, len(head), 0) == head
+
+
+def _is_named(file: BinaryIO, path: str) -> bool:
+    """Whether a file has this path."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except OSError:
         return False
-    return os.pread(file.fileno(), len(head), 0) == head
 
 
 def _whole(data: bytes, is_quiet: bool) -> tuple[list[Entry], bytes]:
@@ -107,13 +113,3 @@ def _whole(data: bytes, is_quiet: bool) -> tuple[list[Entry], bytes]:
         if next_byte.isspace() or not (next_byte or is_quiet):
             end -= len(entries.pop().data)
     return entries, data[end:]
-
-
-def _successor(file: BinaryIO, path: str) -> BinaryIO | None:
-    """The file that has replaced this one under the log's name, or None."""
-    try:
-        if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
-            return None
-        return open_regular(path)
-    except OSError:
-        return None

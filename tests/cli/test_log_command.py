@@ -163,9 +163,9 @@ def test_log_follows_across_a_rename_and_a_new_file(
     following.wait_for(shown)
     for generation in (3, 5):  # Each rotation twice.
         append(log, text_record(generation))
-        log.rename(tmp_path / f"reload.log.{generation}")
+        old = log.rename(tmp_path / f"reload.log-2014012{generation}")
         # Who writes still has the old file open for a moment.
-        append(tmp_path / f"reload.log.{generation}", text_record(99))
+        append(old, text_record(99))
         log.write_text(text_record(generation + 1))
         shown += text_record(generation) + text_record(99) + text_record(generation + 1)
         following.wait_for(shown)
