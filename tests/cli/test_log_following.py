@@ -101,7 +101,7 @@ def test_each_record_is_shown_once_and_in_order(
         reported: Callable[[str], None] = pytest.fail
         added = log_following.added(file, str(log.path), log_files.whole_lines(file), reported)
         with (
-            mock.patch.object(log_following.time, "sleep", wait),
+            mock.patch("agent.cli.log_following.time.sleep", wait),
             mock.patch.object(log_files, "open_regular", opened),
         ):
             while idle < 3 or (idle < 99 and len(shown) < log.number):
