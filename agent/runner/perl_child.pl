@@ -1,8 +1,7 @@
 # The program that a Perl callback runs in: passed to its interpreter as text, by -e.
 #
-# It receives the code, forks, and stays behind as the parent of the callback, so that a callback
-# that ends its parent does not end the runner. If the runner is killed, another process, the guard,
-# ends the callback. The protocol is in process.py.
+# It receives the code and becomes three processes, the leader, the keeper and the callback. They
+# and the protocol are in process.py.
 
 package qb;
 
@@ -22,7 +21,9 @@ open(my $farm, "+<&=", $farm_number) or die "the farm's descriptor: $!\n";
 open(my $status, ">&=", $status_number) or die "the status descriptor: $!\n";
 open(my $lifeline, "<&=", $lifeline_number) or die "the lifeline's descriptor: $!\n";
 fcntl($_, Fcntl::F_SETFD(), Fcntl::FD_CLOEXEC()) for $farm, $status, $lifeline;
-$SIG{$_} = "DEFAULT" for qw(HUP INT QUIT TERM CHLD PIPE ALRM USR1 USR2);
+$SIG{$_} = "DEFAULT" for qw(INT QUIT TERM CHLD PIPE ALRM USR1 USR2);
+# A stopped keeper is sent it when the leader is killed, and then goes on.
+$SIG{HUP} = "IGNORE";
 POSIX::sigprocmask(POSIX::SIG_SETMASK(), POSIX::SigSet->new);
 $| = 1;
 
@@ -51,30 +52,51 @@ my $json = JSON::PP->new->utf8->allow_nonref;
 my ($head, $code) = split /\n/, _receive("", sub { $_[0] =~ /\n/ }), 2;
 my $about = $json->decode($head);
 $code = _receive($code, sub { length($_[0]) >= $about->{size} });
-_send($status, "begun\n");
 
+# Wait for the end of a child: its wait status, or undef if it is to be ended before.
+sub _watch {
+    my ($child) = @_;
+    $SIG{CHLD} = sub { };
+    vec(my $either = "", $lifeline_number, 1) = 1;
+    while (waitpid($child, POSIX::WNOHANG()) != $child) {
+        # A signal that comes just before `select` does not end it, so it ends by itself.
+        return undef if select(my $ready = $either, undef, undef, 0.1) > 0;
+    }
+    return $?;
+}
+
+my $leader = $$;
+my $keeper = fork;
+die "no process can be started: $!\n" unless defined $keeper;
+if ($keeper) {
+    close $farm;
+    _watch($keeper);
+    kill "KILL", 0;
+}
+setpgrp(0, 0);
 my $child = fork;
 die "no process can be started: $!\n" unless defined $child;
 if ($child) {
     close $farm;
-    # Perl cannot wait for a process and a descriptor at once. Without a guard, if there can be no
-    # more processes, the callback runs all the same.
-    my $guard = fork;
-    if (defined $guard && !$guard) {
-        # The status ends with the parent of the callback.
-        close $status;
-        sysread($lifeline, my $nothing, 1);
-        kill "KILL", 0;
-    }
-    1 while waitpid($child, 0) != $child && $!{EINTR};
-    my $how = $?;
-    if ($guard) {
-        kill "KILL", $guard;
-        waitpid($guard, 0);
+    my $how = _watch($child);
+    # While the leader is the parent of this process, its number belongs to it.
+    my $led = getppid == $leader;
+    if (!defined $how) {
+        kill "KILL", -$child;
+        kill "KILL", $child;
+        kill "KILL", -$leader if $led;
+        1 while waitpid($child, 0) != $child;
+        $how = $?;
+    } elsif ($led) {
+        # If the callback stopped it.
+        kill "CONT", $leader;
     }
     _send($status, "ended $how\n");
     POSIX::_exit(0);
 }
+setpgrp(0, $leader) or die "the process group has ended: $!\n";
+$SIG{HUP} = "DEFAULT";
+_send($status, "begun\n");
 close $status;
 close $lifeline;
 $jobid = $about->{job};

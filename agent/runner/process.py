@@ -3,16 +3,22 @@
 Four descriptors lead to it. Its output and errors are one pipe. The *farm* is a socket: the runner
 sends a line of JSON with the path, the job, the names of the functions of `qb` and the size of the
 code, and then the code; after that the callback sends requests, one JSON value a line, each of
-which is answered with one line. The *status* is a pipe: the interpreter writes `begun` when it has
-received the code, forks, and writes `ended N` with the wait status of the callback. The *lifeline*
-is a pipe that the runner never writes to and closes last: when it is at its end and the callback
-still runs, the runner was killed, and the interpreter kills the process group. (The kernel could
-send a signal instead, PR_SET_PDEATHSIG, but only on Linux, when the thread ends that started the
-process, and not to one that has taken another user's id.)
+which is answered with one line. The *status* is a pipe: `begun` when the callback begins, and
+`ended N` with its wait status. The *lifeline* is a pipe: when there is something to read in it, a
+byte or the end, the callback is to end, because of the time limit or because the runner was killed.
+(The kernel could send a signal instead, PR_SET_PDEATHSIG, but only on Linux, when the thread ends
+that started the process, and not to one that has taken another user's id.)
 
-So the parent of a callback is a process that nobody else needs. Both are in a session of their own,
-whose process group is killed at the end. The end is when that parent ends: not when the output
-does, which a process that escaped may hold open.
+There are three processes, in a session of their own. The runner starts the *leader* of the process
+group; its child is the *keeper*, in another group; the keeper's child is the *callback*, in the
+leader's group. Each is killed by one that has not collected its exit status, so its number cannot
+be another's: the group by the leader and, when that has ended, by the runner; the callback, also
+if it has left the group, by the keeper. A callback that stops its group does not stop the keeper.
+One that stops the keeper does not stop the leader, and when the leader is killed, the kernel
+continues the keeper, whose group is then orphaned.
+
+The leader and the keeper have the status open and end when the callback does, so it ends when all
+three have ended. The output may not: a process that escaped may hold it open.
 """
 
 from __future__ import annotations
@@ -38,18 +44,22 @@ _MAX_REQUEST = 1 << 20
 #: Reads of output after the end. A pipe holds 1 MiB at most; what a process that escaped prints
 #: afterwards is nobody's.
 _LAST_READS = 16
+#: Seconds that the end of a killed process may take on a loaded machine. One that waits for a dead
+#: file server takes longer, and one that has become another user may not be killed at all.
+_KILL_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How a process ended."""
 
-    #: The interpreter has received the code.
     begun: bool
     timed_out: bool
+    #: The callback's parents have ended. If not, the callback could not be killed.
+    gone: bool
     #: The exit status of the callback; negative: the signal that ended it. None: not known.
     status: int | None
-    #: The same of the callback's parent, the first process.
+    #: The same of the first process.
     parent: int
 
 
@@ -77,7 +87,8 @@ def run_process(
             close_theirs.callback(os.close, status_end)
             lifeline_end, lifeline = os.pipe()
             close.callback(os.close, lifeline)
-            close_theirs.callback(os.close, lifeline_end)
+            # Also ours, so that it can always be written to.
+            close.callback(os.close, lifeline_end)
             passed = (theirs.fileno(), status_end, lifeline_end)
             process = subprocess.Popen(
                 [*command, *map(str, passed)],
@@ -97,12 +108,14 @@ def run_process(
         try:
             timed_out = not one.serve(time.monotonic() + time_limit)
         finally:
+            os.write(lifeline, b"\n")
             # Before its exit status is collected: until then its number belongs to it.
             with contextlib.suppress(OSError):
                 os.killpg(process.pid, signal.SIGKILL)
+            gone = one.wait(time.monotonic() + _KILL_SECONDS)
             parent = process.wait()
         one.read_rest()
-        return Ended(one.begun, timed_out, one.ended, parent)
+        return Ended(one.begun, timed_out, gone, one.ended, parent)
 
 
 class _Process:
@@ -138,7 +151,7 @@ class _Process:
         return os.waitstatus_to_exitcode(int(found[1])) if found else None
 
     def serve(self, deadline: float) -> bool:
-        """Read and answer until the process ends; False if the deadline comes first."""
+        """Read and answer until the processes end; False if the deadline comes first."""
         both = selectors.EVENT_READ | selectors.EVENT_WRITE
         with self._selector as selector:
             selector.register(self._printed, selectors.EVENT_READ, self._read_output)
@@ -150,6 +163,13 @@ class _Process:
                         if key.fd == self._status:
                             return True
                         selector.unregister(key.fileobj)
+        return False
+
+    def wait(self, deadline: float) -> bool:
+        """Wait for the end of the processes; False if the deadline comes first."""
+        while (left := deadline - time.monotonic()) > 0:
+            if _readable(self._status, left) and not self._read_status(0):
+                return True
         return False
 
     def read_rest(self) -> None:
@@ -204,7 +224,8 @@ def _read(descriptor: int) -> bytes:
         return b""
 
 
-def _readable(descriptor: int) -> bool:
+def _readable(descriptor: int, wait: float = 0.0) -> bool:
+    """Whether there is something to read, or the end, within some seconds."""
     with selectors.DefaultSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
-        return bool(selector.select(0))
+        return bool(selector.select(wait))

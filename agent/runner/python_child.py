@@ -1,17 +1,18 @@
 """The program that a Python callback runs in: passed to its interpreter as text, by `-c`.
 
-For Python 2.6 and newer. It receives the code, forks, and stays behind as the parent of the
-callback, so that a callback that ends its parent does not end the runner. If the runner is killed,
-it ends the callback. The protocol is in `process.py`.
+For Python 2.6 and newer. It receives the code and becomes three processes, the leader, the keeper
+and the callback. They and the protocol are in `process.py`.
 """
 
 # The forms that Python 2 has.
-# ruff: noqa: F401, S102, S110, UP031, UP035, UP036
+# ruff: noqa: F401, S102, SIM105, UP024, UP031, UP035, UP036
 
+import errno
 import fcntl
 import json
 import linecache
 import os
+import select
 import signal
 import sys
 import threading
@@ -72,30 +73,66 @@ def module(farm, job, functions):  # type: (int, int, List[str]) -> Any
     return qb
 
 
-def guard(lifeline):  # type: (int) -> None
-    """Wait for the end of the runner, and kill the process group, this process included."""
-    os.read(lifeline, 1)
+def watch(child, lifeline):  # type: (int, int) -> Any
+    """Wait for the end of a child: its wait status, or None if it is to be ended before."""
+    wake, wake_end = os.pipe()
+    fcntl.fcntl(wake_end, fcntl.F_SETFL, os.O_NONBLOCK)
+    signal.set_wakeup_fd(wake_end)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    # Unlike `select`, for descriptors of any number.
+    either = select.poll()
+    either.register(lifeline, select.POLLIN)
+    either.register(wake, select.POLLIN)
+    while True:
+        ended, how = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return how
+        try:
+            ready = dict(either.poll())
+        except select.error as error:
+            if error.args[0] != errno.EINTR:  # In Python 2.
+                raise
+            continue
+        if lifeline in ready:
+            return None
+        os.read(wake, 1 << 10)
+
+
+def lead(keeper, lifeline):  # type: (int, int) -> None
+    """Wait for the end of the keeper or of the runner, and kill the process group, this process
+    included."""
+    watch(keeper, lifeline)
     os.kill(0, signal.SIGKILL)
 
 
-def keep(child, status, lifeline):  # type: (int, int, int) -> None
-    """Wait for the callback, report how it ended, and end."""
-    try:
-        # Not before the fork, which would copy a process with two threads.
-        thread = threading.Thread(target=guard, args=(lifeline,))
-        thread.daemon = True
-        thread.start()
-    except Exception:
-        pass  # There can be no more threads. The callback runs all the same.
-    while True:
-        try:
-            _, how = os.waitpid(child, 0)
-            break
-        except OSError as error:
-            if error.errno != 4:  # EINTR, in Python 2.
-                raise
+def keep(child, leader, status, lifeline):  # type: (int, int, int, int) -> None
+    """Wait for the end of the callback, or end it, and report how it ended. Ends the process."""
+    how = watch(child, lifeline)
+    # While the leader is the parent of this process, its number belongs to it.
+    if how is None:
+        kill(-child, signal.SIGKILL)
+        kill(child, signal.SIGKILL)
+        if os.getppid() == leader:
+            kill(-leader, signal.SIGKILL)
+        while how is None:
+            try:
+                how = os.waitpid(child, 0)[1]
+            except OSError as error:
+                if error.errno != errno.EINTR:  # In Python 2.
+                    raise
+    elif os.getppid() == leader:
+        # If the callback stopped it.
+        kill(leader, signal.SIGCONT)
     send(status, ("ended %d\n" % how).encode("ascii"))
     os._exit(0)
+
+
+def kill(who, number):  # type: (int, int) -> None
+    """Send a signal, if there is somebody who can be sent it."""
+    try:
+        os.kill(who, number)
+    except OSError:
+        pass
 
 
 def run(path, code, qb):  # type: (str, bytes, Any) -> None
@@ -127,9 +164,10 @@ def start():  # type: () -> None
     farm, status, lifeline = map(int, sys.argv[1:4])
     for descriptor in (farm, status, lifeline):
         fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
-    for name in ("SIGHUP", "SIGQUIT", "SIGTERM", "SIGCHLD", "SIGALRM", "SIGUSR1", "SIGUSR2"):
+    for name in ("SIGINT", "SIGQUIT", "SIGTERM", "SIGCHLD", "SIGALRM", "SIGUSR1", "SIGUSR2"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A stopped keeper is sent it when the leader is killed, and then goes on.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
     data = receive(farm, lambda data: b"\n" in data)
@@ -137,11 +175,20 @@ def start():  # type: () -> None
     about = json.loads(head.decode("utf-8"))
     left = about["size"] - len(code)
     code += receive(farm, lambda data: len(data) >= left)
-    send(status, b"begun\n")
+    leader = os.getpid()
+    keeper = os.fork()
+    if keeper:
+        os.close(farm)
+        lead(keeper, lifeline)
+    os.setpgid(0, 0)
     child = os.fork()
     if child:
         os.close(farm)
-        keep(child, status, lifeline)
+        keep(child, leader, status, lifeline)
+    os.setpgid(0, leader)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    send(status, b"begun\n")
     os.close(status)
     os.close(lifeline)
     path = about["path"]

@@ -285,12 +285,16 @@ class _Runner:
 def _facts(ended: Ended, command: str, time_limit: float) -> dict[str, Any]:
     """What the end of a process means for its callback."""
     if ended.timed_out:
-        return {"outcome": "timed-out", "reason": f"killed after {time_limit:g} s"}
+        reason = f"killed after {time_limit:g} s"
+        if not ended.gone:
+            reason = f"at the limit of {time_limit:g} s it could not be killed: it may still run"
+        return {"outcome": "timed-out", "reason": reason}
     if not ended.begun:
         return _not_run(f"{command} ended ({_exit(ended.parent)}) before the callback began")
     if ended.status is None:
-        reason = "it ended the process that started it"
-        return {"outcome": "killed", "signal": max(-ended.parent, 0) or None, "reason": reason}
+        # It was killed with its group.
+        reason = "it ended the process that started it; if it left its process group, it still runs"
+        return {"outcome": "killed", "signal": int(signal.SIGKILL), "reason": reason}
     if ended.status < 0:
         return {"outcome": "killed", "signal": -ended.status}
     if ended.status:

@@ -124,8 +124,8 @@ def test_one_whose_daemon_holds_the_output_open_ends_at_once(tmp_path: Path) -> 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_one_that_kills_its_parent(number: int) -> None:
     result = python(f"import os, time\nos.kill(os.getppid(), {int(number)})\ntime.sleep(3600)")
-    assert (result.outcome, result.signal) == ("killed", number)
-    assert result.reason == "it ended the process that started it"
+    assert (result.outcome, result.signal) == ("killed", signal.SIGKILL)
+    assert result.reason.startswith("it ended the process that started it")
     # The runner goes on.
     assert python("pass").outcome == "succeeded"
 
@@ -193,7 +193,7 @@ def test_a_clean_process(monkeypatch: pytest.MonkeyPatch) -> None:
         "fds = [n for n in range(3, 200) if os.path.exists('/dev/fd/%d' % n)]\n"
         "print(len(fds), signal.pthread_sigmask(signal.SIG_BLOCK, []) == set())\n"
         "print(signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL, os.getcwd(), sys.argv)\n"
-        "print(os.getpgrp() == os.getsid(0) == os.getppid(), '' in sys.path)\n"
+        "print(os.getpgrp() == os.getsid(0) != os.getpid(), '' in sys.path)\n"
     )
     try:
         result = python(code)
@@ -259,7 +259,7 @@ def test_how_perl_ends() -> None:
     assert perl("if (").status == 255
     assert perl("kill 9, $$").signal == 9
     killed = perl("kill 9, getppid; sleep 3600")
-    assert killed.reason == "it ended the process that started it"
+    assert killed.reason.startswith("it ended the process that started it")
     assert perl("sleep 3600", time_limit=0.4).outcome == "timed-out"
 
 
