@@ -65,13 +65,16 @@ sub _watch {
     return $?;
 }
 
-my $leader = $$;
+# The leader of the group, or its child if the interpreter is started by another program.
+my ($leader, $group) = ($$, getpgrp);
 my $keeper = fork;
 die "no process can be started: $!\n" unless defined $keeper;
 if ($keeper) {
     close $farm;
     _watch($keeper);
     kill "KILL", 0;
+    # The first process of a container is not killed by its own signal.
+    POSIX::_exit(0);
 }
 setpgrp(0, 0);
 my $child = fork;
@@ -79,12 +82,12 @@ die "no process can be started: $!\n" unless defined $child;
 if ($child) {
     close $farm;
     my $how = _watch($child);
-    # While the leader is the parent of this process, its number belongs to it.
+    # While the leader is the parent of this process, the numbers belong to it and its group.
     my $led = getppid == $leader;
     if (!defined $how) {
         kill "KILL", -$child;
         kill "KILL", $child;
-        kill "KILL", -$leader if $led;
+        kill "KILL", -$group if $led;
         1 while waitpid($child, 0) != $child;
         $how = $?;
     } elsif ($led) {
@@ -94,7 +97,7 @@ if ($child) {
     _send($status, "ended $how\n");
     POSIX::_exit(0);
 }
-setpgrp(0, $leader) or die "the process group has ended: $!\n";
+setpgrp(0, $group) or die "the process group has ended: $!\n";
 $SIG{HUP} = "DEFAULT";
 _send($status, "begun\n");
 close $status;

@@ -103,17 +103,19 @@ def lead(keeper, lifeline):  # type: (int, int) -> None
     included."""
     watch(keeper, lifeline)
     os.kill(0, signal.SIGKILL)
+    # The first process of a container is not killed by its own signal.
+    os._exit(0)
 
 
-def keep(child, leader, status, lifeline):  # type: (int, int, int, int) -> None
+def keep(child, leader, group, status, lifeline):  # type: (int, int, int, int, int) -> None
     """Wait for the end of the callback, or end it, and report how it ended. Ends the process."""
     how = watch(child, lifeline)
-    # While the leader is the parent of this process, its number belongs to it.
+    # While the leader is the parent of this process, the numbers belong to it and its group.
     if how is None:
         kill(-child, signal.SIGKILL)
         kill(child, signal.SIGKILL)
         if os.getppid() == leader:
-            kill(-leader, signal.SIGKILL)
+            kill(-group, signal.SIGKILL)
         while how is None:
             try:
                 how = os.waitpid(child, 0)[1]
@@ -175,7 +177,8 @@ def start():  # type: () -> None
     about = json.loads(head.decode("utf-8"))
     left = about["size"] - len(code)
     code += receive(farm, lambda data: len(data) >= left)
-    leader = os.getpid()
+    # The leader of the group, or its child if the interpreter is started by another program.
+    leader, group = os.getpid(), os.getpgrp()
     keeper = os.fork()
     if keeper:
         os.close(farm)
@@ -184,8 +187,8 @@ def start():  # type: () -> None
     child = os.fork()
     if child:
         os.close(farm)
-        keep(child, leader, status, lifeline)
-    os.setpgid(0, leader)
+        keep(child, leader, group, status, lifeline)
+    os.setpgid(0, group)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     send(status, b"begun\n")

@@ -214,6 +214,17 @@ def test_one_that_left_the_group_is_killed_at_the_limit(
 
 
 @needs_proc
+@pytest.mark.parametrize("program", [["sh", "-c", '"$@"; exit 0', "sh"], ["setsid"]])
+def test_one_whose_interpreter_is_started_by_another_program(
+    place: Path, program: list[str]
+) -> None:
+    text = code("python", last="os._exit(0)").replace("FILE", str(place / "ids"))
+    (result,) = run(callback("a.py", text), interpreters={"python": [*program, sys.executable]})
+    assert result.outcome == "succeeded", result
+    wait_for(lambda: not any(map(runs, ids(place / "ids"))), "the end of what it started")
+
+
+@needs_proc
 @needs_other_user
 def test_one_that_cannot_be_killed_is_not_said_to_be(
     place: Path, monkeypatch: pytest.MonkeyPatch
