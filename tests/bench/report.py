@@ -1,6 +1,5 @@
 """The rows of the table, how a goal is judged, and how both are printed."""
 
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -8,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -117,16 +116,66 @@ class Report:
         return vars(self) | {"rows": [row.as_json() for row in self.rows]}
 
 
+# A figure that can be printed and drawn: no measurement is larger.
+Figure = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
+
+
+class _Machine(msgspec.Struct):
+    cores: int
+    processor: str
+    kernel: str
+    python: str
+    load_before: Figure
+
+
+class _Rounds(msgspec.Struct):
+    ours: Annotated[list[Figure], msgspec.Meta(min_length=1)]
+    other: list[Figure]
+
+
+class _Place(msgspec.Struct, forbid_unknown_fields=True):
+    series: str
+    count: Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+    quantity: str
+
+
+class _Cpu(msgspec.Struct):
+    generator: Figure
+    server: Figure
+
+
+class _Detail(msgspec.Struct):
+    """What is shown of a row's detail."""
+
+    growth: _Place | msgspec.UnsetType = msgspec.UNSET
+    cpu: dict[str, _Cpu] | msgspec.UnsetType = msgspec.UNSET
+
+
+class _SavedRow(msgspec.Struct):
+    rounds: _Rounds
+    detail: _Detail
+
+
+class _Saved(msgspec.Struct):
+    """What --json prints, as far as a `Report` does not say it."""
+
+    machine: _Machine
+    rows: list[_SavedRow]
+
+
 def read(file: Path) -> Report:
     """The report in a file that --json printed. BenchError where it does not hold one."""
     try:
-        report = json.loads(file.read_text())
+        text = file.read_bytes()
+        msgspec.json.decode(text, type=_Saved)
+        report = msgspec.json.decode(text)
         # What a row computes from its rounds is not read.
         rows = [row | row["rounds"] for row in report["rows"]]
         return msgspec.convert(report | {"rows": rows}, Report)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise BenchError(
-            f"{file} was not read ({error}); expected what scripts/bench --json prints"
+            f"{file} was not read ({reason}); expected what scripts/bench --json prints"
         ) from error
 
 

@@ -83,8 +83,8 @@ def saved(taken: list[Row], file: Path) -> Path:
 
 
 def test_what_was_saved_is_what_was_measured(tmp_path: Path) -> None:
-    goal = Goal("<=", 2.0, "ours")
-    row = Row("one", "lookups", "/s", [1.5, 2.0], [3, 4], "redis", goal, {"cpu": {"agent": {}}})
+    goal, shares = Goal("<=", 2.0, "ours"), {"generator": 0.5, "server": 1.0}
+    row = Row("one", "lookups", "/s", [1.5, 2.0], [3, 4], "redis", goal, {"cpu": {"agent": shares}})
     report = read(saved([row, *grown()], tmp_path / "saved.json"))
     assert report.rows == [row, *grown()]
     assert report.machine == machine() | {"load_before": report.machine["load_before"]}
@@ -113,6 +113,38 @@ def test_a_file_that_holds_no_figures_is_refused(text: bytes | None, tmp_path: P
         file.write_bytes(text)
     with pytest.raises(BenchError, match=r"saved\.json was not read .* expected what .* --json"):
         read(file)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"ours": [1001]', '"ours": []', "length >= 1 - at `$.rows[0].rounds.ours`"),
+        ('"ours": [1001]', '"ours": [NaN]', "invalid"),
+        ('"ours": [1001]', '"ours": [1e999]', "out of range"),
+        ('"ours": [1001]', '"ours": [1e300]', "<= 1000000000000000.0 - at `$.rows[0].rounds.ours[0]`"),
+        ('"rounds": {', '"rounds": 1, "x": {', "Expected `object`, got `int`"),
+        ('"rounds": {', '"x": {', "missing required field `rounds`"),
+        ('"rows": [', '"rows": 1, "x": [', "Expected `array`, got `int` - at `$.rows`"),
+        ('"unit": "us"', '"unit": 1', "Expected `str`, got `int` - at `$.rows[0].unit`"),
+        ('"count": 10,', '"count": 0,', ">= 1 - at `$.rows[0].detail.growth.count`"),
+        ('"count": 10,', '"count": 10, "x": 1,', "unknown field `x`"),
+        ('"growth": {', '"cpu": {"agent": {}}, "x": {', "missing required field `generator`"),
+        ('"growth": {', f'"x": {"[" * 300_000}, "y": {{', "recursion"),
+        ('"cores"', '"x"', "missing required field `cores` - at `$.machine`"),
+        ("{", "[" * 300_000, "Expected `object`, got `array`"),
+    ],
+)
+def test_a_saved_figure_that_is_none_is_refused_with_its_place(
+    old: str, new: str, said: str, tmp_path: Path
+) -> None:
+    file = saved(grown(), tmp_path / "saved.json")
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    with pytest.raises(BenchError) as refused:
+        read(file)
+    assert said in str(refused.value)
+    assert str(refused.value).endswith("; expected what scripts/bench --json prints")
 
 
 def test_a_plot_says_what_it_shows_and_refers_to_nothing_outside(tmp_path: Path) -> None:
