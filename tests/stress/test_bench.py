@@ -121,7 +121,11 @@ def test_a_file_that_holds_no_figures_is_refused(text: bytes | None, tmp_path: P
         ('"ours": [1001]', '"ours": []', "length >= 1 - at `$.rows[0].rounds.ours`"),
         ('"ours": [1001]', '"ours": [NaN]', "invalid"),
         ('"ours": [1001]', '"ours": [1e999]', "out of range"),
-        ('"ours": [1001]', '"ours": [1e300]', "<= 1000000000000000.0 - at `$.rows[0].rounds.ours[0]`"),
+        (
+            '"ours": [1001]',
+            '"ours": [1e300]',
+            "<= 1000000000000000.0 - at `$.rows[0].rounds.ours[0]`",
+        ),
         ('"rounds": {', '"rounds": 1, "x": {', "Expected `object`, got `int`"),
         ('"rounds": {', '"x": {', "missing required field `rounds`"),
         ('"rows": [', '"rows": 1, "x": [', "Expected `array`, got `int` - at `$.rows`"),
