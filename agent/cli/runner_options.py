@@ -71,7 +71,7 @@ def interpreter(given: str) -> tuple[str, list[str]]:
         words = shlex.split(command)
     except ValueError:
         words = []
-    if not words or not (what in ("python", "perl") or what.startswith("/")):
+    if not words or not words[0] or not (what in ("python", "perl") or what.startswith("/")):
         raise click.UsageError(
             f"--interpreter is {printable(given)}; expected python=COMMAND, perl=COMMAND or"
             " /PATH/OF/CALLBACK=COMMAND"

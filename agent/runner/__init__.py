@@ -4,12 +4,12 @@
 does what callbacks ask for. The code that runs is that of the answer, never that on disk.
 """
 
+from agent.runner.arguments import MAX_TIME_LIMIT
 from agent.runner.farm import Farm, Target
 from agent.runner.output import TAIL_BYTES
 from agent.runner.run import (
     DEFAULT_INTERPRETERS,
     DEFAULT_TIME_LIMIT,
-    MAX_TIME_LIMIT,
     Interpreters,
     Outcome,
     Result,

@@ -20,15 +20,13 @@ from typing import Any, Literal
 from agent.core import languages
 from agent.core.event import Event, EventError
 from agent.runner import farm as farms
+from agent.runner.arguments import check_arguments
 from agent.runner.farm import BadCall, Farm, Target
 from agent.runner.output import Output
 from agent.runner.process import Ended, greeting, run_process
 
 #: Seconds that a callback may run. Callbacks are short: in a supervisor they hold up everything.
 DEFAULT_TIME_LIMIT = 60.0
-
-#: The longest time limit in seconds. System calls refuse much larger ones.
-MAX_TIME_LIMIT = 1e6
 
 Outcome = Literal["succeeded", "failed", "killed", "timed-out", "not-enabled", "not-run"]
 
@@ -101,13 +99,11 @@ def run(
     file for each. `environment` is the whole environment, clean_environment() by default.
 
     Returns one result for each callback, in the answer's order. A callback that fails, or cannot be
-    run, is a result and never an exception. Raises ValueError if `time_limit` is not above 0 and at
-    most MAX_TIME_LIMIT.
+    run, is a result and never an exception. Raises TypeError or ValueError, before any of them
+    runs, if it cannot use an argument: `time_limit` is above 0 and at most MAX_TIME_LIMIT,
+    `at_once` 1 or more, and commands and variables are what the system takes.
     """
-    if not 0 < time_limit <= MAX_TIME_LIMIT:
-        raise ValueError(
-            f"time_limit is {time_limit}: expected seconds, above 0 and at most {MAX_TIME_LIMIT:g}"
-        )
+    check_arguments(answer, job, event, interpreters, at_once, time_limit, folder, environment)
     if environment is None:
         environment = clean_environment()
     one = _Runner(farm, job, event, interpreters or {}, time_limit, folder, environment)

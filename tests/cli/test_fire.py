@@ -170,7 +170,7 @@ def test_what_is_wrong_with_the_command_line_is_said(
     done = run("fire", "failed-job-self", "--jobs", "/dev/zero", "--pipe", agent.path)
     assert (done.returncode, is_one_line(done.stderr)) == (2, True)
     assert "--jobs: /dev/zero has more than 16 MiB" in done.stderr
-    for given in ("python2", "ruby=/bin/ruby", "python=", "a.py=python", "python='"):
+    for given in ("python2", "ruby=/bin/ruby", "python=", "python=''", "a.py=python", "python='"):
         done = run("fire", "failed-job-self", "--interpreter", given, "--pipe", agent.path)
         assert done.returncode == 2
         assert "expected python=COMMAND" in done.stderr

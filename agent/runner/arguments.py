@@ -1,0 +1,108 @@
+"""Whether `run` can use its arguments: said before a callback runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TypeGuard
+
+#: The longest time limit in seconds. System calls refuse much larger ones.
+MAX_TIME_LIMIT = 1e6
+
+
+def check_arguments(
+    answer: object,
+    job: object,
+    event: object,
+    interpreters: object,
+    at_once: object,
+    time_limit: object,
+    folder: object,
+    environment: object,
+) -> None:
+    """Raise TypeError or ValueError for what `run` cannot use. None stands for a default."""
+    if not isinstance(answer, Mapping) or not isinstance(answer.get("callbacks"), Sequence):
+        raise _wrong(TypeError, "answer", answer, "an answer of lookup(code=True)")
+    if not _is_whole(job):
+        raise _wrong(TypeError, "job", job, "the id of the job, an int")
+    _check_event(event)
+    _check_interpreters(interpreters)
+    if not _is_whole(at_once):
+        raise _wrong(TypeError, "at_once", at_once, "how many run at a time, an int")
+    if at_once < 1:
+        raise _wrong(ValueError, "at_once", at_once, "how many run at a time, 1 or more")
+    seconds = f"seconds, above 0 and at most {MAX_TIME_LIMIT:g}"
+    if not isinstance(time_limit, (int, float)) or isinstance(time_limit, bool):
+        raise _wrong(TypeError, "time_limit", time_limit, seconds)
+    if not 0 < time_limit <= MAX_TIME_LIMIT:
+        raise _wrong(ValueError, "time_limit", time_limit, seconds)
+    _check_folder(folder)
+    _check_environment(environment)
+
+
+def _check_event(event: object) -> None:
+    expected = "what lookup was asked for, an event as text or as an object"
+    if event is None or isinstance(event, str):
+        return
+    if not isinstance(event, Mapping):
+        raise _wrong(TypeError, "event", event, expected)
+    if "type" not in event or not isinstance(event.get("job"), Mapping):
+        raise _wrong(ValueError, "event", event, f"{expected} with `type` and `job`")
+
+
+def _check_interpreters(interpreters: object) -> None:
+    if interpreters is None:
+        return
+    if not isinstance(interpreters, Mapping):
+        raise _wrong(TypeError, "interpreters", interpreters, "commands by language or path")
+    for what, command in interpreters.items():
+        name = f"interpreters[{what!r}]"
+        expected = "a program, by path or name, or a command as a list"
+        words = [command] if isinstance(command, str) else command
+        if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words):
+            raise _wrong(TypeError, name, command, expected)
+        if not words or not words[0] or not all(map(_can_be_passed, words)):
+            raise _wrong(ValueError, name, command, expected)
+
+
+def _check_folder(folder: object) -> None:
+    if folder is None:
+        return
+    path = os.fspath(folder) if isinstance(folder, os.PathLike) else folder
+    if not isinstance(path, str):
+        raise _wrong(TypeError, "folder", folder, "the path of a directory")
+    if not _can_be_passed(path):
+        raise _wrong(ValueError, "folder", folder, "the path of a directory")
+
+
+def _check_environment(environment: object) -> None:
+    if environment is None:
+        return
+    if not isinstance(environment, Mapping):
+        raise _wrong(TypeError, "environment", environment, "the values of variables by name")
+    for name, value in environment.items():
+        # The value is not shown: it may be a secret.
+        if not isinstance(name, str) or not isinstance(value, str):
+            kinds = f"{type(name).__name__} and {type(value).__name__}"
+            raise TypeError(f"environment[{name!r:.100}] is of {kinds}: expected str and str")
+        if not name or "=" in name or not _can_be_passed(name + value):
+            raise ValueError(
+                f"environment[{name!r:.100}] cannot be passed on: expected a name without `=`, and"
+                " both the name and the value in Unicode without NUL"
+            )
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _can_be_passed(text: str) -> bool:
+    """Whether the system takes a text, as an argument, a variable or a path."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _wrong(kind: type[Exception], name: str, found: object, expected: str) -> Exception:
+    return kind(f"{name} is {found!r:.100}: expected {expected}")
