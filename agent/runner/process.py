@@ -46,7 +46,7 @@ _MAX_REQUEST = 1 << 20
 _LAST_READS = 16
 #: Seconds that the end of a killed process may take on a loaded machine. One that waits for a dead
 #: file server takes longer, and one that has become another user may not be killed at all.
-_KILL_SECONDS = 5.0
+_KILL_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
