@@ -207,12 +207,13 @@ def until_limit(wanted: Sequence[Path], *callbacks: dict[str, Any], **options: A
 def test_those_that_left_the_group_are_killed_at_the_limit(place: Path) -> None:
     leave = {"python": "os.setsid()", "perl": "setpgrp(0, 0)"}
     stop = {"python": "os.kill(parents[0], signal.SIGSTOP)", "perl": "kill 'STOP', getppid"}
-    files, callbacks = [], []
-    for file, language in FILES:
+    files: list[Path] = []
+    callbacks = []
+    for name, language in FILES:
         for first in (leave[language], f"{leave[language]}; {stop[language]}"):
             files.append(place / f"{len(files)}.ids")
             text = code(language, first).replace("FILE", str(files[-1]))
-            callbacks.append(callback(file, text))
+            callbacks.append(callback(name, text))
     results = until_limit(files, *callbacks)
     for file, result in zip(files, results, strict=True):
         assert result.outcome == "timed-out"
