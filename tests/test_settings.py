@@ -267,7 +267,9 @@ def test_directories_that_differ_only_on_disk_are_two(tmp_path: Path) -> None:
 
 
 def test_a_path_that_answers_could_not_name_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"--callback-path: /work/\\xff is not UTF-8"):
+    with pytest.raises(
+        SettingsError, match=r"--callback-path: /work/\\xff is not UTF-8: rename it"
+    ):
         directories("\udcff")
     with pytest.raises(SettingsError, match="NUL"):
         directories("/a\0b")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import posixpath
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,14 +13,14 @@ import click
 from agent.cli import findings as forms
 from agent.cli import screen
 from agent.cli.completing import directories
-from agent.cli.input import not_empty
-from agent.cli.output import encoded_lines, json_line, paint, say, utf8, write
+from agent.cli.input import directory, not_empty
+from agent.cli.output import encoded_lines, json_line, paint, say, write
 from agent.cli.setting_options import given_settings, setting_options
 from agent.cli.starting import start_errors, timing
 from agent.core.counting import count
 from agent.core.diagnostic import Diagnostic, Severity
 from agent.core.quoting import printable
-from agent.settings import CHECK, Given, Settings, absolute_directory, read, read_qb_conf
+from agent.settings import CHECK, Given, Settings, read, read_qb_conf
 from agent.settings.host import Host
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def check(
         from agent.daemon.descriptors import raise_fd_limit
 
         host = Host.here()
-        named = [_directory(utf8(path, "PATH"), host) for path in paths]
+        named = [directory(path, "PATH", host) for path in paths]
         rounds = _Rounds(given_settings(context), host, tuple(dict.fromkeys(named)), first_reading)
         report = _Report(JSON if as_json else output_format, strict, rounds, with_time=watch)
         process.leave_working_directory()
@@ -93,16 +92,6 @@ def check(
         checked = check_directories(rounds.subjects(), timing(context))
     report.print(checked)
     return report.status
-
-
-def _directory(path: str, host: Host) -> str:
-    """The directory that a PATH means. Raises SettingsError."""
-    from agent.core.unit import CONF
-
-    directory = absolute_directory(path, host)
-    if posixpath.basename(directory) == CONF:
-        return posixpath.dirname(directory)
-    return directory
 
 
 class _Rounds:

@@ -14,12 +14,13 @@ from agent.cli.completing import directories, files
 from agent.cli.exits import NO_AGENT, USAGE, Failed
 from agent.cli.findings import concise
 from agent.cli.input import content, not_empty
-from agent.cli.output import paint, print_json, print_lines, say, utf8
+from agent.cli.input import directory as folder
+from agent.cli.output import paint, print_json, print_lines, say
 from agent.cli.setting_options import given_settings, setting_options
 from agent.cli.starting import start_errors
 from agent.core.counting import count
 from agent.core.quoting import printable
-from agent.settings import DIFF, absolute_directory, read
+from agent.settings import DIFF, read
 from agent.settings.host import Host
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ def diff(
 ) -> int:
     """Compare what is on disk with what the agent serves.
 
-    With DIR: what would change if DIR took the place of a directory that is served. So a change can
-    be tried before it is copied in.
+    With DIR: what would change if DIR, which may be named by its callbacks.conf, took the place of
+    a directory that is served. So a change can be tried before it is copied in.
 
     Exit status: 0 nothing differs, 1 something does.
     """
@@ -84,8 +85,8 @@ def diff(
         from agent.diff import fired, served_directories
 
         host = Host.here()
-        candidate = absolute_directory(utf8(directory, "DIR"), host) if directory else None
-        listed = absolute_directory(utf8(replaces, "--replaces"), host) if replaces else None
+        candidate = folder(directory, "DIR", host) if directory else None
+        listed = folder(replaces, "--replaces", host) if replaces else None
         serving = _serving(context)
         process.leave_working_directory()
         pairs = _pairs(serving, candidate, listed)
@@ -165,11 +166,14 @@ def _pairs(
 
 
 def _compare(serving: Serving, served: ServedDirectory, old: Subject, new: Checked) -> Compared:
+    from agent.check import with_hint_for_path
     from agent.core.unit import CONF
     from agent.diff import compare
 
     accepted = old.accepted.unit if old.accepted else None
     compared = compare(served, accepted, new, serving.languages())
+    if compared.finding is not None and new.path != old.path:
+        compared.finding = with_hint_for_path(compared.finding, [new.path])
     if served.callbacks and (accepted is None or accepted.conf is None):
         _, why = serving.stored(old)
         why = why or "an older version of the agent accepted it"

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import posixpath
+from typing import TYPE_CHECKING
+
 import click
 
 from agent.cli.exits import USAGE, Failed
+from agent.cli.output import utf8
 from agent.core.quoting import printable
+
+if TYPE_CHECKING:
+    from agent.settings.host import Host
 
 #: The most bytes of a file: some hundred thousand events or jobs. One without an end, such as
 #: /dev/zero, would fill the memory.
@@ -23,6 +30,18 @@ def not_empty(text: str, what: str) -> str:
             " leave it out"
         )
     return text
+
+
+def directory(path: str, what: str, host: Host) -> str:
+    """The callback directory that a path of the command line means: it, or its callbacks.conf.
+
+    Raises SettingsError, and Failed, which names it as `what`.
+    """
+    from agent.core.unit import CONF
+    from agent.settings import absolute_directory
+
+    found = absolute_directory(utf8(path, what), host)
+    return posixpath.dirname(found) if posixpath.basename(found) == CONF else found
 
 
 def content(file: str | int, option: str, name: str) -> bytes:

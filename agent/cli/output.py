@@ -107,5 +107,8 @@ def utf8(text: str, what: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise Failed(USAGE, f"{what}: {printable(text)} is not UTF-8") from None
+        raise Failed(
+            USAGE,
+            f"{what}: {printable(text)} is not UTF-8; expected UTF-8: if it is a path, rename it",
+        ) from None
     return text

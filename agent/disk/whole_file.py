@@ -41,12 +41,23 @@ def replace(path: str, data: bytes, mode: int = PRIVATE, *, sync: bool = False) 
 
 
 def check_own(path: str, own: re.Pattern[bytes], option: str) -> None:
-    """Raise OSError unless a file may be replaced or removed: there is none, or its beginning
-    matches `own`, as in every file that this program writes there.
+    """Raise OSError unless a file may be replaced or removed: its folder exists, and there is none,
+    or its beginning matches `own`, as in every file that this program writes there.
 
     The same is true of the file that `replace` writes beside it. An empty file may be replaced: a
     power failure can empty one that was just written. `option` is the option that named the file.
     """
+    folder = os.path.dirname(path) or "."
+    try:
+        is_folder = stat.S_ISDIR(os.stat(folder).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        is_folder = False
+    if not is_folder:
+        raise OSError(
+            0,
+            f"{printable(folder)} is not a folder that exists: create it, or name another with"
+            f" {option}",
+        )
     for name, what in ((path, "it"), (f"{path}{BEGUN}", f"{printable(path)}{BEGUN}")):
         try:
             found = _what_is_there(name, own)
@@ -56,7 +67,7 @@ def check_own(path: str, own: re.Pattern[bytes], option: str) -> None:
             raise OSError(
                 0,
                 f"{what} is {found}; expected no file, or one that this program wrote: name another"
-                f" file with {option}, or remove this one",
+                f" with {option}, or remove this one",
             )
 
 

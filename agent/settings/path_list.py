@@ -169,7 +169,7 @@ class PathList:
             directory.encode()
         except UnicodeEncodeError:
             # Results are JSON, which cannot hold this path.
-            raise BadPath(f"{shown(directory)} is not UTF-8") from None
+            raise BadPath(f"{shown(directory)} is not UTF-8: rename it") from None
         return directory
 
     def _qbdir(self) -> str:

@@ -150,6 +150,8 @@ class Reporter:
         try:
             if path == self._metrics:
                 check_own(path, status.OWN_METRICS, "--metrics-file")
+            else:
+                check_own(path, status.OWN_STATUS, "--state")
             replace(path, data, _MODE)
         except OSError as error:
             if path not in self._failed:

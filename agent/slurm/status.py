@@ -144,7 +144,8 @@ def lines(found: JsonObject) -> Iterator[str]:
 # Metrics -----------------------------------------------------------------------------------------
 
 _PREFIX = "callback_agent_slurm"
-#: How the file begins.
+#: How the files begin.
+OWN_STATUS = re.compile(rb'\{"pid": \d')
 OWN_METRICS = re.compile(rb"# HELP callback_agent_slurm_")
 
 

@@ -231,6 +231,8 @@ def test_a_path_that_is_no_callback_directory_was_mistyped(run: Run, tmp_path: P
     }.items():
         done = run("check", "--qb-conf", "/dev/null", str(path))
         assert (done.returncode, done.stdout.splitlines()[-1]) == (1, f"      help: {hint}")
+    said = "callback-agent: PATH: \\xff is not UTF-8; expected UTF-8: if it is a path, rename it\n"
+    assert run("check", b"\xff").stderr == said
 
 
 def test_a_candidate_is_judged_as_new_beside_one_that_is_served(agent: Agent, run: Run) -> None:

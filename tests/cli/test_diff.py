@@ -250,3 +250,19 @@ def test_events_may_come_through_a_pipe(
 def test_without_an_agent_it_exits_3_in_one_line(run: Run, tmp_path: Path) -> None:
     done = run("diff", "--pipe", str(tmp_path / "none"))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+
+
+def test_a_candidate_is_named_as_for_check(
+    agent: Agent, one: Path, run: Run, tmp_path: Path
+) -> None:
+    """By its callbacks.conf too; another file, which may be a live one, is not to be replaced."""
+    next_ = write(tmp_path / "next", CONF.replace("failed", "blocked"), **FILES)
+    replaces = ("--replaces", f"{one}/callbacks.conf", "--pipe", str(agent.pipe))
+    by_folder, by_file = (
+        run("diff", str(path), *replaces) for path in (next_, next_ / "callbacks.conf")
+    )
+    assert by_file.stdout == by_folder.stdout
+    assert by_file.stdout.startswith(f"{one} replaced by {next_}\n")
+    done = run("diff", str(next_ / "a.py"), *replaces)
+    said = f"{next_}/a.py is not a directory; name the directory or its callbacks.conf ["
+    assert said in done.stdout

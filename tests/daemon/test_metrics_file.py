@@ -91,7 +91,7 @@ def test_what_the_agent_did_not_write_is_not_replaced(
     file = MetricsFile(str(path))
     file.put(TEXT)
     wait_for(lambda: FOREIGN[kind] in caplog.text)
-    assert "name another file with --metrics-file, or remove this one" in caplog.text
+    assert "name another with --metrics-file, or remove this one" in caplog.text
     file.remove()
     assert os.lstat(path).st_ino == before.st_ino
     assert sorted(os.listdir(tmp_path)) == listed
@@ -116,6 +116,22 @@ def test_what_stands_where_the_file_is_written_first_is_not_replaced(
     file.remove()
     assert begun.read_text() == "notes\n"
     assert not path.exists()
+
+
+def test_the_folder_of_the_file_must_exist(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "none"
+    path = folder / "file"
+    caplog.set_level("INFO")
+    file = MetricsFile(str(path))
+    expected = f"{folder} is not a folder that exists: create it, or name another with --metrics-"
+    file.put(TEXT)
+    wait_for(lambda: expected in caplog.text)
+    folder.mkdir()
+    file.put(TEXT)
+    wait_for(lambda: path.exists() and path.read_bytes() == TEXT)
+    file.remove()
 
 
 @pytest.mark.parametrize("own", [b"", b"# TYPE callback_agent_build info\n"])

@@ -290,6 +290,8 @@ def test_one_daemon_has_the_state_and_metrics_end_with_it(site: Site) -> None:
     # What another program wrote is not replaced.
     foreign = "# HELP callback_agent_build_info x\n"
     metrics.write_text(foreign)
+    site.state.mkdir()
+    (site.state / "status.json").write_text('{"mine": 1}')
     site.options += ["--metrics-file", str(metrics)]
     serve(site, ends="complete-job-self")
 
@@ -298,6 +300,10 @@ def test_one_daemon_has_the_state_and_metrics_end_with_it(site: Site) -> None:
 
     wait_for(lambda: said("slurm.prom cannot be written: it is a file of another program"))
     assert metrics.read_text() == foreign
+    assert said("status.json cannot be written: it is a file of another program")
+    assert said("name another with --state, or remove this one")
+    assert (site.state / "status.json").read_text() == '{"mine": 1}'
+    (site.state / "status.json").unlink()
     metrics.unlink()
     wait_for(lambda: said("slurm.prom is written again"))
     first = site.daemon
