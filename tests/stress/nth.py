@@ -175,7 +175,8 @@ def edited(trial: Trial, case: Case) -> None:
     """An edit while the agent runs."""
     agent = trial.agent
     if case.kind == "stderr":
-        # Something to say: the log cannot be written.
+        # Something to say: the log cannot be written. Its first record is, at some time.
+        wait_for(agent.log.exists, "the first record in the log")
         agent.log.rename(agent.log.with_suffix(".away"))
         agent.log.mkdir()
     before = trial.right
