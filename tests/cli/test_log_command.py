@@ -303,15 +303,16 @@ def test_log_waits_for_a_file_that_is_not_there_yet(
     follow: Callable[..., Following], tmp_path: Path
 ) -> None:
     log = tmp_path / "reload.log"
+    numbered(log, 1).write_text(text_record(0))  # It is older, also when the log was removed.
     following = follow(log)
     following.wait_for(said=f"waiting for {log}\n")
     (tmp_path / "new").write_text(text_record(1))
     (tmp_path / "new").rename(log)
-    following.wait_for(text_record(1))
+    following.wait_for(text_record(0) + text_record(1))
     log.unlink()
     (tmp_path / "new").write_text(text_record(2))
     (tmp_path / "new").rename(log)
-    following.wait_for(text_record(1) + text_record(2))
+    following.wait_for("".join(map(text_record, (0, 1, 2))))
     assert following.interrupt() == 0
 
 
