@@ -1,10 +1,11 @@
 """File events from the kernel, through watchfiles.
 
 watchfiles sleeps in steps, so a change is reported one to two steps after it happened. Each step
-costs processor time. Measured on a machine of two cores, from a rename to its report (p50), and the
-share of a core while idle: step 1 ms: 1.7 ms, 1.8 %; 2: 3.2 ms, 1.0 %; 3: 4.8 ms, 0.7 %; 5: 7 ms,
-0.4 %; 50 ms, the default: 79 ms, 0.1 %. Edits come in groups: a person saves again and again, a
-script writes one file after the other. So the steps are short for some time after a change.
+costs processor time, most where the machine is idle. Measured on one of two cores, from a rename to
+its report (p50), and the share of a core while idle, as the scheduler counts it: step 1 ms: 1.7 ms,
+1.8 %; 3: 4.8 ms, 1.0 %; 8: 12 ms, 0.7 %; 20: 30 ms, 0.3 %; 50 ms, the default: 79 ms, 0.1 %. Edits
+come in groups: a person saves again and again, a script writes one file after the other. So the
+steps are short for some time after a change.
 
 Events are lost in four cases:
 
@@ -37,7 +38,7 @@ from agent.disk.watch.paths import WatchSet
 
 #: Milliseconds that watchfiles sleeps between two looks: soon after a change, and otherwise. See
 #: the text above.
-SHORT_STEP, LONG_STEP = 1, 5
+SHORT_STEP, LONG_STEP = 1, 8
 #: Seconds for which the steps are short after a change: a person saves a file again within them.
 SHORT_STEPS_FOR = 10.0
 #: Milliseconds for which watchfiles may gather changes that keep coming.
