@@ -76,4 +76,9 @@ def interpreter(given: str) -> tuple[str, list[str]]:
             f"--interpreter is {printable(given)}; expected python=COMMAND, perl=COMMAND or"
             " /PATH/OF/CALLBACK=COMMAND"
         )
+    if words[0].find("/") > 0:
+        raise click.UsageError(
+            f"--interpreter is {printable(given)}; expected the program by absolute path or by"
+            " name, for it runs in the directory /"
+        )
     return what, words

@@ -1,13 +1,19 @@
-"""Whether `run` can use its arguments: said before a callback runs."""
+"""Checks the arguments of `run` before a callback runs."""
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Mapping, Sequence
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 #: The longest time limit in seconds. System calls refuse much larger ones.
 MAX_TIME_LIMIT = 1e6
+#: What `run` needs of a callback, besides its code.
+_FIELDS: Mapping[str, type] = {
+    **dict.fromkeys(("path", "file", "trigger", "language"), str),
+    "enabled": bool,
+}
 
 
 def check_arguments(
@@ -21,8 +27,7 @@ def check_arguments(
     environment: object,
 ) -> None:
     """Raise TypeError or ValueError for what `run` cannot use. None stands for a default."""
-    if not isinstance(answer, Mapping) or not isinstance(answer.get("callbacks"), Sequence):
-        raise _wrong(TypeError, "answer", answer, "an answer of lookup(code=True)")
+    _check_answer(answer)
     if not _is_whole(job):
         raise _wrong(TypeError, "job", job, "the id of the job, an int")
     _check_event(event)
@@ -38,6 +43,46 @@ def check_arguments(
         raise _wrong(ValueError, "time_limit", time_limit, seconds)
     _check_folder(folder)
     _check_environment(environment)
+
+
+def code_of(callback: Mapping[str, Any]) -> bytes | None:
+    """The bytes of a callback's code; None if the answer has no code.
+
+    Raises ValueError if they cannot be decoded.
+    """
+    if "code_base64" in callback:
+        return base64.b64decode(callback["code_base64"], validate=True)
+    if "code" in callback:
+        return bytes(callback["code"], "utf-8")
+    return None
+
+
+def _check_answer(answer: object) -> None:
+    callbacks = answer.get("callbacks") if isinstance(answer, Mapping) else None
+    if not isinstance(callbacks, Sequence) or isinstance(callbacks, str):
+        raise _wrong(TypeError, "answer", answer, "an answer of lookup(code=True)")
+    for number, callback in enumerate(callbacks):
+        _check_callback(f"callbacks[{number}]", callback)
+
+
+def _check_callback(name: str, callback: object) -> None:
+    if not isinstance(callback, Mapping):
+        raise _wrong(TypeError, name, callback, "a callback of an answer of lookup(code=True)")
+    for field, kind in _FIELDS.items():
+        if field not in callback:
+            raise ValueError(f"{name} has no `{field}`: expected {kind.__name__}")
+    for field, kind in {**_FIELDS, "code": str, "code_base64": str}.items():
+        if field in callback and not isinstance(callback[field], kind):
+            raise _wrong(TypeError, f"{name}[{field!r}]", callback[field], kind.__name__)
+    if "/" in callback["file"] or not _can_be_passed(callback["file"]):
+        raise _wrong(ValueError, f"{name}['file']", callback["file"], "the name of a file")
+    try:
+        code_of(callback)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} has code that cannot be decoded ({error}): expected `code` in Unicode or"
+            " `code_base64` in base64"
+        ) from None
 
 
 def _check_event(event: object) -> None:
@@ -57,11 +102,14 @@ def _check_interpreters(interpreters: object) -> None:
         raise _wrong(TypeError, "interpreters", interpreters, "commands by language or path")
     for what, command in interpreters.items():
         name = f"interpreters[{what!r}]"
-        expected = "a program, by path or name, or a command as a list"
+        expected = "a program, by absolute path or by name, or a command as a list"
         words = [command] if isinstance(command, str) else command
         if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words):
             raise _wrong(TypeError, name, command, expected)
-        if not words or not words[0] or not all(map(_can_be_passed, words)):
+        # A relative path would be that of another program: the command runs in the directory /.
+        if not words or not words[0] or words[0].find("/") > 0:
+            raise _wrong(ValueError, name, command, expected)
+        if not all(map(_can_be_passed, words)):
             raise _wrong(ValueError, name, command, expected)
 
 

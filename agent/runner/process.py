@@ -133,8 +133,8 @@ class _Process:
         self._farm, self._status, self._printed = farm, status, printed
         for descriptor in (farm.fileno(), status, printed):
             os.set_blocking(descriptor, False)
-        self._to_send = hello
-        self._received = b""
+        self._to_send = bytearray(hello)
+        self._received = bytearray()
         self._reported = b""
         self._answer = answer
         self._output = output
@@ -152,11 +152,10 @@ class _Process:
 
     def serve(self, deadline: float) -> bool:
         """Read and answer until the processes end; False if the deadline comes first."""
-        both = selectors.EVENT_READ | selectors.EVENT_WRITE
         with self._selector as selector:
             selector.register(self._printed, selectors.EVENT_READ, self._read_output)
             selector.register(self._status, selectors.EVENT_READ, self._read_status)
-            selector.register(self._farm, both, self._talk)
+            selector.register(self._farm, selectors.EVENT_WRITE, self._talk)
             while (left := deadline - time.monotonic()) > 0:
                 for key, events in selector.select(left):
                     if not key.data(events):
@@ -189,23 +188,29 @@ class _Process:
         return bool(data)
 
     def _talk(self, events: int) -> bool:
-        """Receive requests and send answers; False if the callback has closed its end."""
+        """Receive, answer one request, and send; False if the callback has closed its end.
+
+        The next request is answered when the answer is sent, and more is read when all are
+        answered: a callback that does not read its answers waits.
+        """
         try:
             if events & selectors.EVENT_READ:
                 data = self._farm.recv(_READ_BYTES)
                 self._received += data
                 if not data or len(self._received) > _MAX_REQUEST:
                     return False
-                *requests, self._received = self._received.split(b"\n")
-                for request in requests:
-                    self._to_send += self._answer(request) + b"\n"
+            if not self._to_send and (end := self._received.find(b"\n")) >= 0:
+                request = bytes(self._received[:end])
+                del self._received[: end + 1]
+                self._to_send += self._answer(request) + b"\n"
             if self._to_send:
-                self._to_send = self._to_send[self._farm.send(self._to_send) :]
+                del self._to_send[: self._farm.send(self._to_send)]
         except BlockingIOError:
             pass
         except OSError:
             return False
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._to_send else 0)
+        busy = self._to_send or b"\n" in self._received
+        wanted = selectors.EVENT_WRITE if busy else selectors.EVENT_READ
         self._selector.modify(self._farm, wanted, self._talk)
         return True
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import pwd
@@ -20,7 +19,7 @@ from typing import Any, Literal
 from agent.core import languages
 from agent.core.event import Event, EventError
 from agent.runner import farm as farms
-from agent.runner.arguments import check_arguments
+from agent.runner.arguments import check_arguments, code_of
 from agent.runner.farm import BadCall, Farm, Target
 from agent.runner.output import Output
 from agent.runner.process import Ended, greeting, run_process
@@ -141,8 +140,9 @@ def obstacle(
     environment: Mapping[str, str] | None = None,
 ) -> str:
     """Why `run` with these arguments would not run an enabled callback of an answer, as far as is
-    known before it is tried; empty if it would."""
-    code = _code(callback)
+    known before it is tried; empty if it would. Raises what `run` raises for the callback's code.
+    """
+    code = code_of(callback)
     if code is None:
         return "the answer has no code: ask with code=True"
     language = callback["language"]
@@ -158,7 +158,9 @@ def obstacle(
     command = interpreter(callback, interpreters or {})
     if not command or language not in _PROGRAMS:
         return f"no interpreter for {language}"
-    path = (clean_environment() if environment is None else environment).get("PATH")
+    # Where it is looked for when it is started: by this PATH, in the directory /.
+    folders = os.get_exec_path(clean_environment() if environment is None else environment)
+    path = os.pathsep.join(os.path.join("/", folder) for folder in folders)
     if not shutil.which(command[0], path=path):
         return f"the interpreter {command[0]} does not exist or cannot be run"
     return ""
@@ -238,7 +240,7 @@ class _Runner:
 
     def _qube(self, callback: Mapping[str, Any]) -> dict[str, Any]:
         """Do what a code string says."""
-        text = languages.code_string(_code(callback) or b"")
+        text = languages.code_string(code_of(callback) or b"")
         target = farms.code_target(text, self._job, _target(self._job, self._event))
         try:
             with self._one_at_a_time:
@@ -250,7 +252,7 @@ class _Runner:
     def _process(self, callback: Mapping[str, Any], output: Output) -> dict[str, Any]:
         """Run Python or Perl."""
         command = interpreter(callback, self._interpreters)
-        language, code = callback["language"], _code(callback) or b""
+        language, code = callback["language"], code_of(callback) or b""
         try:
             ended = run_process(
                 [*command, *_OPTIONS[language], _PROGRAMS[language]],
@@ -289,7 +291,10 @@ def _facts(ended: Ended, command: str, time_limit: float) -> dict[str, Any]:
         return _not_run(f"{command} ended ({_exit(ended.parent)}) before the callback began")
     if ended.status is None:
         # It was killed with its group.
-        reason = "it ended the process that started it; if it left its process group, it still runs"
+        reason = (
+            "the process that started it was ended; if the callback left its process group, it"
+            " still runs"
+        )
         return {"outcome": "killed", "signal": int(signal.SIGKILL), "reason": reason}
     if ended.status < 0:
         return {"outcome": "killed", "signal": -ended.status}
@@ -300,15 +305,6 @@ def _facts(ended: Ended, command: str, time_limit: float) -> dict[str, Any]:
 
 def _not_run(reason: str) -> dict[str, Any]:
     return {"outcome": "not-run", "reason": reason}
-
-
-def _code(callback: Mapping[str, Any]) -> bytes | None:
-    """The implementation's bytes as the answer has them."""
-    if "code_base64" in callback:
-        return base64.b64decode(callback["code_base64"])
-    if "code" in callback:
-        return str(callback["code"]).encode()
-    return None
 
 
 def _told(error: Exception) -> str:

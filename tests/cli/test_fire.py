@@ -174,6 +174,10 @@ def test_what_is_wrong_with_the_command_line_is_said(
         done = run("fire", "failed-job-self", "--interpreter", given, "--pipe", agent.path)
         assert done.returncode == 2
         assert "expected python=COMMAND" in done.stderr
+    for given in ("python=bin/python3", "perl='./my perl' -w", "/farm/a.py=../python3"):
+        done = run("fire", "failed-job-self", "--interpreter", given, "--pipe", agent.path)
+        assert (done.returncode, is_one_line(done.stderr)) == (2, True)
+        assert "expected the program by absolute path or by name" in done.stderr
     for given in ("inf", "nan", "0", "-1", "1e300", "1000001"):
         done = run("fire", "x-job-self", "--run", "--time-limit", given, "--pipe", agent.path)
         assert (done.returncode, is_one_line(done.stderr)) == (2, True)

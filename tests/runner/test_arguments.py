@@ -15,6 +15,7 @@ from support.farms import Recorder, callback, python
 WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("answer", None, TypeError, "answer is None: expected an answer of lookup"),
     ("answer", {"partial": []}, TypeError, "expected an answer of lookup"),
+    ("answer", {"callbacks": "x"}, TypeError, "expected an answer of lookup"),
     ("job", "x", TypeError, "job is 'x': expected the id of the job, an int"),
     ("job", True, TypeError, "job is True"),
     ("event", 7, TypeError, "event is 7: expected what lookup was asked for"),
@@ -28,6 +29,8 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ),
     ("interpreters", {"python": []}, ValueError, "interpreters['python'] is []"),
     ("interpreters", {"python": ["", "-B"]}, ValueError, "interpreters['python']"),
+    ("interpreters", {"python": "bin/python3"}, ValueError, "expected a program, by absolute path"),
+    ("interpreters", {"python": ["./python3"]}, ValueError, "interpreters['python']"),
     ("interpreters", {"python": None}, TypeError, "interpreters['python'] is None"),
     ("interpreters", {"python": ["python3", 2]}, TypeError, "interpreters['python']"),
     ("interpreters", {"python": "a\0b"}, ValueError, "interpreters['python'] is 'a\\x00b'"),
@@ -74,6 +77,40 @@ def test_what_run_cannot_use(
         runner.run(**given)
     assert not mark.exists()
     assert "secret" not in str(raised.value)
+
+
+#: Fields of a callback, None for one that is left out; the error, and what is said.
+WRONG_FIELDS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"path": None}, ValueError, "callbacks[1] has no `path`: expected str"),
+    ({"file": None}, ValueError, "has no `file`"),
+    ({"trigger": None}, ValueError, "has no `trigger`"),
+    ({"language": None}, ValueError, "has no `language`"),
+    ({"enabled": None}, ValueError, "callbacks[1] has no `enabled`: expected bool"),
+    ({"enabled": 1}, TypeError, "callbacks[1]['enabled'] is 1: expected bool"),
+    ({"language": ["python"]}, TypeError, "callbacks[1]['language'] is ['python']"),
+    ({"file": "a\0.py"}, ValueError, "callbacks[1]['file'] is 'a\\x00.py': expected the name"),
+    ({"file": "../a.py"}, ValueError, "callbacks[1]['file'] is '../a.py'"),
+    ({"code": 7}, TypeError, "callbacks[1]['code'] is 7: expected str"),
+    ({"code": "\ud800"}, ValueError, "callbacks[1] has code that cannot be decoded"),
+    ({"code_base64": "a"}, ValueError, "callbacks[1] has code that cannot be decoded"),
+    ({"code_base64": "!!!!"}, ValueError, "callbacks[1] has code that cannot be decoded"),
+    ({"code_base64": "\xe4"}, ValueError, "callbacks[1] has code that cannot be decoded"),
+    ({"code_base64": b"YQ=="}, TypeError, "callbacks[1]['code_base64'] is b'YQ=='"),
+]
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_callback_that_run_cannot_use(tmp_path: Path, at_once: int) -> None:
+    mark = tmp_path / "mark"
+    first = callback("a.py", f"open({str(mark)!r}, 'w')")
+    with pytest.raises(TypeError, match=re.escape("callbacks[1] is 'x': expected a callback")):
+        runner.run({"callbacks": [first, "x"]}, Recorder(), job=1234, at_once=at_once)
+    for fields, error, said in WRONG_FIELDS:
+        second = {**callback("b.py", ""), **fields}
+        second = {name: value for name, value in second.items() if value is not None}
+        with pytest.raises(error, match=re.escape(said)):
+            runner.run({"callbacks": [first, second]}, Recorder(), job=1234, at_once=at_once)
+    assert not mark.exists()
 
 
 def test_what_it_can_use() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -139,6 +141,53 @@ def test_bytes_that_are_not_a_request_harm_only_the_callback() -> None:
     assert result.outcome in ("timed-out", "failed")
     assert result.output.startswith('{"error')
     assert python("qb.block(1)").outcome == "succeeded"
+
+
+class Slow(Recorder):
+    """Takes its time for `jobinfo`."""
+
+    def __init__(self, seconds: float, *jobs: Mapping[str, Any]) -> None:
+        super().__init__(jobs)
+        self.seconds = seconds
+
+    def jobinfo(self, ids: Sequence[int]) -> Sequence[Mapping[str, Any]]:
+        self.asked.append("jobinfo")
+        time.sleep(self.seconds)
+        return super().jobinfo(ids)
+
+
+#: Finds the descriptor of the farm.
+FARM = "import os, time\n(fd,) = [n for n in range(3, 200) if os.path.exists('/dev/fd/%d' % n)]\n"
+
+
+@pytest.mark.parametrize(
+    ("then", "farm"),
+    [
+        ("while True: os.read(fd, 65536)", Slow(0.1)),
+        ("time.sleep(1000)", Slow(0.0, {"id": 1, "note": "x" * (1 << 20)})),
+    ],
+    ids=["reads", "does-not-read"],
+)
+def test_one_that_sends_many_requests_at_once(then: str, farm: Slow) -> None:
+    """The farm is asked until the time limit, and while the answers are read."""
+    ask = 'os.write(fd, b\'{"function": "jobinfo", "args": [], "named": {}}\\n\' * 100)\n'
+    result = python(FARM + ask + then, farm=farm, time_limit=0.8)
+    assert result.outcome == "timed-out"
+    assert len(farm.asked) < 20
+
+
+def test_requests_that_are_sent_at_once_are_answered_in_order() -> None:
+    code = FARM + (
+        'one = \'{"function": "block", "args": [%d], "named": {}}\\n\'\n'
+        "os.write(fd, ''.join(one % n for n in range(1000)).encode())\n"
+        "got = b''\n"
+        "while got.count(b'\\n') < 1000: got += os.read(fd, 65536)\n"
+        "print(got.decode(), end='')\n"
+    )
+    farm = Recorder()
+    result = python(code, farm=farm)
+    assert result.output.endswith('{"result": [998]}\n{"result": [999]}\n')
+    assert farm.asked == [f"block job {n}" for n in range(1000)]
 
 
 @settings(max_examples=30)

@@ -7,11 +7,13 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agent.runner import Result
+from agent.runner import Result, obstacle
 from support.agents import wait_for
 from support.farms import Recorder, callback, perl, python, python2, run
 
@@ -125,7 +127,7 @@ def test_one_whose_daemon_holds_the_output_open_ends_at_once(tmp_path: Path) -> 
 def test_one_that_kills_its_parent(number: int) -> None:
     result = python(f"import os, time\nos.kill(os.getppid(), {int(number)})\ntime.sleep(3600)")
     assert (result.outcome, result.signal) == ("killed", signal.SIGKILL)
-    assert result.reason.startswith("it ended the process that started it")
+    assert result.reason.startswith("the process that started it was ended; if the callback left")
     # The runner goes on.
     assert python("pass").outcome == "succeeded"
 
@@ -169,6 +171,27 @@ def test_what_cannot_be_run_says_why() -> None:
     result = python("", interpreters={"python": shutil.which("false") or ""})
     assert result.outcome == "not-run"
     assert result.reason.endswith("false ended (status 1) before the callback began")
+
+
+def test_an_interpreter_is_looked_for_where_it_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the given PATH, or the system's, as seen from the directory /."""
+    program = tmp_path / "farm-python"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.chdir(tmp_path)
+    one = callback("a.py", "print('found')")
+    for path, found in {None: False, "": False, ".": False, str(tmp_path)[1:]: True}.items():
+        given: dict[str, Any] = {
+            "environment": {} if path is None else {"PATH": path},
+            "interpreters": {"python": program.name},
+        }
+        (result,) = run(one, **given)
+        assert result.output == ("found\n" if found else ""), (path, result)
+        why = "" if found else "the interpreter farm-python does not exist or cannot be run"
+        assert obstacle(one, job=1234, **given) == result.reason == why
 
 
 def test_a_folder_that_cannot_be_written_is_said() -> None:
@@ -259,7 +282,7 @@ def test_how_perl_ends() -> None:
     assert perl("if (").status == 255
     assert perl("kill 9, $$").signal == 9
     killed = perl("kill 9, getppid; sleep 3600")
-    assert killed.reason.startswith("it ended the process that started it")
+    assert killed.reason.startswith("the process that started it was ended; if the callback left")
     assert perl("sleep 3600", time_limit=0.4).outcome == "timed-out"
 
 
