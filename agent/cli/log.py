@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -149,9 +150,11 @@ def _show_file(
 ) -> int:
     """Show a log, whose records must be in JSON if they are asked for. Raises OSError."""
     file = log_following.opened(path, follow, lambda text: say(printable(text)))
-    with file:
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(file)
         end = whole_lines(file) if follow else file.seek(0, os.SEEK_END)
         added = log_following.added(file, path, end, report)
+        opened.callback(added.close)
         entries, others = newest(file, end, path, most, wanted, report)
         if as_json and _is_in_text(file, end, path, entries, others, follow):
             _must_be_of_agent(path, pipe)

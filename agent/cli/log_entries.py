@@ -139,7 +139,8 @@ def _events_of_text(event: str | None, text: str) -> set[str]:
         return {event} if event else set()
     match = _STILL_HELD.search(text.partition("\n")[0])
     named = match[1].split(", ") if match else []
-    return {event, "held"} if any(f"{directory}/" in text for directory in named) else {event}
+    is_touched = any(re.search(rf"\s{re.escape(d)}/[^/\s]*[\s:]", text) for d in named)
+    return {event, "held"} if is_touched else {event}
 
 
 def _time_of(record: dict[str, Any]) -> datetime | None:

@@ -14,7 +14,7 @@ import stat
 import tempfile
 import zlib
 from collections.abc import Callable
-from typing import IO, BinaryIO, cast
+from typing import IO, BinaryIO, NamedTuple, cast
 
 from agent.cli.log_entries import Entry, Wanted, split
 
@@ -109,51 +109,84 @@ def newest(
     return found, others
 
 
-def following(
-    path: str, head: bytes, at: int, written: int, report: Callable[[str], None]
-) -> tuple[BinaryIO, int] | None:
-    """The file of a log that a follower reads next, opened, and the byte where it begins.
+class Search:
+    """The search of a follower for the file of a log that it reads next.
 
-    The follower has read the first `at` bytes of a file that begins with `head` and was last
-    written at `written` (nanoseconds). If there is more in that file, as where it was copied before
-    it was truncated, that is it. Else it is the next newer one that is not empty. None if there is
-    none yet, or if the log was rotated meanwhile: then ask again. `report` is called with the
-    reason why a file before it cannot be read.
+    `report` is called with the reason why a rotated file cannot be read: once for each, and not for
+    those that are there at the beginning.
     """
-    files = _files(path)
-    newer: list[tuple[str, str]] = []  # Newest first: the path, and why it cannot be read.
-    start, is_found = 0, False
-    for name in files:
-        try:
-            with open_regular(name) as raw, _unpacked(raw, name) as content:
-                is_found = bool(head) and content.read(len(head)) == head
-                content.seek(at if is_found else 0)
-                if content.read(1):
-                    start = at if is_found else 0
-                    newer.append((name, ""))
-        except _UNREADABLE as error:
-            newer.append((name, _reason(error)))
-        if is_found:
-            break
-    if not is_found:  # It was removed, or nothing was read yet: the times have to do.
-        newer = [(name, why) for name, why in newer if name == path or _written(name) > written]
-    unread: list[str] = []
-    for name, why in reversed(newer):
-        try:
-            file = None if why else _opened(name)
-        except _UNREADABLE as error:
-            file, why = None, _reason(error)
-        if file is None:
-            unread.append(f"{name}: {why}")
-            start = 0
-        elif _files(path) != files:
-            file.close()
-            break
-        else:
-            for line in unread:
-                report(line)
-            return file, start
-    return None
+
+    def __init__(self, path: str, report: Callable[[str], None]) -> None:
+        self._path = path
+        self._report = report
+        files = _files(path)
+        self._reported = {_identity(files[name]) for name in files if name != path}
+        #: The files among which nothing was found.
+        self._seen: dict[str, _Status] | None = None
+        #: Why the log itself could not be opened then.
+        self._failed: OSError | None = None
+
+    def next(self, head: bytes, at: int, written: int) -> tuple[BinaryIO, int] | None:
+        """The next file, opened, and the byte where it begins.
+
+        The follower has read the first `at` bytes of a file that begins with `head` and was last
+        written at `written` (nanoseconds). If there is more in that file, as where it was copied
+        before it was truncated, that is it. Else it is the next newer one that is not empty. None
+        if there is none yet, or if the log was rotated meanwhile: then ask again. While the files
+        stay as they are, none is opened again. Raises OSError if the log itself is next and, twice
+        in succession, cannot be opened: who rotates it sets its permissions a moment later.
+        """
+        files = _files(self._path)
+        if files == self._seen:
+            if self._failed is not None:
+                raise self._failed
+            return None
+        found: tuple[BinaryIO, int] | None = None
+        unread: list[tuple[str, Exception]] = []
+        for name, start, error in reversed(self._newer(files, head, at, written)):
+            if error is None:
+                try:
+                    found = _opened(name), start
+                    break
+                except _UNREADABLE as wrong:
+                    unread.append((name, wrong))
+            else:
+                unread.append((name, error))
+        if not _are_there(self._path, files):
+            if found is not None:
+                found[0].close()
+            return None
+        self._failed = None
+        for name, error in unread:
+            if name == self._path and isinstance(error, OSError):
+                self._failed = error
+            elif _identity(files[name]) not in self._reported:
+                self._reported.add(_identity(files[name]))
+                self._report(f"{name}: {_reason(error)}")
+        self._seen = files if found is None else None
+        return found
+
+    def _newer(
+        self, files: dict[str, _Status], head: bytes, at: int, written: int
+    ) -> list[tuple[str, int, Exception | None]]:
+        """The files that may be next, newest first: the path, the byte where it begins, and why it
+        cannot be read."""
+        newer: list[tuple[str, int, Exception | None]] = []
+        for name in files:
+            is_known = False
+            try:
+                with open_regular(name) as raw, _unpacked(raw, name) as content:
+                    is_known = bool(head) and content.read(len(head)) == head
+                    start = at if is_known else 0
+                    content.seek(start)
+                    if content.read(1):
+                        newer.append((name, start, None))
+            except _UNREADABLE as error:
+                newer.append((name, 0, error))
+            if is_known:
+                return newer
+        # It was removed, or nothing was read yet: the times have to do.
+        return [one for one in newer if one[0] == self._path or files[one[0]].written > written]
 
 
 def before(path: str, file: BinaryIO) -> tuple[BinaryIO, int] | None:
@@ -166,17 +199,42 @@ def before(path: str, file: BinaryIO) -> tuple[BinaryIO, int] | None:
                 if size := content.seek(0, os.SEEK_END):
                     found = content, size
                     break
-        if _files(path) == files:  # Else it was rotated meanwhile.
+                content.close()
+        if _are_there(path, files):
             return found
+        if found is not None:  # The log was rotated meanwhile.
+            found[0].close()
 
 
-def _files(path: str) -> dict[str, int]:
-    """The files of a log, newest first, with the inode of each."""
-    found: dict[str, int] = {}
+class _Status(NamedTuple):
+    """What shows that a file was changed. The times are in nanoseconds."""
+
+    inode: int
+    size: int
+    written: int
+    #: When anything of it was changed, as its permissions.
+    changed: int
+
+
+def _files(path: str) -> dict[str, _Status]:
+    """The files of a log, newest first."""
+    found: dict[str, _Status] = {}
     for name in (path, *rotated(path)):
         with contextlib.suppress(OSError):  # It was renamed or removed.
-            found[name] = os.stat(name).st_ino
+            of = os.stat(name)
+            found[name] = _Status(of.st_ino, of.st_size, of.st_mtime_ns, of.st_ctime_ns)
     return found
+
+
+def _identity(status: _Status) -> tuple[int, int]:
+    """What a rotated file keeps when it is renamed. The inode alone may be used again."""
+    return status.inode, status.written
+
+
+def _are_there(path: str, files: dict[str, _Status]) -> bool:
+    """Whether the files of a log are still these, by name and inode."""
+    now = _files(path)
+    return [(name, now[name].inode) for name in now] == [(n, files[n].inode) for n in files]
 
 
 def _older(path: str, file: BinaryIO) -> list[str]:

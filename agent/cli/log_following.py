@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import BinaryIO
 
 from agent.cli.log_entries import Entry, split
-from agent.cli.log_files import before, following, open_regular
+from agent.cli.log_files import Search, before, open_regular
 
 #: Seconds between two checks of a log that is followed.
 _POLL_INTERVAL = 0.2
@@ -39,51 +39,65 @@ def opened(path: str, wait: bool, say: Callable[[str], None]) -> BinaryIO:
 
 def added(
     file: BinaryIO, path: str, at: int, report: Callable[[str], None]
-) -> Iterator[list[Entry]]:
+) -> Generator[list[Entry], None, None]:
     """The entries that are added to a log after its first `at` bytes, as they come.
 
     What the file is now counts, whenever the first entries are asked for. Only whole entries: the
-    last one counts as whole when nothing more has come for a moment. Closes the file. `report` is
-    called with the reason why a rotated file cannot be read. Raises OSError if the log cannot be
-    read any more.
+    last one counts as whole when nothing more has come for a moment. When the generator ends or is
+    closed, it closes the file that it reads. `report` is called with the reason why a rotated file
+    cannot be read. Raises OSError if the log cannot be read any more.
     """
-    if at == 0:  # It may be truncated again before anything is read, and not be known by anything.
-        file, at = before(path, file) or (file, 0)
-    head = os.pread(file.fileno(), min(at, _HEAD_BYTES), 0)
-    return _added(file, path, at, head, report)
+    entries = _added(file, path, at, report)
+    next(entries)
+    return entries
 
 
 def _added(
-    file: BinaryIO, path: str, at: int, head: bytes, report: Callable[[str], None]
-) -> Iterator[list[Entry]]:
-    """As `added`: the file began with `head`."""
-    written = os.fstat(file.fileno()).st_mtime_ns if head else 0
-    rest = b""
-    is_left = False
-    while True:
-        status = os.fstat(file.fileno())
-        file.seek(at)
-        more = file.read()
-        is_same = _begins_with(file, head, at)
-        if is_same:
-            written = status.st_mtime_ns
-            head = (head[:at] + more)[:_HEAD_BYTES]
-            at += len(more)
-            rest += more
-        # The agent may write to a file after it was renamed: it is left at the next look.
-        was_left, is_left = is_left, not (is_same and _is_named(file, path))
-        found = following(path, head, at, written, report) if was_left and is_left else None
-        is_new = found is not None and found[1] == 0
-        entries, rest = _whole(rest, is_new or not (is_same and more))
-        yield entries
-        if found is None:
-            time.sleep(_POLL_INTERVAL)
-            continue
-        file.close()
-        file, at = found
+    file: BinaryIO, path: str, at: int, report: Callable[[str], None]
+) -> Generator[list[Entry], None, None]:
+    """As `added`, with no entries at first: then it is known what the file is now."""
+    if at == 0:  # It may be truncated again before anything is read, and not be known by anything.
+        file, at = before(path, file) or (file, 0)
+    try:
+        search = Search(path, report)
+        head = os.pread(file.fileno(), min(at, _HEAD_BYTES), 0)
+        written = os.fstat(file.fileno()).st_mtime_ns if head else 0
+        rest = b""
         is_left = False
-        if is_new:  # Else it is a copy, or the same one under another name.
-            head, rest = os.pread(file.fileno(), _HEAD_BYTES, 0), b""
+        yield []
+        while True:
+            status = os.fstat(file.fileno())
+            file.seek(at)
+            more = file.read()
+            is_same = _begins_with(file, head, at)
+            if is_same:
+                written = status.st_mtime_ns
+                head = (head[:at] + more)[:_HEAD_BYTES]
+                at += len(more)
+                rest += more
+            # The agent may write to a file after it was renamed: it is left at the next look.
+            was_left, is_left = is_left, not (is_same and _is_named(file, path))
+            found, failed = None, None
+            if was_left and is_left:
+                try:
+                    found = search.next(head, at, written)
+                except OSError as error:
+                    failed = error  # What was read is shown first.
+            is_new = found is not None and found[1] == 0
+            entries, rest = _whole(rest, is_new or bool(failed) or not (is_same and more))
+            if found is not None:
+                file.close()
+                file, at = found
+                is_left = False
+            if is_new:  # Else it is a copy, or the same one under another name.
+                head, rest = os.pread(file.fileno(), _HEAD_BYTES, 0), b""
+            yield entries
+            if failed is not None:
+                raise failed
+            if found is None:
+                time.sleep(_POLL_INTERVAL)
+    finally:
+        file.close()
 
 
 def _begins_with(file: BinaryIO, head: bytes, at: int) -> bool:

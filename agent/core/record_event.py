@@ -1,7 +1,7 @@
 """What a record's event means to a person.
 
-By its event, a record is `held` only if a directory is newly held. Who edits a held directory again
-makes a `reloaded` record, though nothing was reloaded.
+By its event, a record is `held` only if a directory is newly held. Another edit of a directory that
+stays held makes a `reloaded` record, though nothing is reloaded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def is_held_again(event: str, held: Collection[str], touched: Iterable[str]) -> 
     """
     if event not in ("reloaded", "restored") or not held:
         return False
-    return any(_is_in(path, held) for path in touched)
+    return any(is_in(path, held) for path in touched)
 
 
 def word(event: str, changes: bool, held: Collection[str], touched: Iterable[str]) -> str:
@@ -31,11 +31,10 @@ def word(event: str, changes: bool, held: Collection[str], touched: Iterable[str
     return STILL_HELD if again else event
 
 
-def _is_in(path: str, directories: Collection[str]) -> bool:
-    """Whether a path is one of some directories or in one."""
-    above = ""
-    while path != above:
-        if path in directories:
-            return True
-        above, path = path, posixpath.dirname(path)
-    return False
+def is_in(path: str, directories: Collection[str]) -> bool:
+    """Whether a path is one of some listed directories, or of a file in one.
+
+    All files of a directory are directly in it. What is further below may be in another listed
+    directory.
+    """
+    return path in directories or posixpath.dirname(path) in directories

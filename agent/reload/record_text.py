@@ -18,6 +18,7 @@ from agent.core import record_event
 from agent.core.counting import count
 from agent.core.diagnostic import RANK, Severity, format_line
 from agent.core.quoting import printable
+from agent.core.record_event import is_in
 from agent.core.unit import CONF
 from agent.rpc.messages import Cause, Change, Diagnostic, Record
 
@@ -73,7 +74,7 @@ def _text(record: Record, who: str, event: str, new: list[Diagnostic]) -> str:
     phrases = [*_subject(record, new, said)]
     if event == record_event.STILL_HELD:
         held = [h.directory for h in record.held]
-        said.directories |= {d for d in held if any(_is_in(path, d) for path in said.causes)}
+        said.directories |= {d for d in held if any(is_in(path, [d]) for path in said.causes)}
     phrases += _standing(record, new, said)
     served = "served"
     if not record.changes and record.event not in ("started", "stopped"):
@@ -105,7 +106,7 @@ def _subject(record: Record, new: list[Diagnostic], said: _Said) -> Iterator[str
     """What happened, to which file or directory, and by whom."""
     newly_held = record.newly_held
     errors = [d for d in new if d.severity == "error"]
-    finding = next((d for d in errors if _is_in_any(d.path, newly_held)), None)
+    finding = next((d for d in errors if is_in(d.path, newly_held)), None)
     if finding is None and not newly_held:
         finding = next(iter(errors), None)
     if finding is None and not (newly_held or record.causes or record.restored):
@@ -115,7 +116,7 @@ def _subject(record: Record, new: list[Diagnostic], said: _Said) -> Iterator[str
         phrase = _finding(finding) + _by(_cause_of(finding.path, record), record)
         said.finding = finding
         said.causes.add(finding.path)
-        said.directories |= {d for d in newly_held if _is_in(finding.path, d)}
+        said.directories |= {d for d in newly_held if is_in(finding.path, [d])}
     elif newly_held:
         directory = newly_held[0]
         reason = next(h.reason for h in record.held if h.directory == directory)
@@ -128,7 +129,7 @@ def _subject(record: Record, new: list[Diagnostic], said: _Said) -> Iterator[str
         cause = _first_cause(record)
         phrase = _cause(cause, record)
         said.causes.add(cause.path)
-        said.directories |= {d for d in record.restored if _is_in(cause.path, d)}
+        said.directories |= {d for d in record.restored if is_in(cause.path, [d])}
         if more := len(record.causes) - 1:
             phrase += f" and {count(more, 'other file')}"
     elif record.restored:
@@ -162,7 +163,7 @@ def _first_cause(record: Record) -> Cause:
     restored = record.restored
     return min(
         record.causes,
-        key=lambda c: (not _is_in_any(c.path, restored), not c.path.endswith(f"/{CONF}")),
+        key=lambda c: (not is_in(c.path, restored), not c.path.endswith(f"/{CONF}")),
     )
 
 
@@ -300,14 +301,6 @@ def _differing(diff: str) -> Iterator[tuple[str, int, str]]:
                 yield line[0], numbers[line[0]], line[1:]
             for sign in numbers if line[0] == " " else line[0]:
                 numbers[sign] += 1
-
-
-def _is_in(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(f"{directory.rstrip('/')}/")
-
-
-def _is_in_any(path: str, directories: Iterable[str]) -> bool:
-    return any(_is_in(path, directory) for directory in directories)
 
 
 def _local(time: str) -> datetime:

@@ -111,6 +111,8 @@ AGAIN = [
         changes=[{"change": "added", **CHANGED}],
     ),
     about(40, "/a/callbacks.conf", "restored"),
+    # Another listed directory, which is in the held one.
+    about(50, "/a/b/callbacks.conf", held=[{"directory": "/a", "reason": "error"}]),
 ]
 
 
@@ -122,7 +124,7 @@ def test_who_edited_a_held_directory_again_is_found(
     done = run("log", "--log", "reload.log", "--only", "held", TZ="UTC")
     assert done.stdout == "".join(written(AGAIN[number]) for number in (0, 1, 3))
     done = run("log", "--log", "reload.log", "--only", "reloaded", TZ="UTC")
-    assert done.stdout == "".join(written(AGAIN[number]) for number in (1, 2, 3))
+    assert done.stdout == "".join(written(AGAIN[number]) for number in (1, 2, 3, 5))
 
 
 @pytest.mark.parametrize("style", ["number", "date", "mixed"])

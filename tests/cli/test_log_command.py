@@ -287,6 +287,36 @@ def test_log_notices_a_truncated_log_that_is_as_long_as_before(
     assert following.interrupt() == 0
 
 
+def test_log_says_once_which_file_it_cannot_read_and_ends_if_it_is_the_log(
+    follow: Callable[..., Following], tmp_path: Path
+) -> None:
+    log = tmp_path / "reload.log"
+    numbered(log, 5).mkdir()  # Reported with the last records.
+    log.write_text(text_record(1))
+    following = follow(log)
+    following.wait_for(text_record(1))
+    numbered(log, 5).rename(numbered(log, 6))
+    append(log, text_record(2))
+    log.rename(numbered(log, 2))
+    shown = text_record(1) + text_record(2)
+    numbered(log, 1).mkdir()
+    log.touch()
+    # Though nothing comes after it.
+    following.wait_for(shown, said=f"{numbered(log, 1)}: not a regular file")
+    append(log, text_record(3))
+    shown += text_record(3)
+    following.wait_for(shown)
+    append(log, text_record(4))
+    shown += text_record(4)
+    for number in (2, 1):
+        numbered(log, number).rename(numbered(log, number + 1))
+    log.rename(numbered(log, 1))
+    log.mkdir()
+    following.wait_for(shown, said=f"{log}: not a regular file")
+    assert following.process.wait(SOON) == 1
+    assert following.said.count("not a regular file") == 3
+
+
 def test_log_shows_a_line_when_it_is_whole(
     follow: Callable[..., Following], tmp_path: Path
 ) -> None:

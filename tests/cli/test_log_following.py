@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import gzip
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,3 +110,55 @@ def test_each_record_is_shown_once_and_in_order(
             while idle < 3 or (idle < 99 and len(shown) < log.number):
                 shown += records(next(added))
         assert shown == list(range(1, log.number + 1))
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_files_that_stay_as_they_are_are_not_opened_again(tmp_path: Path, is_there: bool) -> None:
+    log = Rotated(tmp_path, "renamed")
+    log.write()
+    file = log_files.open_regular(str(log.path))
+    reported: Callable[[str], None] = pytest.fail
+    added = log_following.added(file, str(log.path), log_files.whole_lines(file), reported)
+    log.rotate()
+    if not is_there:
+        log.path.unlink()
+    with (
+        mock.patch("agent.cli.log_following.time.sleep"),
+        mock.patch.object(log_files, "open_regular", wraps=log_files.open_regular) as opened,
+        contextlib.closing(added),
+    ):
+        for _ in range(3):
+            assert next(added) == []
+        opened.assert_called()
+        opened.reset_mock()
+        for _ in range(3):
+            assert next(added) == []
+        opened.assert_not_called()
+        log.write()
+        assert records(next(added) + next(added) + next(added)) == [2]
+
+
+def test_each_file_is_closed(tmp_path: Path) -> None:
+    """Also an empty one, one that was rotated meanwhile, and one of which nothing was asked."""
+    log = Rotated(tmp_path, "renamed")
+    log.do("wRR")
+    open_regular = log_files.open_regular
+    rotations = iter("RR")
+
+    def opened(path: str) -> Any:
+        file = open_regular(path)
+        log.do(next(rotations, ""))
+        return file
+
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", ResourceWarning)
+        for looks in (0, 1):
+            with open_regular(str(log.path)) as file:
+                with mock.patch.object(log_files, "open_regular", opened):
+                    added = log_following.added(file, str(log.path), 0, pytest.fail)
+                for _ in range(looks):
+                    next(added)
+                added.close()
+        del added
+        gc.collect()
+    assert [str(one.message) for one in found] == []

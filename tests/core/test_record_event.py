@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from pathlib import PurePosixPath
+
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.core import record_event
@@ -12,12 +14,15 @@ PATHS = st.lists(NAMES, max_size=4).map(lambda names: "/" + "/".join(names))
 EVENTS = st.sampled_from(["started", "reloaded", "held", "restored", "stopped"])
 
 
+@example("reloaded", False, {"/cb"}, ["/cb/sub/callbacks.conf"])
+@example("reloaded", False, {"/cb/sub"}, ["/cb/sub/callbacks.conf"])
 @given(EVENTS, st.booleans(), st.sets(PATHS), st.lists(PATHS))
 def test_it_is_so_if_something_in_one_was_touched(
     event: str, changes: bool, held: set[str], touched: list[str]
 ) -> None:
+    # The directory of a file is the nearest one: another above it may be held too.
     inside = any(
-        path == directory or path.startswith(directory.rstrip("/") + "/")
+        PurePosixPath(directory) in (PurePosixPath(path), PurePosixPath(path).parent)
         for path in touched
         for directory in held
     )

@@ -144,6 +144,10 @@ def test_callbacks_of_which_only_the_line_moved_are_one_line() -> None:
             "reloaded: /other/a.py modified (mia, 03:12:08); still held: /farm/callback; gener",
         ),
         (
+            {"held": [HELD], "causes": [{**CAUSE, "path": "/farm/callback/b/callbacks.conf"}]},
+            "reloaded: /farm/callback/b/callbacks.conf modified (mia, 03:12:08); still held: /farm",
+        ),
+        (
             {"event": "restored", "restored": ["/farm/callback"], "causes": [CAUSE]},
             f"INFO: restored: {CONF} modified (mia, 03:12:08); generation",
         ),
@@ -174,6 +178,15 @@ def test_two_directories_that_are_held_at_once_are_both_named() -> None:
     first, *others = lines(event="held", held=held, newly_held=new, diagnostics=found)
     assert "[unknown-type] and 1 other directory; generation" in first
     assert others == ["    held: /b (fault)"]
+
+
+def test_a_directory_in_another_one_that_is_held_too_is_named() -> None:
+    held = [HELD, {"directory": "/farm/callback/b", "reason": "error"}]
+    new = [h["directory"] for h in held]
+    found = [{**ERROR, "path": "/farm/callback/b/callbacks.conf", "new": True}]
+    first, *others = lines(event="held", held=held, newly_held=new, diagnostics=found)
+    assert "[unknown-type] and 1 other directory; generation" in first
+    assert others == ["    held: /farm/callback (error)"]
 
 
 def test_a_call_that_changes_nothing_does_not_say_reloaded() -> None:
