@@ -80,7 +80,8 @@ def _pipes(pipe: str | None) -> list[str]:
 
 
 def no_agent(why: str, pipe: str | None) -> Failed:
-    """What stops a command that finds no agent at the pipe that was named, or at none."""
+    """The error of a command that finds no agent at the pipe that was named; None is the default
+    ones."""
     how = "start one with `callback-agent serve`, or name its pipe with --pipe"
     if any(map(_is_denied, _pipes(pipe))):
         how = (

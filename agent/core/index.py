@@ -236,10 +236,13 @@ class Index:
         """
         return self._lookup(event, occurred, pending, Steps(checkpoint))
 
-    def ids_that_count(self, event: Event, ids: Iterable[int]) -> set[int]:
-        """Those of these job ids that can make a difference to a lookup of the event, where nothing
-        is pending: events that differ only in other job ids have the same result."""
-        return match.ids_that_count(self._tree, event, ids, Steps(None))
+    def id_counts(
+        self, event: Event, checkpoint: Callable[[], object] | None = None
+    ) -> Callable[[int], bool]:
+        """Whether a job id can make a difference to a lookup of the event, where nothing is
+        pending: events that differ only in other job ids have the same result. `checkpoint` is
+        that of `lookup`."""
+        return match.id_counts(self._tree, event, Steps(checkpoint))
 
     def alike(self, event: Event, labelled: bool) -> match.Alike | None:
         """Which events have the same result as this one, where nothing occurred before or is

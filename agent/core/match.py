@@ -86,15 +86,24 @@ def _slots(tree: Tree, event: Event, steps: Steps) -> list[Slots]:
     return found
 
 
-def ids_that_count(tree: Tree, event: Event, ids: Iterable[int], steps: Steps) -> set[int]:
-    """Those of these job ids that the event names, or that a term of its type and name requires.
-    Events that differ only in other job ids satisfy the same terms."""
-    named: list[Container[str]] = [c for c in _slots(tree, event, steps) if _may_name_ids(c)]
+def id_counts(tree: Tree, event: Event, steps: Steps) -> Callable[[int], bool]:
+    """Whether the event names a job id, or a term of its type and name requires it. Events that
+    differ only in other job ids satisfy the same terms."""
+    named: list[Collection[str]] = [c for c in _slots(tree, event, steps) if _may_name_ids(c)]
     if any(map(is_id, event.contexts)):
         named.append(event.contexts)
-    if not named:
-        return set()
-    return {i for i in ids if any(str(i) in contexts for contexts in named)}
+    if len(named) > _FEW_CONTEXTS:
+        together: set[str] = set()
+        for contexts in named:
+            steps.take(1 + len(contexts))
+            together.update(contexts)
+        named = [together]
+
+    def counts(number: int) -> bool:
+        text = str(number)
+        return any(text in contexts for contexts in named)
+
+    return counts if named else lambda _: False
 
 
 def _may_name_ids(contexts: Collection[str]) -> bool:
@@ -155,7 +164,8 @@ def _any_context(extras: Patterns[Numbers], event: Event, steps: Steps) -> Itera
     """The numbers of the terms in any context that an event satisfies.
 
     If the event was given as text with a label, the start of its extra is not known. So a term's
-    extra is compared with the rest of the text after each hyphen: `*-extra` matches nothing else.
+    extra is compared with the rest of the text after each hyphen, as the pattern `*-extra` would be
+    with the text.
     """
     if event.unsplit is None:
         yield from extras.find(event.extra, steps)
@@ -265,8 +275,8 @@ def edit(tree: Tree, changes: Iterable[Change]) -> Tree:
     return edited(tree, edits, lambda names, by_name: edit_patterns(names, by_name, edit_slots))
 
 
-#: The patterns to which an edit adds several numbers, and nearly every pattern is that of one
-#: trigger. For each: the dictionary that it is in, and the numbers. The key identifies both.
+#: Nearly every pattern belongs to one trigger. This has the others: those to which an edit adds
+#: several numbers. For each: the dictionary that it is in, and the numbers. The key identifies both.
 _More = dict[tuple[int, str | None], tuple[dict[str | None, Numbers], str | None, list[int]]]
 
 

@@ -102,11 +102,12 @@ class _Planner:
             if name is not None and ("=" in after or not after.partition("#")[0].strip()):
                 tree = parsed.get(value) or parse(value)
                 if tree is not None:
-                    if firsts[name].setdefault(value, number) == number:
+                    first = firsts[name].setdefault(value, number)
+                    if first == number:
                         # As `Registration(...)` does, in half the time.
                         add(new(Registration, (name, tree, value, number, 1)))
                     else:
-                        self._register(name, 1, tree, value, number)
+                        self._add(_duplicate_line(name, first, 1), number)
                     continue
             until = self._take(line, number)
 

@@ -27,6 +27,7 @@ _TERM = re.compile(
 #: A word that is one letter away from `self` or `parent` has its first letter or its last.
 _FIRST, _LAST = "sSpP", "fFtT"
 _AT_THE_END = tuple(f"-{job}" for job in JOB_CONTEXTS)
+_WITH_A_DOT = tuple(f"{job}." for job in JOB_CONTEXTS)
 #: Texts that many terms share, each to itself.
 _NAMES = {name: name for name in NAMES}
 _TYPES = {kind: kind for kind in ("job", "subjob", "work")}
@@ -86,7 +87,10 @@ def _term(text: str) -> Term | None:
             and is_nearly_job(first)
         ):
             return None
-        # With words behind it or its extra, this is a context after all, or was meant as one.
+        # Without a hyphen behind it, this is no context, and was probably meant as one.
+        if label.startswith(_WITH_A_DOT):
+            return None
+        # The same with words behind it or its extra.
         if " " in label and ((word := first.split(" ", 1)[0]) in _CONTEXTS or is_id(word)):
             return None
         # Perhaps the context is at the end.

@@ -20,8 +20,8 @@ LARGE = 128 << 10
 
 
 #: Objects that are made before the collector looks at them once, while modules are loaded. They
-#: nearly all stay. The usual thresholds have it look at them again and again, for 10 ms; without
-#: it, a megabyte of garbage would stay for ever.
+#: nearly all stay. With the usual thresholds it looks at them again and again, for 10 ms. If it
+#: never looked, a megabyte of garbage would stay.
 _WHILE_LOADING = (20_000, 1_000, 1_000)
 _usual = gc.get_threshold()
 

@@ -62,7 +62,7 @@ class MetricsFile:
         self._failed = True
 
     def _write(self, text: bytes) -> None:
-        check_own(self._path, _OWN, "--metrics-file")
+        check_own(self._path, _OWN, "--metrics-file", remove=text == _REMOVE)
         if text == _REMOVE:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path)

@@ -165,7 +165,9 @@ def _denied(quoted: str, path: str) -> tuple[str, str]:
             "its mode allows that: look at its ACL (getfacl), at SELinux or AppArmor, and at the"
             " file server"
         )
-    return message, f"chmod a+{right} {shlex.quote(printable(part))}"
+    if printable(part) != part:  # a command with the name as it is shown would not work
+        return message, f"give its group or all users the rights {right}"
+    return message, f"chmod a+{right} {shlex.quote(part)}"
 
 
 def _not_a_directory(path: str) -> str:

@@ -19,7 +19,8 @@ _HEAD_BYTES = 200
 
 def replace(path: str, data: bytes, mode: int = PRIVATE, *, sync: bool = False) -> None:
     """Write a file, whole or not at all. With `sync`, its bytes have reached the disk before it
-    takes the place of the old one, else it may be lost. Raises OSError."""
+    takes the place of the old one. Without, a power failure may lose the new bytes. Raises
+    OSError."""
     begun = f"{path}{BEGUN}"
     try:
         # Left by a crash, or not a file of the agent. Opening a FIFO would wait.
@@ -40,12 +41,13 @@ def replace(path: str, data: bytes, mode: int = PRIVATE, *, sync: bool = False) 
         raise
 
 
-def check_own(path: str, own: re.Pattern[bytes], option: str) -> None:
+def check_own(path: str, own: re.Pattern[bytes], option: str, *, remove: bool = False) -> None:
     """Raise OSError unless a file may be replaced or removed: its folder exists, and there is none,
     or its beginning matches `own`, as in every file that this program writes there.
 
-    The same is true of the file that `replace` writes beside it. An empty file may be replaced: a
-    power failure can empty one that was just written. `option` is the option that named the file.
+    Unless it is to be removed, the same must be true of the file that `replace` writes beside it.
+    An empty file may be replaced: a power failure can empty one that was just written. `option` is
+    the option that named the file.
     """
     folder = os.path.dirname(path) or "."
     try:
@@ -58,7 +60,8 @@ def check_own(path: str, own: re.Pattern[bytes], option: str) -> None:
             f"{printable(folder)} is not a folder that exists: create it, or name another with"
             f" {option}",
         )
-    for name, what in ((path, "it"), (f"{path}{BEGUN}", f"{printable(path)}{BEGUN}")):
+    begun = (f"{path}{BEGUN}", f"{printable(path)}{BEGUN}")
+    for name, what in ((path, "it"),) if remove else ((path, "it"), begun):
         try:
             found = _what_is_there(name, own)
         except FileNotFoundError:

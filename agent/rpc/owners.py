@@ -6,7 +6,7 @@ them the event looks the same, so each view of it is looked up and encoded once.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -66,6 +66,8 @@ class _Shared:
         self._checkpoint = checkpoint
         #: By what decides how an owner sees the events.
         self._by_view: dict[Hashable, Match] = {}
+        #: Which job ids make a difference to an event that is text; None while it is not known.
+        self._id_counts: Callable[[int], bool] | None = None
 
     def matches(self, owners: Sequence[Owner]) -> Iterator[Match]:
         """The match of each owner."""
@@ -94,9 +96,11 @@ class _Shared:
             return views_of_job(owners, event.job)
         if self._pending:  # its terms may require any job id
             return views_of_text(owners, None)
-        seen = question.event_of(event, Job(), "/params/event")
-        ids = (i for o in owners for i in (o.id, o.pid) if i is not None)
-        return views_of_text(owners, self._index.ids_that_count(seen, ids))
+        if self._id_counts is None:
+            seen = question.event_of(event, Job(), "/params/event")
+            self._id_counts = self._index.id_counts(seen, self._checkpoint)
+        ids = {i for o in owners for i in (o.id, o.pid) if i is not None}
+        return views_of_text(owners, set(filter(self._id_counts, ids)))
 
     def events(self, owner: Job) -> tuple[Event, tuple[Event, ...]]:
         """The event and what occurred, as an owner sees them."""

@@ -45,11 +45,20 @@ _FIELDS = st.sampled_from(
 )
 _EVENTS = st.lists(_FIELDS, min_size=2, max_size=5).map("-".join)
 #: Texts that are nearly all events of Qube, as files hold them.
+#: Words of a context, label or extra, with everything between them that a usual trigger may have.
+_JOINED = st.lists(
+    st.tuples(
+        st.sampled_from(["self", "parent", "7", "lab", "x1", "*", "slef", "b.py", "and", "done"]),
+        st.sampled_from(["-", "-", ".", " "]),
+    ),
+    min_size=1,
+    max_size=4,
+).map(lambda words: "".join(word + between for word, between in words)[:-1])
 _USUAL = st.builds(
     "{}-{}-{}".format,
     st.sampled_from(sorted(NAMES)),
     st.one_of(st.sampled_from(["job", "work"]), st.sampled_from(sorted(TYPES))),
-    _EVENTS,
+    st.one_of(_EVENTS, _JOINED),
 )
 _TRIGGERS = st.lists(
     st.one_of(
@@ -123,7 +132,7 @@ def test_a_usual_trigger_is_what_the_whole_reader_makes_of_it_without_a_problem(
 _PLACES = (
     *("self", "parent", "*", "7", "007", "lab", "lab 7", "self-*", "parent-7", "*-*", "7-7"),
     *("7-1-2", "7-self", "self-parent", "lab-7", "lab-*", "lab-self", "lab-7-parent", "self done"),
-    *("7 done", "self-7 done", "selfie", "slef"),
+    *("7 done", "self-7 done", "selfie", "slef", "self.foo", "parent.7-3", "lab.self", "7.1"),
 )
 
 

@@ -1,11 +1,11 @@
 """File events from the kernel, through watchfiles.
 
-watchfiles sleeps in steps, so a change is reported one to two steps after it happened. Each step
-costs processor time, most where the machine is idle. Measured on one of two cores, from a rename to
-its report (p50), and the share of a core while idle, as the scheduler counts it: step 1 ms: 1.7 ms,
-1.8 %; 3: 4.8 ms, 1.0 %; 8: 12 ms, 0.7 %; 20: 30 ms, 0.3 %; 50 ms, the default: 79 ms, 0.1 %. Edits
-come in groups: a person saves again and again, a script writes one file after the other. So the
-steps are short for some time after a change.
+watchfiles sleeps in steps, so a change is reported one to two steps after it happened: 1.7 ms (p50)
+with steps of 1 ms, 4.8 ms with 3. Each step costs processor time, most where the machine is idle.
+The share of one of two idle cores, as the scheduler counts it (the process's own counters miss some
+of it): step 1 ms: 1.8 %; 3: 1.0 %; 8: 0.8 %; 20: 0.3 %; 50 ms, the default: 0.1 %. Edits come in
+groups: a person saves again and again, a script writes one file after the other. So the steps are
+short for some time after a change.
 
 Events are lost in four cases:
 

@@ -52,7 +52,7 @@ class Watcher(Protocol):
         """Whether this target, or a directory on the path to it, gives no events."""
 
     async def run(self) -> None:
-        """ReportChanges events until cancelled. If it raises, it is called again."""
+        """Report events until cancelled. If it raises, it is called again."""
 
     def close(self) -> None:
         """Remove all watches."""

@@ -63,7 +63,7 @@ class Poller:
                     self._report(dict.fromkeys(changed))
 
     async def watch_mounts(self) -> None:
-        """ReportChanges all targets whenever the table of mounts changes, until cancelled."""
+        """Report all targets whenever the table of mounts changes, until cancelled."""
         while True:
             await anyio.sleep(POLL_INTERVAL)
             if self._mounts.changed():
