@@ -276,7 +276,8 @@ def edit(tree: Tree, changes: Iterable[Change]) -> Tree:
 
 
 #: Nearly every pattern belongs to one trigger. This has the others: those to which an edit adds
-#: several numbers. For each: the dictionary that it is in, and the numbers. The key identifies both.
+#: several numbers. For each: the dictionary that it is in, and the numbers. The key identifies
+#: both.
 _More = dict[tuple[int, str | None], tuple[dict[str | None, Numbers], str | None, list[int]]]
 
 
