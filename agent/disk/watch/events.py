@@ -2,10 +2,10 @@
 
 watchfiles sleeps in steps, so a change is reported one to two steps after it happened: 1.7 ms (p50)
 with steps of 1 ms, 4.8 ms with 3. Each step costs processor time, most where the machine is idle.
-The share of one of two idle cores, as the scheduler counts it (the process's own counters miss some
-of it): step 1 ms: 1.8 %; 3: 1.0 %; 10: 0.4 to 0.7 %; 20: 0.3 %; 50 ms, the default: 0.1 %. Edits come in
-groups: a person saves again and again, a script writes one file after the other. So the steps are
-short for some time after a change.
+The share of one of two idle cores, as the scheduler counts it: step 1 ms: 1.8 %; 3: 1.0 %; 10: 0.4
+to 0.7 %; 20: 0.3 %; 50 ms, the default: 0.1 %. Edits come in groups: a person saves again and
+again, a script writes one file after the other. So the steps are short for some time after a
+change.
 
 Events are lost in four cases:
 
