@@ -21,6 +21,7 @@ from agent.cli.screen import INDENT, Size, cells, cut, shorten, wrap
 from agent.core.counting import count
 from agent.core.diagnostic import format_line
 from agent.core.quoting import printable
+from agent.core.record_event import is_in
 
 #: Lines of one finding at most: the rest is in the log, and `check` shows it.
 MAX_FINDING_LINES = 3
@@ -111,7 +112,7 @@ def reasons(answer: JsonObject, columns: int | None) -> list[list[str]]:
         if directory["held"] is None:
             continue
         path = directory["path"]
-        inside = [d for d in found if d["path"] == path or d["path"].startswith(f"{path}/")]
+        inside = [d for d in found if is_in(d["path"], [path])]
         explained |= {d["path"] for d in inside}
         text = f"{_path(path, columns)} is held: {printable(directory['held'])}"
         said.append(_line(inside[0], columns) if inside else text)

@@ -200,7 +200,11 @@ def test_status_says_the_state_first_and_last(agent: StandIn, run: Run) -> None:
         *lines[7:],
     ]
     held = {"path": "/farm", "callbacks": 2, "held": "fault", "watch": "scan", "digest": "d"}
-    agent.well("status", health(state="degraded", directories=[held]))
+    # What is found in a directory below it is no reason.
+    found: dict[str, Any] = {"severity": "warning", "code": "never-fires", "message": "never"}
+    found |= {"path": "/farm/other/callbacks.conf", "line": 1, "column": 1}
+    last = {**health()["last_reload"], "diagnostics": [found]}
+    agent.well("status", health(state="degraded", directories=[held], last_reload=last))
     done = run("status", "--pipe", agent.path)
     assert done.stdout.splitlines()[:2] == [
         "state: degraded: 1 of 1 directory is held",
