@@ -204,6 +204,8 @@ def test_where_nothing_names_directories_those_of_the_agent_are_checked(
 ) -> None:
     (directory,) = agent.directories
     removed_file(directory)
+    # Otherwise the state may be of another moment than the answer of the agent.
+    agent.reload()
     command = ("check", "--json", "--pipe", str(agent.pipe), "--qb-conf", "/dev/null")
     done = run(*command)
     assert ("error", "removed") in codes(done)
