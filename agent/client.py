@@ -860,7 +860,7 @@ class _Records:
 
     def pause(self) -> Optional[float]:
         """Note that the connection is lost, or cannot be made. Returns the seconds until the next
-        attempt; None if there is none."""
+        attempt, or None if the connection is given up."""
         now = time.monotonic()
         self.answered = False
         self._quiet_since, self._doubted_since = now, None

@@ -1,4 +1,4 @@
-"""Hints at what was probably meant by an event that nothing matched."""
+"""Suggests events in place of one that nothing matched."""
 
 from __future__ import annotations
 

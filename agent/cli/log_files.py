@@ -131,10 +131,12 @@ class Search:
 
         The follower has read the first `at` bytes of a file that begins with `head` and was last
         written at `written` (nanoseconds). If there is more in that file, as where it was copied
-        before it was truncated, that is it. Else it is the next newer one that is not empty. None
-        if there is none yet, or if the log was rotated meanwhile: then ask again. While the files
-        stay as they are, none is opened again. Raises OSError if the log itself is next and, twice
-        in succession, cannot be opened: who rotates it sets its permissions a moment later.
+        before it was truncated, that is it. Else it is the next newer one that is not empty.
+
+        None if there is no next file yet, or if the log was rotated during the search: call it
+        again later. While the files stay as they are, none is opened again. Raises OSError if the
+        log itself is next and cannot be opened twice in succession: what rotates a log sets its
+        permissions a moment later.
         """
         files = _files(self._path)
         if files == self._seen:

@@ -64,7 +64,7 @@ class Serving:
         found = cls(settings, given)
         for pipe in [settings.pipe] if "pipe" in given else client.default_paths():
             try:
-                # A command does not wait for an agent that may be restarted: mostly there is none.
+                # No wait for an agent that restarts: usually there is no agent at all.
                 with client.Client(pipe, restart=0) as agent:
                     found.pipe, found.status = pipe, agent.status()
                 # Raises if the answer has another form.

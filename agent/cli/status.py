@@ -154,7 +154,7 @@ def fitting(groups: list[list[str]], room: int) -> list[list[str]]:
 
 
 def facts(answer: JsonObject, columns: int | None) -> Iterator[str]:
-    """A line for each thing that is true of the agent as a whole."""
+    """The lines about the agent as a whole."""
     for text in _facts(answer):
         yield cut(printable(text), columns)
 

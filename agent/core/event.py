@@ -243,8 +243,8 @@ def is_self_and_parent(job: Job, owner: Job | None) -> tuple[bool, bool]:
 
 
 def views_of_job(owners: Iterable[Job], job: Job) -> list[Hashable]:
-    """For each owner what decides how it sees the events of a job. Two owners for which it is the
-    same see the same, but for `no_parent`, which only `explain` reads."""
+    """For each owner, a value that decides how it sees an event of this job. Owners with equal
+    values see equal events, except for `no_parent`, which only `explain` reads."""
     own, group = job.id, job.pgrp
     return [
         (o.id == own, (pid := o.pid) == own, pid is None or pid <= NO_PARENT, o.pgrp == group)
@@ -253,8 +253,8 @@ def views_of_job(owners: Iterable[Job], job: Job) -> list[Hashable]:
 
 
 def views_of_text(owners: Iterable[Job], ids: Container[int] | None) -> list[Hashable]:
-    """The same for an event that was given as text, where only these job ids count; None if every
-    one may count."""
+    """The same for an event that was given as text. `ids` are the job ids that can make a
+    difference; None if any id can."""
     if ids is None:
         return [(o.id, o.pid) for o in owners]
     return [

@@ -1,4 +1,4 @@
-"""Finds the known word that was probably meant by a misspelled one."""
+"""Finds the known word that is nearest to a misspelled one."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def _term(text: str) -> Term | None:
             and is_nearly_job(first)
         ):
             return None
-        # Without a hyphen behind it, this is no context, and was probably meant as one.
+        # `self.foo` is a label. The author probably wanted the context `self`.
         if label.startswith(_WITH_A_DOT):
             return None
         # The same with words behind it or its extra.

@@ -1,4 +1,4 @@
-"""Finds the directory that was probably meant by a path at which there is none."""
+"""Finds a directory that exists and has nearly the same path as one that is missing."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _DIGITS = re.compile(r"\d+")
 
 
 def near_directory(path: str) -> str | None:
-    """An existing directory whose path differs from the absolute `path` in one name, and there in
-    its case, its normal form or one letter; None if there is none.
+    """A directory that exists and has nearly the same path as the missing, absolute `path`.
 
-    Names that differ in their digits alone are those of another show or shot. Blocks.
+    One name of the path may differ: in upper and lower case, in its Unicode normal form, or in one
+    letter. Names that differ only in digits belong to another show or shot, and do not count. None
+    if no directory is found. Blocks.
     """
     parts = path.split("/")
     for place, wanted in enumerate(parts):
