@@ -9,6 +9,8 @@ import contextlib
 import re
 import signal
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from support.agents import wait_for
 from support.slurm_cluster import missing
@@ -44,10 +46,19 @@ def show(one: Farm, seen: int) -> int:
     return len(lines)
 
 
-def ended(one: Farm) -> None:
-    """Wait until all jobs are over, and all callbacks have run."""
-    wait_for(lambda: not one.cluster.squeue("-o", "%i"), "the end of all jobs")
-    wait_for(lambda: not one.waiting() and _have_run(one.log.read_text()), "the end of callbacks")
+def until(file: Path) -> str:
+    """A command that waits for a file."""
+    return f"until [ -e {file} ]; do sleep 0.05; done"
+
+
+def ended(one: Farm, *jobs: int) -> None:
+    """Wait until the adapter has heard of the end of jobs, and all callbacks have run."""
+    wait_for(lambda: _are_over(one.log.read_text(), jobs), f"the end of {jobs}")
+    wait_for(lambda: _have_run(one.log.read_text()), "the end of callbacks")
+
+
+def _are_over(log: str, jobs: Sequence[int]) -> bool:
+    return all(re.search(rf"(complete|failed)-job-self.* of job {job}\b", log) for job in jobs)
 
 
 def _have_run(log: str) -> bool:
@@ -77,29 +88,38 @@ def main() -> int:
         seen = show(one, 0)
 
         say("sbatch --array=0-4%1: task 1 fails, and alarm.py holds the others")
-        command = "sleep 0.5; [ $SLURM_ARRAY_TASK_ID != 1 ]"
+        # The one after task 1 may begin before it is held.
+        released = one.folder / "released"
+        command = f"[ $SLURM_ARRAY_TASK_ID -lt 2 ] || {until(released)}"
+        command += "; [ $SLURM_ARRAY_TASK_ID != 1 ]"
         array = one.cluster.sbatch(command, "--array=0-4%1", "--job-name=frames")
         wait_for(lambda: "JobHeldAdmin" in one.cluster.squeue("-t", "PD", "-o", "%r"), "a held job")
         print(one.cluster.run("squeue"), end="")
-        say(f"scontrol release {array}_[2-4]")
-        one.cluster.scontrol("release", f"{array}_[2-4]")
-        ended(one)
+        (tasks,) = one.cluster.squeue("-t", "PD", "-o", "%K")
+        held = f"{array}_[{tasks.partition('%')[0]}]"
+        say(f"scontrol release {held}")
+        one.cluster.scontrol("release", held)
+        released.touch()
+        ended(one, array)
         seen = show(one, seen)
 
         say("sbatch two jobs: the second waits for the first, and both are complete")
-        first = one.cluster.sbatch("true", "--job-name=first")
-        one.cluster.sbatch("true", f"--dependency=afterok:{first}", "--job-name=second")
-        ended(one)
+        both = one.folder / "both"
+        first = one.cluster.sbatch(until(both), "--job-name=first")
+        second = one.cluster.sbatch("true", f"--dependency=afterok:{first}", "--job-name=second")
+        # A dependency on what is over already is none.
+        both.touch()
+        ended(one, first, second)
         seen = show(one, seen)
 
         say("An edit of callbacks.conf between two tasks: from now on other.py is for frames")
         go = one.folder / "go"
-        command = f"[ $SLURM_ARRAY_TASK_ID = 0 ] || until [ -e {go} ]; do sleep 0.05; done"
+        command = f"[ $SLURM_ARRAY_TASK_ID = 0 ] || {until(go)}"
         job = one.cluster.sbatch(command, "--array=0-1", "--job-name=edited")
         wait_for(lambda: f"frame.py: complete-work-self-* for job {job}" in one.log.read_text())
         one.serve(CONF.replace("frame.py", "other.py"))
         go.touch()
-        ended(one)
+        ended(one, job)
         show(one, seen)
 
         say("The mails that Slurm's MailProg was given")

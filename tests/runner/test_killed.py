@@ -10,15 +10,15 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.runner import Result
+from agent.runner import process
 from support.agents import DEADLINE, wait_for
-from support.farms import callback, python2, run
+from support.farms import callback, python2, run, until_limit
 
 #: A supervisor: runs the callbacks that it is given as JSON, two at once, in threads.
 SUPERVISOR = """
@@ -194,15 +194,6 @@ def test_callbacks_of_another_user_end_too(place: Path) -> None:
 # The time limit ---------------------------------------------------------------------------------
 
 
-def until_limit(wanted: Sequence[Path], *callbacks: dict[str, Any], **options: Any) -> list[Result]:
-    """Run callbacks to a time limit before which all have written their files."""
-    for limit in (1, 8):
-        results = run(*callbacks, at_once=len(callbacks), time_limit=limit, **options)
-        if all(map(ids, wanted)):
-            break
-    return results
-
-
 @needs_proc
 def test_those_that_left_the_group_are_killed_at_the_limit(place: Path) -> None:
     leave = {"python": "os.setsid()", "perl": "setpgrp(0, 0)"}
@@ -214,7 +205,7 @@ def test_those_that_left_the_group_are_killed_at_the_limit(place: Path) -> None:
             files.append(place / f"{len(files)}.ids")
             text = code(language, first).replace("FILE", str(files[-1]))
             callbacks.append(callback(name, text))
-    results = until_limit(files, *callbacks)
+    results = until_limit(lambda _: all(map(ids, files)), *callbacks, at_once=len(callbacks))
     for file, result in zip(files, results, strict=True):
         assert result.outcome == "timed-out"
         assert re.fullmatch("killed after [0-9]+ s", result.reason)
@@ -236,8 +227,11 @@ def test_one_whose_interpreter_is_started_by_another_program(
 
 @needs_proc
 @needs_other_user
-def test_one_that_cannot_be_killed_is_not_said_to_be(place: Path) -> None:
+def test_one_that_cannot_be_killed_is_not_said_to_be(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its parent is another user's process, and may not kill what has become root."""
+    monkeypatch.setattr(process, "_KILL_SECONDS", 0.5)
     place.chmod(0o777)
     program, file = place / "setpriv", place / "ids"
     shutil.copy(str(shutil.which("setpriv")), program)
@@ -248,7 +242,8 @@ def test_one_that_cannot_be_killed_is_not_said_to_be(place: Path) -> None:
         f"os.execv('{program}', ['setpriv', '--reuid=0', 'sh', '-c', '{as_root}'])\n"
     )
     interpreters = {"python": [*OTHER_USER, "/usr/bin/python3"]}
-    (result,) = until_limit([file], callback("a.py", text), interpreters=interpreters)
+    one = callback("a.py", text)
+    (result,) = until_limit(lambda _: bool(ids(file)), one, interpreters=interpreters)
     (left,) = ids(file)
     try:
         assert runs(left), "the file system may have `nosuid`"

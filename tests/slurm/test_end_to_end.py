@@ -70,8 +70,12 @@ def test_jobs_arrays_dependent_and_cancelled_ones(one: Farm, tmp_path: Path) -> 
         **{f"{name}_py": one.note(name) for name in names},
     )
     submit = one.cluster.sbatch
-    array = submit("[ $SLURM_ARRAY_TASK_ID != 1 ]", "--array=0-2", "--comment=label=beauty")
-    plain = submit("sleep 0.2")
+    # A dependency on what is over already is none.
+    go = tmp_path / "go"
+    waits = f"until [ -e {go} ]; do sleep 0.05; done"
+    fails = f"{waits}; [ $SLURM_ARRAY_TASK_ID != 1 ]"
+    array = submit(fails, "--array=0-2", "--comment=label=beauty")
+    plain = submit(waits)
     dependent = submit("true", f"--dependency=afterok:{plain}")
     # Of the array's process group, as it waits for it. It lives until it has heard of the failure:
     # the end of the array may be reported after a short job that follows it.
@@ -79,6 +83,7 @@ def test_jobs_arrays_dependent_and_cancelled_ones(one: Farm, tmp_path: Path) -> 
     after = submit(f"while [ ! -e {heard} ]; do sleep 0.05; done", f"--dependency=afterany:{array}")
     long = submit("sleep 100")
     never = submit("true", "--begin=now+1hour")
+    go.touch()
     wait_for(lambda: "running-job-self" in handled(one, long), "the start of the long job")
     one.cluster.scancel(str(long), str(never))
     until(one, ["begins", "frame", "frame", "bad", "labelled"], array)

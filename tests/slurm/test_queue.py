@@ -76,7 +76,7 @@ def test_squeue_is_asked_again_after_a_step_that_failed_with_its_answer(
         daemon._step()
     assert "a mistake" in (tmp_path / "log").read_text()
     assert shown.asked == 1
-    wait_for(lambda: daemon._step() and shown.asked == 2)
+    wait_for(lambda: daemon._step() and shown.asked >= 2)
 
 
 class Place:

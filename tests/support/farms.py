@@ -60,6 +60,17 @@ def run(
     return runner.run({"callbacks": list(callbacks)}, farm or Recorder(), **options)
 
 
+def until_limit(
+    happened: Callable[[list[Result]], bool], *callbacks: Mapping[str, Any], **options: Any
+) -> list[Result]:
+    """Run callbacks to a time limit before which something happens, however slow the machine is."""
+    for limit in (1.0, 8.0, DEADLINE):
+        results = run(*callbacks, time_limit=limit, **options)
+        if happened(results):
+            break
+    return results
+
+
 def python(code: str, **options: Any) -> Result:
     """Run Python."""
     (result,) = run(callback("a.py", code), **options)
