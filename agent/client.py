@@ -476,6 +476,7 @@ class Client:
         """The results of some requests. They are sent again while the agent is not there."""
         wait_until = min(deadline.at, time.monotonic() + self.restart)
         pause = _CONNECT_PAUSE
+        absent = None  # type: Optional[NoAgent]
         while True:
             connection = self._take()
             is_new = connection is None
@@ -487,21 +488,22 @@ class Client:
                 if connection is not None:
                     self._put_back(connection, refused.index is not None)
                 raise
-            except _Absent:
+            except _Absent as error:
                 if connection is not None:
                     connection.close()
                 if not is_new:
                     continue
                 if time.monotonic() + pause > wait_until:
                     raise
+                absent = error
                 time.sleep(pause)
-                if time.monotonic() > deadline.at:
-                    # The time ran out during the pause: raise the error of the last attempt.
-                    raise
                 pause = min(2 * pause, _LONGEST_PAUSE)
             except socket.timeout:
                 if connection is not None:
                     connection.close()
+                elif absent is not None:
+                    # The time ran out during a pause: raise the error of the last attempt.
+                    raise absent from None
                 raise _too_late(self.path, deadline) from None
             except BaseException:
                 # The rest of the answer may still arrive.

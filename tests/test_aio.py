@@ -13,6 +13,7 @@ import pytest
 from agent import aio, client
 from agent.client import AgentError, NoAgent, Refused, TimedOut
 from support.agents import DEADLINE, Agent, running, write
+from support.sites import replace
 
 BACKENDS = ["asyncio", "trio"]
 
@@ -122,7 +123,7 @@ def test_records_come_and_a_restart_is_waited_for(run: Any, tmp_path: Path) -> N
                     assert records.generation == 1
                     with pytest.raises(TimedOut):
                         await records.next(timeout=0.01)
-                    (directory / "a.py").write_text("1\n")
+                    replace(directory / "a.py", "1\n")
                     with anyio.fail_after(DEADLINE):
                         record = await records.next()
                     assert record["generation"] == 2

@@ -117,10 +117,10 @@ def test_no_agent_is_not_reported_as_a_slow_one_by_a_process_that_sleeps_too_lon
     monkeypatch.setattr(anyio, "sleep", lambda seconds: sleep_of_anyio(10 * seconds))
 
     async def ask() -> Any:
-        async with aio.Client(path, timeout=0.2) as agent:
+        async with aio.Client(path, timeout=0.5) as agent:
             return await agent.status()
 
-    for call in (Client(path, timeout=0.2).status, lambda: anyio.run(ask)):
+    for call in (Client(path, timeout=0.5).status, lambda: anyio.run(ask)):
         with pytest.raises(NoAgent, match="there is no pipe"):
             call()
 
@@ -320,6 +320,6 @@ with Client("/run/pipe") as agent:
 def test_a_type_checker_finds_mistakes(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "program.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     wrong = {int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line}
     assert wrong == {6, 7, 8, 9, 10, 12, 13, 14, 15}, done.stdout

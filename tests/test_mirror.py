@@ -44,15 +44,20 @@ def local(mirror: Mirror) -> Mirror:
 
 @contextlib.contextmanager
 def mirror_of(agent: Agent, **options: Any) -> Iterator[Mirror]:
-    with Mirror(str(agent.pipe), DEADLINE, **options) as one:
+    """A mirror that answers from its index also where this machine stands still for seconds."""
+    with paced(agent, follower.Pace(max_silence=DEADLINE), **options) as one:
         yield one
+
+
+def paced(agent: Agent, pace: follower.Pace, **options: Any) -> Mirror:
+    one = Mirror(str(agent.pipe), DEADLINE, **options)
+    one._follower = follower.Follower(one.path, DEADLINE, pace)
+    return one
 
 
 def quick(agent: Agent, **options: Any) -> Mirror:
     """A mirror that hears soon that nothing is heard."""
-    one = Mirror(str(agent.pipe), DEADLINE, **options)
-    one._follower = follower.Follower(one.path, DEADLINE, follower.Pace(0.1, 0.6, 0.05))
-    return one
+    return paced(agent, follower.Pace(0.1, 0.6, 0.05), **options)
 
 
 # The same answers ---------------------------------------------------------------------------------
@@ -429,12 +434,12 @@ def test_while_the_agent_is_gone_the_last_index_answers_if_that_is_wanted(tmp_pa
                     call(EVENT)
         age = lenient.age
         wait_for(lambda: lenient.age > age)
-        # Edited while no agent looks.
-        write(directory, f"a.py = {EVENT}\nb.py = {EVENT}\n", b_py="1\n")
+        # Edited while no agent looks. Perl needs no check, for which a start does not wait long.
+        write(directory, f"a.py = {EVENT}\nb.pl = {EVENT}\n", b_pl="1\n")
         agent.start()
         for one in (strict, lenient):
             one.wait(DEADLINE)
-            assert [c["file"] for c in one.lookup(EVENT)["callbacks"]] == ["a.py", "b.py"]
+            assert [c["file"] for c in one.lookup(EVENT)["callbacks"]] == ["a.py", "b.pl"]
             assert one.lookup(EVENT) == agent.lookup(EVENT)
             assert one.alive
 
@@ -489,8 +494,8 @@ def test_an_agent_that_is_stopped_is_not_alive(
             finally:
                 agent.process.send_signal(signal.SIGCONT)
             wait_for(lambda: strict.alive and lenient.alive)
-            strict.wait()
-            assert local(strict).lookup(EVENT) == before
+            wait_for(lambda: strict._may_answer(strict._follower.answers))
+            assert strict._follower.answers.to_event(EVENT) == before
 
 
 def test_without_an_agent_every_call_says_so(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from agent import aio, client
 from agent.client import AgentError, BadArgument, Client, NoAgent, RecordsLost, Refused, TimedOut
 from support.agents import DEADLINE, Agent, running, wait_for, write
 from support.requests import call
-from support.stand_in import Behaviour, Start, answer, line, requests, says, silent
+from support.sites import replace
+from support.stand_in import Behaviour, Start, answer, line, requests, says
 
 #: What a test reads records with: `subscribe(path, timeout, restart, **params)`.
 Subscribe = Callable[..., Any]
@@ -81,10 +82,11 @@ def resumed(expected: Any, result: dict[str, Any], *then: bytes) -> Behaviour:
     """Is asked from `expected` on, answers with this result, sends these lines, and hangs up."""
 
     def behave(connection: socket.socket) -> None:
-        request = next(requests(connection))
-        params = request.get("params", {})
-        right = params.get("since") == expected
-        connection.sendall(answer(request, result if right else params) + b"".join(then))
+        for request in requests(connection):
+            params = request.get("params", {})
+            right = params.get("since") == expected
+            connection.sendall(answer(request, result if right else params) + b"".join(then))
+            return
 
     return behave
 
@@ -117,10 +119,9 @@ def test_a_caller_that_remembers_where_it_was_goes_on_there(
     directory = write(tmp_path / "callback", CONF, a_py="0\n")
     with running(tmp_path, directory) as agent:
         position = subscribe(agent.pipe).position
-        (directory / "a.py").write_text("1\n")
-        agent.reload()
-        (directory / "a.py").write_text("2\n")
-        agent.reload()
+        for text in ("1\n", "2\n"):
+            replace(directory / "a.py", text)
+            agent.reload()
         records = subscribe(agent.pipe, since=position)
         assert [records.next(DEADLINE), records.next(DEADLINE)] == agent.history()[-2:]
         assert records.position == {**position, "sequence": agent.status()["sequence"]}
@@ -275,9 +276,9 @@ def test_a_connection_on_which_the_request_was_not_sent_in_time_is_not_used(
     subscribe: Subscribe, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     three = {"instance": "i", "sequence": 3}
-    server = start(
-        resumed(None, record(3)), silent, resumed(three, {**record(3), "missed": []}, told(4))
-    )
+    # Each of them answers to a request alone. A slow machine may make more than two.
+    again = [resumed(three, {**record(3), "missed": []}, told(4))] * 20
+    server = start(resumed(None, record(3)), *again)
     records = subscribe(server.path, heartbeat=60, restart=DEADLINE)
     is_late = iter([True])
     send, asynchronous_send = client._Connection.send, aio._Connection.send
@@ -302,7 +303,8 @@ def test_a_connection_on_which_the_request_was_not_sent_in_time_is_not_used(
             return None
 
     assert wait_for(come, "the record") == record(4)
-    assert server.accepted == 3
+    assert next(is_late, None) is None
+    assert server.accepted > 2
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from agent.settings import Given, resolve
 from agent.settings.host import Host
 from cli.stand_in import Run
 from support.agents import ALL_LANGUAGES, Agent, wait_for, write
+from support.sites import replace
 
 CONF = "a.py = done-job-self\nb.pl = killed-job-self\n"
 
@@ -387,7 +388,8 @@ def test_watch_checks_again_at_each_change_until_sigint(
     watching = watch("--qb-conf", str(qb_conf), "--output-format", "concise", str(directory))
     well = "1 directory: nothing found"
     watching.reports(well)
-    write(directory, "a.py = done-jbo-self\n")
+    # At once: a file that is open for long is another finding.
+    replace(directory / "callbacks.conf", "a.py = done-jbo-self\n")
     watching.reports(well, "1 directory: 1 error")
     assert "[unknown-type]" in watching.out.read_text()
     # A file of another name, and then the directory as a whole.

@@ -35,6 +35,7 @@ from cli.stand_in import (
     off,
     record,
 )
+from support.agents import wait_for
 from support.strangers import User
 from support.valid import request_validator
 
@@ -534,8 +535,9 @@ def test_the_commands_ask_a_real_agent(
         assert done.returncode == 1
         assert "callbacks.conf:10:1: " in done.stdout, done
         assert run("status", **pipe).returncode == 1
+        # A reload waits for the log only for a moment.
+        wait_for(lambda: "[no-equals]" in run("log", "-n", "1", **pipe).stdout)
         shown = run("log", "-n", "1", **pipe).stdout
-        assert "[no-equals]" in shown
         assert shown == run("log", "-n", "1", "--log", "reload.log").stdout
         serving.terminate()
         assert serving.wait(SOON) == 0

@@ -193,7 +193,7 @@ def test_bash_lists_what_is_possible(tmp_path: Path, environment: dict[str, str]
     try:
         terminal.type("callback-agent lookup failed-job-\t\t")
         terminal.wait_for(b"failed-job-parent")
-        assert b"failed-job-self" in terminal.read
+        terminal.wait_for(b"failed-job-self")
         assert b"command not found" not in terminal.read
     finally:
         terminal.close()

@@ -239,6 +239,7 @@ def test_without_an_agent_it_exits_3_in_one_line(tmp_path: Path) -> None:
 def test_the_log_command_shows_the_last_records(site: Site) -> None:
     site.serve("a.py = done-job-self\n", a_py="0\n")
     site.edit("a.py = done-job-self\n", a_py="1\n")
+    site.agent.logs_all()
     done = command(site, "log", "-n", "1")
     assert done.returncode == 0
     assert json.loads(done.stdout) == site.agent.history()[-1]

@@ -59,6 +59,9 @@ def test_a_held_directory_is_compared_as_if_its_disk_were_served(
     agent: Agent, one: Path, run: Run
 ) -> None:
     conf = CONF.replace("b.pl = failed-job-self\n", "") + "a.py = submit-job-self\nx.py = done\n"
+    # First what holds it: otherwise the new code may be served before.
+    write(one, "# new\n" + conf)
+    agent.reload()
     write(one, "# new\n" + conf, a_py="x = 2\n")
     agent.reload()
     done = run("diff", "--pipe", str(agent.pipe))

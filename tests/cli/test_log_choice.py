@@ -364,9 +364,10 @@ def test_the_log_of_an_agent_in_colour_and_as_records(
             assert records.stdout is not None
             assert json.loads(records.stdout.readline())["event"] == "started"
             write(directory, "a.qcb = done-jbo-self\n")
-            held = agent.reload()
+            agent.reload()
+            held = agent.history()[-1]
             assert held["event"] == "held"
-            assert json.loads(records.stdout.readline()) == agent.history()[-1]
+            assert json.loads(records.stdout.readline()) == held
             end = time.monotonic() + SOON
             while b"held" not in shown.rpartition(b"ERROR")[2] and time.monotonic() < end:
                 if select.select([controller], [], [], 0.1)[0]:

@@ -187,6 +187,10 @@ class Agent:
         """The records in the log, which is written as JSON unless a test says otherwise."""
         return [json.loads(line) for line in self.logged().splitlines()]
 
+    def logs_all(self) -> None:
+        """Wait until each record is in the log: a reload waits for that only for a moment."""
+        wait_for(lambda: self.records()[-1:] == self.history()[-1:], "the newest record in the log")
+
     def logged(self) -> bytes:
         """The log, nothing where there is none. Waits for the end of a record that is just being
         written, or taken back: who reads meanwhile may see a part of it."""

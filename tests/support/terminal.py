@@ -72,8 +72,8 @@ class Terminal:
         settings = [f"-e{name}={value}" for name, value in environ.items()]
         self._runs += 1
         wrapped = ["sh", "-c", _WRAPPER, "sh", str(self._runs), *command]
-        self._tmux("respawn-pane", "-k", *settings, *wrapped)
-        self._tmux("clear-history")
+        # In one call: the command may write before another one clears what scrolled off.
+        self._tmux("clear-history", ";", "respawn-pane", "-k", *settings, *wrapped)
 
     def run(self, command: Sequence[str], **environ: str) -> Screen:
         """Run a command to its end."""
