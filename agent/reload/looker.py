@@ -121,8 +121,9 @@ class Looker:
             with self._monitor.asking(d.path):
                 look.same = second_look.unchanged(snapshot)
                 look.same_names = look.same or second_look.same_names(snapshot)
+                asked = time.monotonic()
                 look.gone = second_look.confirmed_missing(snapshot)
-                look.awaited = look.gone & self._awaited(d, snapshot)
+                look.awaited = look.gone & self._awaited(d, snapshot, asked)
                 look.gone -= look.awaited
         except Exception as error:  # as above
             look.snapshot, look.same = Snapshot.failed(d.path, d.snapshot, error), True
@@ -131,8 +132,10 @@ class Looker:
         if look.python is not None and look.python.urgent:
             look.python = self._python(d, snapshot)
 
-    def _awaited(self, d: DirectoryState, snapshot: Snapshot) -> frozenset[str]:
-        """The missing files that may come back, as a part of an edit that goes on. Blocks."""
+    def _awaited(self, d: DirectoryState, snapshot: Snapshot, asked: float) -> frozenset[str]:
+        """The missing files that may come back, as a part of an edit that goes on. They were asked
+        for at `asked`, in monotonic seconds: only until then it is known that they were missing,
+        however long this thread took since. Blocks."""
         plan = snapshot.reading.plan
         served = set(d.unit.implementations) if d.unit else set()
         if plan is not None:
@@ -140,11 +143,10 @@ class Looker:
             served &= set(plan.files())
         if served:
             served.add(CONF)
-        now = time.monotonic()
         missing = d.attempt.missing
-        missing.update(snapshot.fingerprints, served, now)
-        awaited = missing.awaited(now)
-        if awaited and (missing.is_edited(now) or git_is_writing(d.path)):
+        missing.update(snapshot.fingerprints, served, time.monotonic())
+        awaited = missing.awaited(asked)
+        if awaited and (missing.is_edited(asked) or git_is_writing(d.path)):
             return awaited
         return frozenset()
 

@@ -22,14 +22,15 @@ def helpers(agent: Agent) -> list[int]:
     for task in Path(f"/proc/{agent.process.pid}/task").iterdir():
         with contextlib.suppress(OSError):
             children += map(int, (task / "children").read_text().split())
-    return [pid for pid in children if _runs(pid)]
+    return [pid for pid in children if state(pid) not in ("", "Z")]
 
 
-def _runs(pid: int) -> bool:
+def state(pid: int) -> str:
+    """The state of a process, as proc(5) has it; empty if it has ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
     except OSError:
-        return False
+        return ""
 
 
 def cpu(pid: int) -> float:

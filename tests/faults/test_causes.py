@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from faults.steps import linux
-from support.agents import Agent, running, wait_for, write
+from support.agents import ALL_LANGUAGES, Agent, running, wait_for, write
 from support.sites import Site, start
 
 CONF = "a.qcb = done-job-self\nb.qcb = failed-job-self\n"
@@ -85,13 +85,17 @@ def test_a_removal_that_is_believed_while_python_is_checked(site: Site) -> None:
 def test_the_settings_are_a_cause(site: Site) -> None:
     site.serve(CONF, a_qcb="", b_qcb="")
     other = write(site.folder / "other", CONF, a_qcb="", b_qcb="")
-    site.seen()
-    site.path_list(site.directory, other)
-    site.path_list(other)
-    site.path_list(other, languages='supervisor_language_flags = "python"\n')
-    records = site.records()
-    assert len(records) == 3
-    assert all(("qb.conf", "modified") in causes(r) for r in records)
+    for listed, languages in (
+        ((site.directory, other), ALL_LANGUAGES),
+        ((other,), ALL_LANGUAGES),
+        ((other,), 'supervisor_language_flags = "python"\n'),
+    ):
+        site.seen()
+        site.path_list(*listed, languages=languages)
+        # A new directory that is read late has a record of its own.
+        assert ("qb.conf", "modified") in causes(site.records()[0])
+        assert any(record["changes"] for record in site.records())
+        assert without_cause(site.records(), site.agent.qb_conf) == []
 
 
 @linux

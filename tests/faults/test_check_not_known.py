@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -14,15 +13,14 @@ from pathlib import Path
 import pytest
 
 from agent.reload import check_helper
-from agent.timing import CheckLimits, Timing
-from faults.helpers import SLOW, all_codes, busy, findings, helpers, kill
-from faults.steps import held, linux
+from agent.timing import CheckLimits
+from faults.helpers import all_codes, findings, helpers, kill, state
+from faults.steps import held, linux, stopped
 from support.agents import ALL_LANGUAGES, Agent, wait_for, write
 from support.sites import replace
 from support.targets import Checking
 
 ONE = "a.py = done-job-self\n"
-SLOWER = SLOW * 2
 
 
 def check(directory: Path, program: str) -> list[tuple[str, str]]:
@@ -43,26 +41,55 @@ def check(directory: Path, program: str) -> list[tuple[str, str]]:
     return [(d["severity"], d["code"]) for d in json.loads(done.stdout)["diagnostics"]]
 
 
+def interrupted(agent: Agent, flag: Path, how: str, limits: CheckLimits) -> Agent:
+    """An agent with these limits, whose helpers do this in the middle of each check while there is
+    this file."""
+    module = "\n".join(
+        [
+            "import os, signal, sys",
+            "w = sys.modules['agent.reload.check_program']",
+            "real, main = w.examine, w.main",
+            "def examine(source):",
+            f"    if os.path.exists({str(flag)!r}):",
+            f"        {how}",
+            "    return real(source)",
+            "w.examine = examine",
+        ]
+    )
+    program = "\n".join(
+        [
+            "from agent.cli import main",
+            "from agent.reload import check_helper",
+            "from agent.timing import CheckLimits, Timing",
+            f"check_helper._MODULES.append(('interrupted', {module!r}))",
+            f"main(timing=Timing(checks={limits!r}))",
+        ]
+    )
+    agent.program = ["-c", program]
+    return agent
+
+
 @linux
 def test_a_helper_that_is_killed_in_the_middle(tmp_path: Path, directory: Path) -> None:
     """Memory is short: it is killed, again and again. Then there is memory."""
     write(directory, ONE, a_py="1\n")
-    agent = Agent(tmp_path, directory).use(Timing(checks=CheckLimits(max_pause=0.1)))
+    short = tmp_path / "short"
+    killed = "os.kill(os.getpid(), signal.SIGKILL)"
+    agent = interrupted(Agent(tmp_path, directory), short, killed, CheckLimits(max_pause=0.1))
     agent.start()
     try:
-        replace(directory / "a.py", SLOWER)
-        while "not-checked" not in findings(agent):
-            with contextlib.suppress(ProcessLookupError):
-                kill(busy(agent))
-        assert findings(agent) == {"not-checked": "warning"}
+        short.touch()
+        replace(directory / "a.py", "2\n")
+        wait_for(lambda: findings(agent) == {"not-checked": "warning"}, "the finding")
         assert agent.status()["state"] == "degraded"
         assert agent.served()[0][2] == "1\n"
         # It does not hang, and says that the edit is held.
         assert agent.reload()["held"] == [{"directory": str(directory), "reason": "not-checked"}]
-        wait_for(lambda: agent.served()[0][2] == SLOWER)
-        wait_for(lambda: agent.status()["state"] == "ok", "the record")
+        short.unlink()
+        wait_for(lambda: agent.served()[0][2] == "2\n", "the edit")
+        wait_for(lambda: agent.history()[-1]["event"] == "restored", "the record")
+        assert agent.status()["state"] == "ok"
         assert all_codes(agent) == {"not-checked"}
-        assert agent.history()[-1]["event"] == "restored"
         assert [c["path"] for c in agent.history()[-1]["causes"]] == [str(directory / "a.py")]
     finally:
         agent.stop()
@@ -73,24 +100,24 @@ def test_a_helper_that_is_killed_in_the_middle(tmp_path: Path, directory: Path) 
 def test_processes_are_paused(tmp_path: Path, directory: Path, all_of_them: bool) -> None:
     """For longer than the agent waits for a sign of life of the helper."""
     write(directory, ONE, a_py="1\n")
-    # A helper that takes long has a low priority, so a busy machine makes it wait as well.
-    agent = Agent(tmp_path, directory).use(Timing(checks=CheckLimits(max_silence=3)))
+    pause = tmp_path / "pause"
+    paused = f"os.unlink({str(pause)!r}); os.kill(os.getpid(), signal.SIGSTOP)"
+    agent = interrupted(Agent(tmp_path, directory), pause, paused, CheckLimits(max_silence=3))
     agent.start()
-    assert agent.process is not None
     try:
-        replace(directory / "a.py", SLOWER)
-        paused = [busy(agent), *([agent.process.pid] if all_of_them else [])]
-        for pid in paused:
-            os.kill(pid, signal.SIGSTOP)
+        pause.touch()
+        replace(directory / "a.py", "2\n")
+        pid = wait_for(lambda: next((p for p in helpers(agent) if state(p) == "T"), 0), "its pause")
         if all_of_them:
-            time.sleep(3.2)  # The pause itself.
-            for pid in paused:
+            with stopped(agent):
+                time.sleep(3.2)  # The pause itself.
                 os.kill(pid, signal.SIGCONT)
-        wait_for(lambda: agent.served()[0][2] == SLOWER)
-        assert all_codes(agent) <= {"not-checked"}
+        wait_for(lambda: agent.served()[0][2] == "2\n", "the edit")
         wait_for(lambda: agent.status()["state"] == "ok")
-        # The one that stays stopped is not waited for, and does not stay.
-        wait_for(lambda: paused[0] not in helpers(agent))
+        assert all_codes(agent) <= {"not-checked"}
+        if not all_of_them:
+            # It is not waited for, and does not stay.
+            wait_for(lambda: pid not in helpers(agent))
     finally:
         agent.stop()
 

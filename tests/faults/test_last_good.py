@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -25,6 +26,7 @@ from agent.reload.last_good import LastGood
 from agent.reload.state_files import Damaged
 from agent.reload.stored import StoredSettings
 from agent.timing import Timing
+from faults.steps import stopped
 from support.agents import Agent, running, wait_for, write
 
 DIRECTORY = "/cb"
@@ -323,7 +325,9 @@ def test_what_somebody_removes_of_the_state_directory_is_stored_again(
         assert "settings" in whole
         (folder,) = (path for path in agent.state.iterdir() if path.is_dir())
         if lost == "the state directory":
-            shutil.rmtree(agent.state)
+            # It would store again what is gone while the rest is being removed.
+            with stopped(agent):
+                shutil.rmtree(agent.state)
         elif lost == "one code file":
             next(folder.glob("*.code")).unlink()
         else:
@@ -345,7 +349,11 @@ def units(agent: Agent) -> list[bytes]:
 
 
 def contents(agent: Agent) -> set[bytes]:
-    return {p.read_bytes() for p in agent.state.rglob("*.code")}
+    found = set()
+    for path in agent.state.rglob("*.code"):
+        with contextlib.suppress(FileNotFoundError):  # The agent just removed it.
+            found.add(path.read_bytes())
+    return found
 
 
 def test_a_code_file_that_somebody_removed_is_written_again(keeper: Keeper) -> None:

@@ -127,7 +127,7 @@ def test_row_21_relative_paths_are_those_of_the_launcher(tmp_path: Path) -> None
         (tmp_path / "qb.conf").write_text("supervisor_language_flags = 0\n")
         wait_for(lambda: not agent.call("list")["callbacks"][0]["enabled"], "the new settings")
         assert agent.status()["directories"][0]["path"] == str(directory)
-        assert agent.records()
+        wait_for(agent.records, "the log")
     finally:
         assert agent.stop() == 0
 

@@ -64,6 +64,8 @@ def test_names_that_the_locale_does_not_have_are_served(agent: Agent) -> None:
     (directory / "5€.py").write_text("x = 2\n")
     wait_for(lambda: agent.served()[0][2] == "x = 2\n", "the edit")
     agent.reload()
+    # A slow disk has the record later.
+    wait_for(lambda: agent.records() == agent.history(), "the log")
     assert agent.records()[-1]["changes"][0]["path"] == f"{directory}/5€.py"
     assert agent.status()["state"] == "ok"
     assert agent.status()["directories"][0]["watch"] == "events"

@@ -16,7 +16,7 @@ from agent import client
 from agent.disk.fingerprint import Fingerprint
 from agent.reload.removed_files import MAX_WAIT, MissingFiles, git_is_writing
 from support import editors
-from support.agents import Agent, running, wait_for, write
+from support.agents import DEADLINE, Agent, running, wait_for, write
 
 NAMES = ("a", "b", "c", "d")
 CONF = "".join(f"{name}.qcb = done-job-self\n" for name in NAMES)
@@ -34,7 +34,7 @@ class Watcher:
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
-        with client.Client(str(self._agent.pipe)) as one:
+        with client.Client(str(self._agent.pipe), timeout=DEADLINE) as one:
             while not self._stop.is_set():
                 found = one.call("lookup", {"event": "done-job-self"})
                 self.answers.append(tuple(c["file"] for c in found["callbacks"]))

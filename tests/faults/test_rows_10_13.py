@@ -158,6 +158,7 @@ def scans_instead(agent: Agent, content: Content, look: Onlooker) -> None:
     assert status["state"] == "ok", "polling does not degrade"
     (note,) = status["notes"]
     assert "polling every 1 s" in note
+    wait_for(lambda: "polling" in agent.errors.read_text(), "the note on standard error")
     assert agent.errors.read_text().count("polling") == 1, "once"
 
 
@@ -191,7 +192,10 @@ def test_row_12_changes_that_give_no_event(
         assert watched_by(agent) == ["scan"]
         for version, write in ((2, edit), (4, editors.cp_p)):
             for name in (CONF, "a.pl"):
-                look.sees(content.edited(name, version, beneath(write)), SCANNED)
+                with stopped(agent):
+                    # In place, by another program: nobody knows how long that pauses in between.
+                    now = content.edited(name, version, beneath(write))
+                look.sees(now, SCANNED)
                 look.sees(content.rewritten(name, version + 1, under / name), SCANNED)
         look.saw_only(*content.right)
         assert agent.status()["state"] == "ok"

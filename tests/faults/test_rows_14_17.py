@@ -73,9 +73,12 @@ def test_row_14_the_disk_under_the_log_fills_up(
             # By itself: no further edit is needed.
             wait_for(lambda: logged(agent, form) == told(agent, form), "the log to catch up")
             assert_whole(agent, form)
+            # It is said after the last record is written, and before another failure is.
+            wait_for(
+                lambda n=round_of: agent.errors.read_text().count("is written again") == n,  # type: ignore[misc]
+                "the note",
+            )
         look.saw_only(*content.right)
-        # It is said after the last record is written.
-        wait_for(lambda: agent.errors.read_text().count("is written again") == 2, "the last note")
         assert agent.errors.read_text().count("cannot be written") == 2, "each time once"
 
 
@@ -148,6 +151,7 @@ def test_row_14_the_log_is_rotated(tmp_path: Path, directory: Path, style: str) 
     with started(agent), Onlooker(agent) as look:
         for version in range(2, 8):
             look.sees(content.edited("a.pl", version), SOON)
+            agent.reload()  # Then its record is made.
             wait_for(lambda: agent.records()[-1:] == agent.history()[-1:], "the record")
             if version % 2:
                 editors.run("logrotate", "-f", "-s", tmp_path / "rotated", conf)

@@ -183,7 +183,7 @@ def test_row_20_droppings_of_editors(tmp_path: Path, directory: Path) -> None:
                     file.unlink()
             agent.reload()
         assert len(agent.history()) == records
-        assert len(agent.records()) == records
+        wait_for(lambda: len(agent.records()) == records, "the log")
         after = agent.status()
         assert [after[k] for k in ("digest", "generation", "last_reload")] == [
             before[k] for k in ("digest", "generation", "last_reload")

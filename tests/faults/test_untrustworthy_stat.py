@@ -15,6 +15,7 @@ import pytest
 from agent.timing import Timing
 from faults.steps import started
 from support.agents import ALL_LANGUAGES, Agent, wait_for, write
+from support.run_with import run_with
 from support.sites import replace
 
 SOURCE = Path(__file__).parent.parent / "support" / "unstable_fs.c"
@@ -89,8 +90,8 @@ def test_check_reads_it(tmp_path: Path, program: Path) -> None:
     point = tmp_path / "mounted"
     with mounted(program, "mtime", under, point):
         done = subprocess.run(
-            [sys.executable, "-m", "agent", "check", "--unsafe-permissions", "ignore", str(point)],
-            capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
+            [sys.executable, *run_with(PATIENT), "check", "--unsafe-permissions", "ignore", point],
+            capture_output=True, text=True, check=False,
         )  # fmt: skip
     assert "being-written" not in done.stdout
     assert done.returncode == 0, done.stdout
