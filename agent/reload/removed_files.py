@@ -35,7 +35,7 @@ class MissingFiles:
 
     #: By name, when it was first found missing.
     _since: dict[str, float] = field(default_factory=dict)
-    #: By name, when a file last changed, for MAX_WAIT.
+    #: By name, when a file of the last reading last changed.
     _changed: dict[str, float] = field(default_factory=dict)
     #: Those of the last reading.
     _fingerprints: Mapping[str, Fingerprint] = field(default_factory=dict)
@@ -51,8 +51,7 @@ class MissingFiles:
             self._since.clear()
             self._changed.clear()
         else:
-            recent = {n: at for n, at in self._changed.items() if now - at < MAX_WAIT}
-            self._changed = recent | {
+            self._changed = {n: at for n, at in self._changed.items() if n in fingerprints} | {
                 name: now
                 for name, found in fingerprints.items()
                 if name != "." and not name.startswith("/")

@@ -9,12 +9,23 @@ import threading
 import time
 from errno import ENOENT
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from agent import client
+from agent.disk import second_look
+from agent.disk.filesystems import Kind
 from agent.disk.fingerprint import Fingerprint
+from agent.disk.permissions import IGNORE, Trust
+from agent.disk.snapshot import Snapshot
+from agent.disk.stalls import StallMonitor
+from agent.reload import looker
+from agent.reload.attempt import Look
+from agent.reload.directory_state import DirectoryState
 from agent.reload.removed_files import MAX_WAIT, MissingFiles, git_is_writing
+from agent.reload.syntax_check import Checker
+from agent.timing import CheckLimits
 from support import editors
 from support.agents import DEADLINE, Agent, running, wait_for, write
 
@@ -208,6 +219,41 @@ def test_a_file_that_is_saved_and_then_removed_is_a_lone_removal() -> None:
     missing = after(ALL, {**ALL, "a": (2, 2)}, {**ALL, "a": ENOENT})
     assert missing.awaited(0.02) == {"a"}
     assert not missing.is_edited(0.02)
+
+
+def test_a_file_counts_as_missing_only_until_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread may stand still afterwards, and the file come back meanwhile."""
+    directory = write(tmp_path / "cb", CONF, **{f"{name}_qcb": "" for name in NAMES})
+    now = 0.0
+    monkeypatch.setattr(looker, "time", SimpleNamespace(monotonic=lambda: now))
+    checker = Checker(lambda _: None, CheckLimits())
+    monitor = StallMonitor(lambda: None, lambda _: None, 10.0)
+    looks = looker.Looker(lambda _: Kind.LOCAL, monitor, checker, Trust(IGNORE))
+    state = DirectoryState(str(directory))
+
+    def look() -> Look:
+        found = looks.first_looks([state], True)
+        looks.second_looks(found)
+        return found[0][1]
+
+    state.evaluate(look().snapshot, checker)
+    (directory / "a.qcb").write_text("# edited\n")
+    (directory / "b.qcb").unlink()
+    assert look().awaited == {"b.qcb"}
+    real = second_look.confirmed_missing
+
+    def late(snapshot: Snapshot) -> frozenset[str]:
+        nonlocal now
+        found = real(snapshot)
+        now += 2 * MAX_WAIT
+        return found
+
+    monkeypatch.setattr(second_look, "confirmed_missing", late)
+    assert look().awaited == {"b.qcb"}
+    # Looked for again, it was missing for that long.
+    assert look().gone == {"b.qcb"}
 
 
 def test_another_directory_in_its_place_is_taken_as_it_is() -> None:

@@ -123,7 +123,7 @@ def test_row_24_standard_error_is_a_pipe_that_nobody_reads(agent: Agent, stalled
         (agent.directories[0] / "a.py").write_text("x = 3\n")
         agent.reload()
         assert agent.fires("done-job-self") == ["a.py", "b.qcb"]
-    assert sum("is made again" in note for note in agent.status()["notes"]) == 2
+    wait_for(lambda: str(agent.status()["notes"]).count("is made again") == 2, "the notes")
     # The log, which is a file, is written as ever.
     wait_for(lambda: len(agent.records()) == len(agent.history()), "the log")
     assert agent.stop() == 0
