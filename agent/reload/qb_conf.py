@@ -74,7 +74,6 @@ class QbConf:
         None where qb.conf is being written, or its file system does not respond. Takes one quiet
         period.
         """
-        began = time.monotonic()
         old = self.settings
         if self._watch.is_stalled(old.qb_conf):
             # It is read again when its file system responds.
@@ -89,7 +88,7 @@ class QbConf:
         await anyio.sleep(self._timing.quiet_period)
         settled = before is not None and before == await self._monitor.wait(self._fingerprint)
         if not settled or (new is not old and not _is_of(new, before)):
-            self.unsettled_since = self.unsettled_since or began
+            self.unsettled_since = self.unsettled_since or time.monotonic()
             if time.monotonic() - self.unsettled_since < self._timing.writing:
                 return None
             new, findings = old, (being_written.finding(old.qb_conf, self._timing.writing),)

@@ -71,7 +71,6 @@ class Settler:
         Directories that are not in `dirty` wait for something that was found before; None is all
         of them. Takes one quiet period, and up to 10 s where a file system does not respond.
         """
-        began = time.monotonic()
         silent, directories = await self._responding(directories)
         settled: list[Settled] = []
         for d in silent:
@@ -85,12 +84,12 @@ class Settler:
             self.requeue(directories)
             return settled
         for d in written:
-            d.attempt.unsettled_since = d.attempt.unsettled_since or began
+            d.attempt.unsettled_since = d.attempt.unsettled_since or time.monotonic()
             if d.attempt.writers is None:
                 settled += await self._held_for_writer(d)
         left = [d for d in directories if d not in written]
         if left:
-            settled += await self._look_twice(left, dirty is None, began)
+            settled += await self._look_twice(left, dirty is None)
         return settled
 
     def requeue(self, directories: Iterable[DirectoryState]) -> None:
@@ -151,7 +150,7 @@ class Settler:
     # Two looks ----------------------------------------------------------------------------------
 
     async def _look_twice(
-        self, directories: list[DirectoryState], everything: bool, began: float
+        self, directories: list[DirectoryState], everything: bool
     ) -> list[Settled]:
         looks = await self._monitor.wait(self._looker.first_looks, directories, everything)
         if looks is None:
@@ -170,7 +169,8 @@ class Settler:
             self._ask_for_checks(d, look)
             if not look.settled:
                 attempt.look = look
-                attempt.unsettled_since = attempt.unsettled_since or began
+                # From now on: the look itself may have taken long, on a machine that stands still.
+                attempt.unsettled_since = attempt.unsettled_since or time.monotonic()
                 settled += await self._held_for_writer(d)
                 d.stop_removed(look.snapshot, look.gone)
                 continue
