@@ -55,8 +55,9 @@ class MessageHandler(logging.Handler):
         except (TypeError, ValueError):  # arguments that do not fit: it must not end the caller
             note = str(record.msg)
             text = f"callback-agent: {note}"
-        self._put(text)
+        # Whoever has read it on standard error finds it in `status`.
         self.last = [*self.last, note][-MAX_NOTES:]
+        self._put(text)
 
     def say(self, text: str) -> None:
         """Queue one line for standard error that `status` does not show."""
