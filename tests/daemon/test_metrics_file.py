@@ -102,7 +102,7 @@ def test_what_the_agent_did_not_write_is_not_replaced(
     wait_for(lambda: "is written again" in caplog.text)
     assert path.read_bytes() == TEXT
     file.remove()
-    assert not path.exists()
+    wait_for(lambda: not path.exists())
 
 
 def test_what_stands_where_the_file_is_written_first_is_not_replaced(
@@ -143,7 +143,7 @@ def test_a_file_of_the_agent_or_an_empty_one_is_replaced(tmp_path: Path, own: by
     file.put(TEXT)
     wait_for(lambda: path.read_bytes() == TEXT)
     file.remove()
-    assert not path.exists()
+    wait_for(lambda: not path.exists())
 
 
 def test_a_disk_that_does_not_answer_stops_nothing(tmp_path: Path) -> None:
@@ -159,4 +159,4 @@ def test_a_disk_that_does_not_answer_stops_nothing(tmp_path: Path) -> None:
         file.put(TEXT + b"x %d\n" % number)
     wait_for(lambda: path.read_bytes().endswith(b"x 4\n"))
     file.remove()
-    assert os.listdir(tmp_path) == []
+    wait_for(lambda: os.listdir(tmp_path) == [])

@@ -20,6 +20,8 @@ def test_the_first_line_says_what_is_served_from_where(tmp_path: Path) -> None:
             "callback-agent: serving 1 callback of 2 directories; state degraded;"
             f" pipe {agent.pipe}; log {agent.log}"
         )
+        # It is written behind the first answers.
+        wait_for(lambda: agent.errors.read_text().endswith("\n"), "the line")
         assert agent.errors.read_text() == f"{line}\n"
         # It is no message that `status` keeps.
         assert agent.status()["notes"] == []
@@ -34,6 +36,7 @@ def test_a_qb_conf_that_is_named_and_not_there_is_a_note_until_it_is_there(tmp_p
     agent.start()
     try:
         note = f"{agent.qb_conf}: --qb-conf names this file, and it does not exist"
+        wait_for(lambda: agent.errors.read_text().endswith("\n"), "the line")
         assert agent.errors.read_text().splitlines() == [
             "callback-agent: serving 1 callback of 2 directories; state degraded;"
             f" pipe {agent.pipe}; log {agent.log}; {note}"

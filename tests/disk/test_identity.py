@@ -10,6 +10,7 @@ import time
 import pytest
 
 from agent.disk import identity
+from support.agents import wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +19,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_name_of_a_user() -> None:
-    assert identity.user_name(os.getuid()) == pwd.getpwuid(os.getuid()).pw_name
+    name = pwd.getpwuid(os.getuid()).pw_name
+    wait_for(lambda: identity.user_name(os.getuid()) == name)
     assert identity.user_name(4_000_000_001) is None
 
 
@@ -36,13 +38,13 @@ def test_a_user_database_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -
     try:
         began = time.monotonic()
         assert [identity.user_name(uid) for uid in range(500)] == [None] * 500
+        # The thread that asks may begin late.
+        wait_for(lambda: asked)
         assert asked == [0]
         # Generous: 500 questions one after the other take 100 s.
         assert time.monotonic() - began < 250 * identity.NAME_TIMEOUT
     finally:
         ended.set()
     # Once it answers, it is asked again.
-    deadline = time.monotonic() + 60
-    while identity.user_name(0) != "late":
-        assert time.monotonic() < deadline
-    assert identity.user_name(7) == "late"
+    for uid in (0, 7):
+        wait_for(lambda uid=uid: identity.user_name(uid) == "late")  # type: ignore[misc]

@@ -14,7 +14,7 @@ from agent.core.unit import Plan
 from agent.disk.stalls import StallMonitor, computing
 from agent.reload.plans import MAX_INLINE, Plans
 from agent.timing import DEFAULTS
-from support.agents import running, wait_for, write
+from support.agents import Agent, wait_for, write
 
 SMALL = b"a.py = done-job-self\n"
 LARGE = b"".join(b"a.py = x%d-job-self\n" % n for n in range(MAX_INLINE // 20 + 1000))
@@ -70,6 +70,7 @@ def test_only_the_newest_content_waits(parser: Parser) -> None:
     contents = [LARGE + b"# %d\n" % n for n in range(10)]
     for content in contents:
         assert found.plan("/cb", "/cb/callbacks.conf", content, None) is None
+        wait_for(lambda: parser.parsed, "the first to be begun")
     parser.may.set()
     wait_for(lambda: len(parser.reported) == 2, "the first, which was begun, and the newest")
     assert parser.parsed == [contents[0], contents[-1]]
@@ -107,9 +108,13 @@ def test_to_compute_is_not_to_ask_a_file_system(monkeypatch: pytest.MonkeyPatch)
     """Each look of the monitor counts a question that is open, but not one that computes."""
     looks = 0
     real = anyio.sleep
+    #: The monitor looks only meanwhile, however long the thread takes to begin and to end.
+    working = threading.Event()
 
     async def sleep(_: float) -> None:
         nonlocal looks
+        while not working.is_set():
+            await real(0.001)
         looks += 1
         await real(0)
 
@@ -122,8 +127,11 @@ def test_to_compute_is_not_to_ask_a_file_system(monkeypatch: pytest.MonkeyPatch)
             with monitor.asking("/cb"):
                 if how == "computes":
                     with computing():
+                        working.set()
                         done.wait(60)
+                        working.clear()
                 else:
+                    working.set()
                     done.wait(60)
             return how
 
@@ -145,12 +153,30 @@ def test_to_compute_is_not_to_ask_a_file_system(monkeypatch: pytest.MonkeyPatch)
     anyio.run(main)
 
 
+#: Runs the agent. What it parses of a large file is there as soon as a file of this name is.
+_WAITING = """
+import os, time
+from agent.core import planning
+real = planning.plan
+def plan(data, *given):
+    made = real(data, *given)
+    while len(data) > {large} and not os.path.exists({may!r}):
+        time.sleep(0.001)
+    return made
+planning.plan = plan
+from agent.cli import main; main()
+"""
+
+
 def test_edits_elsewhere_and_removals_do_not_wait_for_a_parser(tmp_path: Path) -> None:
     one = "a.qcb = submit-job-self\n"
-    large, other = tmp_path / "large", tmp_path / "other"
+    large, other, may = tmp_path / "large", tmp_path / "other", tmp_path / "may"
     for directory in (large, other):
         write(directory, one, a_qcb="block-self\n")
-    with running(tmp_path, large, other) as agent:
+    agent = Agent(tmp_path, large, other)
+    agent.program = ["-c", _WAITING.format(large=MAX_INLINE, may=str(may))]
+    agent.start()
+    try:
         lines = [f"a.qcb = x{n}-job-self || y{n}-work-label-*z*\n" for n in range(20_000)]
         write(large, one + "".join(lines))
         write(other, one + "a.qcb = failed-job-self\n")
@@ -158,5 +184,8 @@ def test_edits_elsewhere_and_removals_do_not_wait_for_a_parser(tmp_path: Path) -
         assert agent.status()["callbacks"] == 3
         (large / "a.qcb").unlink()
         wait_for(lambda: len(agent.fires("submit-job-self")) == 1, "the removal")
+        may.touch()
         agent.reload()
         assert agent.status()["callbacks"] == 2
+    finally:
+        agent.stop()

@@ -51,8 +51,9 @@ def test_a_cause_has_owner_time_and_size_as_the_file_was_read(site: Site) -> Non
     gone = the_cause(site.reload(), "a.qcb")
     assert gone == {"path": str(site.directory / "a.qcb"), "change": "removed"}
     if os.geteuid() == 0:
-        (site.directory / "a.qcb").write_text("block-self\n")
-        os.chown(site.directory / "a.qcb", 54321, -1)
+        with site.at_once():
+            (site.directory / "a.qcb").write_text("block-self\n")
+            os.chown(site.directory / "a.qcb", 54321, -1)
         assert the_cause(site.reload(), "a.qcb")["owner"] == "54321"
     site.path_list(site.directory)
     (settings,) = site.path_list(site.directory, site.folder)["causes"]

@@ -400,6 +400,7 @@ def test_a_pipe_that_somebody_removes_is_made_anew(tmp_path: Path, what: str) ->
         with client.Client(str(agent.pipe), timeout=DEADLINE) as one:
             generation = one.call("status")["generation"]
             for _ in range(2):
+                told = notes(one).count("it is made again")
                 if what == "folder":
                     shutil.rmtree(folder)
                     # A named pipe's folder is not ours to make.
@@ -410,10 +411,11 @@ def test_a_pipe_that_somebody_removes_is_made_anew(tmp_path: Path, what: str) ->
                         agent.pipe.unlink()
                     if "lock" in what:
                         lock.unlink()
+                # It is said when all is made.
+                wait_for(lambda n=told: notes(one).count("it is made again") > n)  # type: ignore[misc]
                 wait_for(lambda: lock.exists() and agent.answers())
                 assert stat.S_IMODE(agent.pipe.stat().st_mode) == 0o600
                 assert agent.status()["generation"] == generation
-                assert "it is made again" in notes(one)
         # It is held as before, by the lock that is there now.
         rival = Agent(tmp_path, *agent.directories)
         rival.pipe = agent.pipe

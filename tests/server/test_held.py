@@ -56,13 +56,13 @@ def test_results_name_what_is_held_from_the_record_to_the_next(site: Site) -> No
 
 
 def test_a_subscription_knows_what_is_held(site: Site) -> None:
-    with Client(str(site.agent.pipe)).subscribe() as records:
+    with Client(str(site.agent.pipe), DEADLINE).subscribe() as records:
         assert records.held == []
         assert "held" not in site.agent.call("subscribe")
         site.edit("nonsense\n")
         records.next(DEADLINE)
         assert records.held == [str(site.directory)] == site.agent.call("subscribe")["held"]
-        with Client(str(site.agent.pipe)).subscribe() as later:
+        with Client(str(site.agent.pipe), DEADLINE).subscribe() as later:
             assert later.held == records.held
         site.edit(CONF)
         records.next(DEADLINE)

@@ -294,9 +294,10 @@ def test_who_does_not_read_is_sent_no_more_heartbeats(site: Site) -> None:
         # The rest of the list waits until it is read.
         for _ in range(5):
             clock.readline()
+        # Sent before the rest is read, so that it is answered as soon as that is.
+        one.sendall(STATUS)
         while json.loads(lines.readline()).get("id") != "l":
             pass
-        one.sendall(STATUS)
         behind = 0
         while "id" not in json.loads(lines.readline()):
             behind += 1
