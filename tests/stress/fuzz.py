@@ -82,7 +82,7 @@ def searched(what: Searchable, seconds: float) -> int | bytes:
 
     def once(data: bytes) -> None:
         nonlocal tried, failed
-        if failed is None and time.monotonic() > end:
+        if failed is None and tried and time.monotonic() > end:
             return
         tried += 1
         try:
@@ -92,7 +92,7 @@ def searched(what: Searchable, seconds: float) -> int | bytes:
             raise
 
     number = int(time.time())
-    while time.monotonic() < end:
+    while not tried or time.monotonic() < end:
         number += 1
         run = settings(
             max_examples=500,

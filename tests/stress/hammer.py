@@ -268,6 +268,7 @@ def resident(agent: Agent) -> float:
 def final(agent: Agent, listed: list[Way], shared: Shared) -> list[str]:
     """What is wrong when all is quiet."""
     wrong = []
+    agent.reload()
     status = agent.status()
     if status["state"] != "ok":
         wrong.append(f"state {status['state']}: {status['last_reload']['diagnostics'][:3]}")

@@ -177,8 +177,10 @@ def edited(trial: Trial, case: Case) -> None:
     if case.kind == "stderr":
         # Something to say: the log cannot be written. Its first record is, at some time.
         wait_for(agent.log.exists, "the first record in the log")
-        agent.log.rename(agent.log.with_suffix(".away"))
-        agent.log.mkdir()
+        # Else a record that comes between the two makes a new log.
+        with trial.stopped():
+            agent.log.rename(agent.log.with_suffix(".away"))
+            agent.log.mkdir()
     before = trial.right
     with Client(str(agent.pipe), timeout=GIVEN_UP) as one, Onlooker(agent) as look:
         with trial.stopped():

@@ -50,6 +50,7 @@ from agent.reload.directory_state import DirectoryState
 from agent.reload.last_good import LastGood
 from agent.reload.log import Log
 from agent.reload.reloader import Reloader
+from support.agents import PATIENT
 from support.given import by_flag
 from support.messages import logged
 
@@ -334,7 +335,8 @@ class Site:
         kept.open()
         log = Log(flags["log"], "json", "")
         read = partial(settings.read, by_flag(flags))
-        return Reloader(read, settings.read(by_flag(flags)), kept, log, TRUST)
+        # A check that is late is no fault, and would be judged otherwise a moment later.
+        return Reloader(read, settings.read(by_flag(flags)), kept, log, TRUST, PATIENT)
 
 
 @dataclass

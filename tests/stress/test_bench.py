@@ -17,6 +17,7 @@ import pytest
 from bench import growth, markdown, plot
 from bench.process import BenchError
 from bench.report import Goal, Report, Row, machine, read, table
+from support.agents import DEADLINE
 from support.documents import MANUAL, rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +31,8 @@ needs_peers = pytest.mark.skipif(
 def bench(*words: str) -> subprocess.CompletedProcess[str]:
     command = [str(ROOT / "scripts/bench"), *words]
     environ = {**os.environ, "PYTHON": sys.executable}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environ)
+    limit = 4 * DEADLINE
+    return subprocess.run(command, capture_output=True, text=True, timeout=limit, env=environ)
 
 
 @needs_peers

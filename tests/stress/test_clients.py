@@ -35,21 +35,23 @@ def test_batches_of_bad_requests_are_refused_between_the_lookups_of_others(agent
     """To refuse one request takes a millisecond; each line has 500."""
     line = clients.bad_batch(500, 400_000)
     with contextlib.closing(agent.connect()) as good, good.makefile("rb") as answers:
-        asked = clients.ask(agent, line, 4)
-        began = time.monotonic()
-        waits = []
-        while sum(one.recv(1, socket.MSG_PEEK) != b"" for one in readable(asked)) < len(asked):
-            sent = time.monotonic()
-            good.sendall(clients.request("lookup", event="done-job-self"))
-            assert b'"result"' in answers.readline()
-            waits.append(time.monotonic() - sent)
-        taken = time.monotonic() - began
-        assert clients.drain(asked, 1) > 4 * 500 * 100
-        closed(asked)
+        waits: list[float] = []
+        taken = []
+        # Again where this process stood still while the agent refused.
+        while len(waits) < 20:
+            asked = clients.ask(agent, line, 4)
+            began = time.monotonic()
+            while len(readable(asked)) < len(asked):
+                sent = time.monotonic()
+                good.sendall(clients.request("lookup", event="done-job-self"))
+                assert b'"result"' in answers.readline()
+                waits.append(time.monotonic() - sent)
+            taken.append(time.monotonic() - began)
+            assert clients.drain(asked, 1) > 4 * 500 * 100
+            closed(asked)
     # If a line were refused as a whole, each lookup would wait for a quarter of that. Nine of ten,
     # not all: this process and the agent may both lose the processor to other tests.
-    assert sorted(waits)[len(waits) * 9 // 10] < taken / 8
-    assert len(waits) > 20
+    assert sorted(waits)[len(waits) * 9 // 10] < max(taken) / 8
 
 
 def readable(connections: list[socket.socket]) -> list[socket.socket]:
@@ -116,13 +118,15 @@ def test_what_many_do_not_read_is_in_memory_once(tmp_path: Path) -> None:
 
 
 def test_a_subscriber_that_goes_leaves_nothing(agent: Agent) -> None:
-    for _ in range(10):
-        closed(clients.ask(agent, clients.request("subscribe"), 100))
-    wait_for(lambda: agent.status()["clients"] == 0, "them to be gone")
+    def come_and_go(times: int) -> None:
+        for _ in range(times):
+            closed(clients.ask(agent, clients.request("subscribe"), 100))
+            # Those of several rounds at once would need more.
+            wait_for(lambda: agent.status()["clients"] == 0, "them to be gone")
+
+    come_and_go(10)
     before = clients.resident(agent)
-    for _ in range(40):
-        closed(clients.ask(agent, clients.request("subscribe"), 100))
-    wait_for(lambda: agent.status()["clients"] == 0, "them to be gone")
+    come_and_go(40)
     # Each cost 1.4 KiB until the next record.
     assert clients.resident(agent) - before < 4000 * 700
 
@@ -145,8 +149,9 @@ def test_a_client_that_is_closed_for_what_it_holds_is_told(tmp_path: Path) -> No
     agent.use(Timing(pipe=PipeLimits(max_held_bytes=500_000))).start()
     try:
         with contextlib.closing(agent.connect()) as one, one.makefile("rb") as answers:
-            # A line that is not ended is held as well.
-            one.sendall(b"[" + b" " * 900_000)
+            # A line that is not ended is held as well. Who is slow to send it is told meanwhile.
+            with contextlib.suppress(OSError):
+                one.sendall(b"[" + b" " * 900_000)
             error = json.loads(answers.readline())["error"]
             assert error["code"] == messages.TOO_LARGE
             assert "read the responses" in error["message"]
