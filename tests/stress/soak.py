@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import mmap
 import multiprocessing
 import os
@@ -49,6 +50,8 @@ from support.versions import NoVersion, Versions
 MAX_GROWTH_MIB = 16.0
 #: How many more descriptors: none but a check's child or a log that is just being written.
 MAX_GROWTH_DESCRIPTORS = 4
+#: Seconds for which those that are more are looked at again.
+LONGEST_LOOK = 10.0
 #: Minutes from which on both must be flat where the history does not get full.
 WARM = 2.0
 #: Seconds between two measures at rest.
@@ -280,8 +283,9 @@ class Measure:
     full: bool = False
 
 
-def measure(agent: Agent, signs: Signs, began: float) -> Measure:
-    """Wait until all is at rest, and measure."""
+def measure(agent: Agent, signs: Signs, began: float, most: float) -> Measure:
+    """Wait until all is at rest, and measure. More than `most` descriptors may be closed soon: a
+    client that was refused may still read why."""
     assert agent.process is not None
     signs.lull.set()
     wait_for(lambda: signs.active.value == 0, "all who misbehave to pause", NEVER)
@@ -296,12 +300,13 @@ def measure(agent: Agent, signs: Signs, began: float) -> Measure:
     pages = int((proc / "statm").read_text().split()[1])
     # Without those of the clients who stay, who may just connect anew; and the fewest of some
     # looks: a log that is just written, or a watcher that just ends, is no growth.
-    looks = []
-    for _ in range(10):
-        looks.append(len(os.listdir(proc / "fd")))
+    looks: list[int] = []
+    end = time.monotonic() + LONGEST_LOOK
+    while len(looks) < 10 or (min(looks) > most and time.monotonic() < end):
+        # The one who asks is not counted among the clients.
+        looks.append(len(os.listdir(proc / "fd")) - status["clients"] - 1)
         time.sleep(0.01)
-    # The one who asks is not counted among the clients.
-    descriptors = min(looks) - status["clients"] - 1
+    descriptors = min(looks)
     full = one.history()["records"][0]["event"] != "started"
     one.close()
     signs.lull.clear()
@@ -369,7 +374,9 @@ def run(minutes: float, growth: float, seed: int, folder: Path) -> bool:
                 time.sleep(pause)
                 if children.failed():
                     break
-                measures.append(measure(agent, signs, began))
+                least = min((m.descriptors for m in measures), default=math.inf)
+                most = least + MAX_GROWTH_DESCRIPTORS
+                measures.append(measure(agent, signs, began, most))
             signs.lull.clear()
             signs.stop.set()
             results = children.results()
