@@ -236,7 +236,7 @@ def test_what_was_broken_at_night_is_found_by_the_tools_alone(
         why = next(line for line in shown.lines if line.startswith("why: "))
         assert f"{cb}/callbacks.conf:12:" in why
         agent.logs_all()
-        shown = screen.run([*PROGRAM, "log", "--since", "00:00", "--only", "held", *pipe])
+        shown = screen.run([*PROGRAM, "log", "--since", "1h", "--only", "held", *pipe])
         text = shown.text.replace("\n", "")
         assert f"{cb}/callbacks.conf" in text
         assert getpass.getuser() in text

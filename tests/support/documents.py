@@ -292,16 +292,23 @@ class Shell:
         return data.decode().removesuffix(self.MARK)
 
     def _settle(self, started: bool) -> None:
-        """Wait until an agent that was started answers, and serves all that was changed."""
+        """Wait until an agent that was started answers, and has checked, served and logged all that
+        was changed."""
         socket = self.farm / "pipe"
 
         def settled() -> bool:
             with client.Client(str(socket), timeout=PATIENCE, restart=0) as one:
                 try:
                     one.reload()
+                    status = one.status()
+                    records = one.history()["records"]
                 except client.NoAgent:
                     return not started
-            return True
+            # A reload waits for the log, and for the check of Python, only for a moment.
+            log = Path(status["settings"]["log"]["value"])
+            logged = re.findall(rf"^\[.*\] .*\[{status['pid']}\]: ", log.read_text(), re.MULTILINE)
+            held = {directory["held"] for directory in status["directories"]}
+            return len(logged) == len(records) and "not-checked" not in held
 
         wait_for(settled, "an answer of the agent", PATIENCE)
 
