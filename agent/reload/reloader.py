@@ -321,5 +321,6 @@ class Reloader:
         """Make the last record, and store what is not on the disk yet."""
         await to_thread.run_sync(self.listing.save)
         await to_thread.run_sync(self._last_good.flush)
-        await to_thread.run_sync(self._last_good.sync)
         await self.records.emit_stopped(self.index)
+        # Last: a slow disk may take longer for it than a stop may.
+        await to_thread.run_sync(self._last_good.sync)

@@ -40,7 +40,8 @@ class WriteBehind:
             self._written = anyio.Event()
             if self._last_good.waiting:
                 await to_thread.run_sync(self._last_good.flush)
-                await to_thread.run_sync(self._last_good.sync)
+                # A stop does not wait for it: it syncs again, after the last record.
+                await to_thread.run_sync(self._last_good.sync, abandon_on_cancel=True)
             if time.monotonic() - self._last_search >= self._rescan:
                 await to_thread.run_sync(self._last_good.find_losses)
                 self._last_search = time.monotonic()

@@ -100,7 +100,8 @@ class Content:
         began = time.monotonic()
         with (file or self.directory / name).open("wb", 0) as opened:
             opened.write(self.now[name].encode())
-        if time.monotonic() - began >= DEFAULTS.quiet_period:
+        # Half of it: a timer of the agent's loop may be a little early.
+        if time.monotonic() - began >= DEFAULTS.quiet_period / 2:
             self.right.append(between)
         return self.answer
 

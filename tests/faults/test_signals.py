@@ -149,6 +149,8 @@ def test_a_stop_ends_it_whatever_stands_still(agent: Agent, hung: str) -> None:
     assert agent.stop(signal.SIGTERM) == 0
     assert time.monotonic() - began < ENDS + BUSY
     assert not os.path.lexists(agent.pipe)
+    if hung == HUNG_DISK:
+        assert agent.records()[-1]["event"] == "stopped"
     # What was accepted is kept.
     conf = agent.directories[0] / "callbacks.conf"
     conf.write_text("broken\n")
