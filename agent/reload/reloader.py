@@ -60,7 +60,10 @@ def no_collection() -> Iterator[None]:
     """Keep the garbage collector from running, and let it run again afterwards if it did before.
 
     A reload of many callbacks makes many objects and no cycles of them. Each few hundred of them
-    would start a collection, which holds the GIL and cannot be interrupted.
+    would start a collection, which holds the GIL and cannot be interrupted. If there are as many
+    afterwards, the collector never looks at them, nor at any object of this moment: 100,000
+    callbacks would take it 70 ms, and again from time to time. They are freed all the same when
+    nothing refers to them, as all that the agent makes: a test holds that it makes no cycles.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -68,6 +71,8 @@ def no_collection() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            if gc.get_count()[0] > gc.get_threshold()[0]:
+                gc.freeze()
             gc.enable()
 
 

@@ -171,9 +171,18 @@ def refusal(method: str, params: object) -> dict[str, str] | None:
     """
     for error in _params_validator(method).iter_errors(params):
         cause = _cause(error)
-        if cause is not None:
-            return _explained(*cause)
+        explained = None if cause is None else _explained(*cause)
+        _separate(error)
+        if explained is not None:
+            return explained
     return None
+
+
+def _separate(error: ValidationError) -> None:
+    """Take apart errors that hold each other, which the garbage collector alone would free."""
+    for inner in error.context:
+        _separate(inner)
+        inner.parent = None
 
 
 def _cause(error: ValidationError) -> tuple[ValidationError, str] | None:

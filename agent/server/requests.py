@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -81,7 +82,8 @@ class Requests:
 
     def __init__(self, shared: Shared, connection: Output) -> None:
         self._shared = shared
-        self._connection = connection
+        # Weak: two objects that hold each other are freed only by the garbage collector.
+        self._output = weakref.ref(connection)
         self.inbox = Inbox()
         self._batch: BatchResponse | None = None
         #: What to do when the response in the making is given.
@@ -91,6 +93,13 @@ class Requests:
         #: The request or line that is worked on elsewhere, and what to do with the outcome.
         self._task: asyncio.Future[Any] | None = None
         self._then: Callable[[Any], None] | None = None
+
+    @property
+    def _connection(self) -> Output:
+        # It is there, for nobody else calls this object; what was begun for it ends with `clear`.
+        connection = self._output()
+        assert connection is not None
+        return connection
 
     @property
     def waiting(self) -> bool:
@@ -124,7 +133,7 @@ class Requests:
         self._batch = None
         self.afterwards.clear()
         self._decoded = 0
-        self._task = None
+        self._task = self._then = None
         self._shared.unwatch(self._connection)
 
     def _cut(self) -> None:

@@ -66,8 +66,11 @@ class Service:
     async def _answer_later(self, request: Request, outcome: Outcome, connection: Client) -> Line:
         try:
             if callable(outcome):
-                outcome = self._offload(outcome, Effort(lambda: connection.gone, self._limits))
-            encoded = outcome if isinstance(outcome, bytes) else await outcome
+                # The future is not kept: its error and this frame would hold each other.
+                effort = Effort(lambda: connection.gone, self._limits)
+                encoded = await self._offload(outcome, effort)
+            else:
+                encoded = outcome if isinstance(outcome, bytes) else await outcome
             return jsonrpc.result_line(request.id, encoded)
         except Abandoned:
             return b""

@@ -63,3 +63,24 @@ def test_collections_are_then_as_they_were(enabled: bool) -> None:
         assert gc.isenabled() is enabled
     finally:
         (gc.enable if was else gc.disable)()
+
+
+@pytest.mark.parametrize(("objects", "frozen"), [(10, False), (100_000, True)])
+def test_the_collector_does_not_look_at_the_objects_of_a_large_reload(
+    objects: int, frozen: bool
+) -> None:
+    enabled = gc.isenabled()
+    gc.enable()
+    gc.collect()
+    before = gc.get_freeze_count()
+    try:
+        with no_collection():
+            made: list[list[int]] = [[] for _ in range(objects)]
+        assert (gc.get_freeze_count() - before >= objects) is frozen
+        del made
+        # They are freed all the same.
+        assert not frozen or gc.get_freeze_count() - before < objects
+    finally:
+        gc.unfreeze()
+        if not enabled:
+            gc.disable()
