@@ -161,6 +161,8 @@ CHANGED = {
     "tests/core/test_planning.py: _EVENTS": "chooses between two ways; each is forced",
     "tests/core/test_planning.py: _EVENT_OF_WORDS": "chooses between two ways; each is forced",
     "tests/faults/test_check_not_known.py: _MODULES": "the program of a helper that goes wrong",
+    "tests/runner/conftest.py: _KILL_SECONDS": "a busy machine; what runs callbacks takes no times",
+    "tests/runner/test_killed.py: _KILL_SECONDS": "one that cannot be killed is waited for so long",
     "tests/server/test_limits.py: _MODULES": "the program of a helper that reports its limits",
     "tests/test_client.py: MAX_ANSWER_BYTES": "users copy the client, and it has no such option",
 }
