@@ -36,7 +36,6 @@ def test_batches_of_bad_requests_are_refused_between_the_lookups_of_others(agent
     line = clients.bad_batch(500, 400_000)
     with contextlib.closing(agent.connect()) as good, good.makefile("rb") as answers:
         waits: list[float] = []
-        taken = []
         # Again where this process stood still while the agent refused.
         while len(waits) < 20:
             asked = clients.ask(agent, line, 4)
@@ -46,12 +45,12 @@ def test_batches_of_bad_requests_are_refused_between_the_lookups_of_others(agent
                 good.sendall(clients.request("lookup", event="done-job-self"))
                 assert b'"result"' in answers.readline()
                 waits.append(time.monotonic() - sent)
-            taken.append(time.monotonic() - began)
+            taken = time.monotonic() - began
             assert clients.drain(asked, 1) > 4 * 500 * 100
             closed(asked)
     # If a line were refused as a whole, each lookup would wait for a quarter of that. Nine of ten,
     # not all: this process and the agent may both lose the processor to other tests.
-    assert sorted(waits)[len(waits) * 9 // 10] < max(taken) / 8
+    assert sorted(waits)[len(waits) * 9 // 10] < taken / 8
 
 
 def readable(connections: list[socket.socket]) -> list[socket.socket]:
