@@ -26,9 +26,11 @@ from agent.disk.containment import first_error
 from agent.disk.mounts import Mounts
 from agent.disk.near_directory import near_directory
 from agent.disk.permissions import IGNORE, Trust
+from agent.disk.snapshot import Snapshot
 from agent.disk.stalls import StallMonitor
 from agent.disk.watch.combined import Watch
 from agent.disk.watch.interface import POLL_INTERVAL, Target
+from agent.reload.checks import python_sources
 from agent.reload.directory_state import DirectoryState
 from agent.reload.looker import Looker
 from agent.reload.settle import Settled, Settler
@@ -258,12 +260,23 @@ class _Session:
             languages = {s.path: s.languages for s in judged}
             wanted = [states[s.path] for s in judged]
             for state, snapshot in await _settled(wanted, settler, self._timing.quiet_period):
-                await self._checker.wait(state.path)
+                await self._wait_for_checks(state, snapshot)
                 state.evaluate(snapshot, self._checker)
                 flags = languages[state.path]
                 state.serve(ServedDirectory.of(state.path, state.unit, flags), flags)
                 checked[state.path] = _checked(state)
         return [checked[s.path] for s in subjects]
+
+    async def _wait_for_checks(self, state: DirectoryState, snapshot: Snapshot) -> None:
+        """Wait until the Python of a settled reading is checked, however long that takes."""
+        await self._checker.wait(state.path)
+        if snapshot.busy:
+            return
+        # An accepted source is checked only once it is known that its edit does not compile.
+        python = python_sources(self._checker, snapshot.reading, state.unit)
+        if python is not None:
+            self._checker.use(state.path, *python)
+            await self._checker.wait(state.path)
 
     def _follow(self, names: Collection[str], everything: bool) -> None:
         """Watch everything, before some of it is read. Blocks."""
