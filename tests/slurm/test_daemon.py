@@ -61,6 +61,8 @@ def test_an_array_with_a_failing_task(site: Site) -> None:
         all="failed-job-self",
         runs="running-job-self",
     )
+    # Where a report of an end is late, squeue is asked: it knows no more.
+    site.queue([row(100, "COMPLETING", str(task), 101 + task) for task in (0, 1)])
     for task in (0, 1):
         site.prolog(100, task, SLURM_ARRAY_TASK_COUNT=2)
     # In either order.
