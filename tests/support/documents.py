@@ -306,7 +306,8 @@ class Shell:
                     return not started
             # A reload waits for the log, and for the check of Python, only for a moment.
             log = Path(status["settings"]["log"]["value"])
-            logged = re.findall(rf"^\[.*\] .*\[{status['pid']}\]: ", log.read_text(), re.MULTILINE)
+            text = log.read_text() if log.exists() else ""
+            logged = re.findall(rf"^\[.*\] .*\[{status['pid']}\]: ", text, re.MULTILINE)
             held = {directory["held"] for directory in status["directories"]}
             return len(logged) == len(records) and "not-checked" not in held
 
