@@ -24,8 +24,9 @@ MEMBER_AGE = 60.0
 #: Seconds for which it is cached that a user is not a member. Short, so that a new member needs
 #: only a reload.
 STRANGER_AGE = 1.0
-#: Seconds to wait for a user's name, which only the next record needs.
-NAME_TIMEOUT = 0.2
+#: Seconds to wait for a user's name, which only the next record needs. A directory server that is
+#: asked for the first time takes some tenths.
+NAME_TIMEOUT = 1.0
 #: Seconds for which a name is cached. Names hardly ever change.
 NAME_AGE = 600.0
 #: Users that are cached; more than own files in any callback directory.

@@ -41,7 +41,7 @@ def test_a_user_database_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -
         # The thread that asks may begin late.
         wait_for(lambda: asked)
         assert asked == [0]
-        # Generous: 500 questions one after the other take 100 s.
+        # Generous: 500 questions one after the other take twice as long.
         assert time.monotonic() - began < 250 * identity.NAME_TIMEOUT
     finally:
         ended.set()
