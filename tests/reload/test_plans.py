@@ -177,7 +177,7 @@ def test_edits_elsewhere_and_removals_do_not_wait_for_a_parser(tmp_path: Path) -
     agent.program = ["-c", _WAITING.format(large=MAX_INLINE, may=str(may))]
     agent.start()
     try:
-        lines = [f"a.qcb = x{n}-job-self || y{n}-work-label-*z*\n" for n in range(20_000)]
+        lines = [f"a.qcb = x{n}-job-self || y{n}-work-label-*z*\n" for n in range(2_000)]
         write(large, one + "".join(lines))
         write(other, one + "a.qcb = failed-job-self\n")
         wait_for(lambda: agent.fires("failed-job-self") == ["a.qcb"], "the edit elsewhere")
