@@ -21,7 +21,7 @@ import anyio
 from anyio import to_thread
 
 from agent.core.diagnostic import Severity
-from agent.core.index import Index
+from agent.core.index import Index, ServedDirectory
 from agent.core.quoting import shown
 from agent.core.unit import BEING_WRITTEN
 from agent.disk.containment import PAUSE, describe, keep_running
@@ -38,7 +38,7 @@ from agent.reload.looker import Looker
 from agent.reload.plans import Plans
 from agent.reload.publisher import Publisher
 from agent.reload.qb_conf import QB_CONF, QbConf, restart_needed
-from agent.reload.settle import Settler
+from agent.reload.settle import Settled, Settler
 from agent.reload.stored import StoredSettings
 from agent.reload.syntax_check import Checker
 from agent.reload.write_behind import WriteBehind
@@ -250,27 +250,32 @@ class Reloader:
         """Read directories until they are quiet, and serve what is accepted. False where the first
         index is not whole yet, so that there is none."""
         settled = await self._settler.read_until_quiet(directories, dirty)
-        if settled:
-            checker = self._settler.checker
-            found, unwatched = await to_thread.run_sync(self.listing.evaluate, settled, checker)
-            self.records.recorder.add_causes(found)
-            # What they lead to was only found now, and is watched from the next reading on.
-            if unwatched:
-                self.notice(unwatched)
+        # In a thread, also to find that nothing changed: it takes long for a thousand directories.
+        unwatched, index = await to_thread.run_sync(self._decide, settled, ticket, first)
+        # What they lead to was only found now, and is watched from the next reading on.
+        if unwatched:
+            self.notice(unwatched)
+        if index is None:
+            return False
+        self._swap(*index)
+        return True
+
+    def _decide(
+        self, settled: list[Settled], ticket: int, first: bool
+    ) -> tuple[set[str], tuple[Index, dict[str, ServedDirectory]] | None]:
+        """Decide what is accepted of settled readings. Returns the directories that must be watched
+        in another way, and what `Listing.next_index` makes of what is accepted now. Blocks."""
+        found, unwatched = self.listing.evaluate(settled, self._settler.checker)
+        self.records.recorder.add_causes(found)
         for d, _ in settled:
             d.ticket = ticket
         if first and (self.qb_conf.awaited or self.listing.settled_since(0) < 0):
-            return False
-        await self._swap(first)
-        return True
+            return unwatched, None
+        return unwatched, self.listing.next_index(self.index, self.settings.languages, first)
 
-    async def _swap(self, first: bool) -> None:
+    def _swap(self, index: Index, made: dict[str, ServedDirectory]) -> None:
         """Serve what is accepted now, and say what is held."""
-        # In a thread, also to find that nothing changed: it takes long for a thousand directories.
-        languages = self.settings.languages
-        make = partial(self.listing.next_index, self.index, languages, first)
-        index, made = await to_thread.run_sync(make)
-        self.listing.serve(made, languages)
+        self.listing.serve(made, self.settings.languages)
         index = index.with_held(d.path for d in self.listing if d.held is not None)
         if index is not self.index:
             if index.generation != self.index.generation:
