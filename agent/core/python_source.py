@@ -8,6 +8,7 @@ library only.
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Iterator
 from importlib.util import decode_source
@@ -72,6 +73,10 @@ _MAKERS = {
 }
 
 
+#: A line that git writes around the two sides of a conflict.
+_CONFLICT = re.compile(r"(?:<{7}|={7}|>{7}|\|{7})(?!\S)")
+
+
 class CompileError(NamedTuple):
     """Why a source does not compile. Line and column count from 1; both may be None."""
 
@@ -119,6 +124,8 @@ def examine(source: bytes) -> Report:
         line = getattr(error, "lineno", None) or None
         column = max(getattr(error, "offset", None) or 1, 1) if line else None
         why = getattr(error, "msg", None) or str(error)
+        if _CONFLICT.match(getattr(error, "text", None) or ""):
+            why = "git left a conflict here: keep the lines of one side"
         return Report(CompileError(line, column, _shortened(why)), (), 0)
     except (RecursionError, OverflowError) as error:
         return Report(CompileError(None, None, too_complex(error)), (), 0)

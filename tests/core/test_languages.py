@@ -195,6 +195,25 @@ def check_python(source: bytes) -> Verdict:
         return does_not_compile(too_complex(error))
 
 
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("x = 1\n<<<<<<< HEAD\ny = 1\n=======\ny = 2\n>>>>>>> topic\n", 2),
+        ("def f():\n<<<<<<< HEAD\n    y = 1\n=======\n    y = 2\n>>>>>>> topic\n", 2),
+        ("x = 1\n||||||| base\n", 2),
+        ("x = [\n1,\n=======\n2]\n", 3),
+        ("x = 1\n>>>>>>> topic\n", 2),
+        ("x = 1 <<<<<<< 2\n", None),
+        ("<<<<<<<x\n", None),
+    ],
+)
+def test_what_git_leaves_of_a_conflict_is_named(source: str, line: int | None) -> None:
+    error = check_python(source.encode()).error
+    assert error is not None
+    assert ("git left a conflict" in error.message) is (line is not None)
+    assert line in (None, error.line)
+
+
 def hurts(source: str) -> list[tuple[str, int | None, int | None]]:
     found = check_python(source.encode())
     assert found.error is None
