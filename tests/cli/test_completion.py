@@ -102,15 +102,24 @@ def test_the_variable_of_the_scripts_alone_is_bad_usage(run: Run) -> None:
 
 # -- in real shells -------------------------------------------------------------------------------
 
-#: By shell: how it is started without the files of this user, and what prepares it.
+#: What shells ask for a command with, once what prepares them is done.
+PROMPT = b"ready> "
+#: By shell: how it is started without the files of this user, and what prepares it. Typed keys are
+#: shown too, so they do not contain the prompt.
 SHELLS = {
-    "bash": (["--norc", "--noprofile", "-i"], 'eval "$(callback-agent completion bash)"'),
+    "bash": (
+        ["--norc", "--noprofile", "-i"],
+        """eval "$(callback-agent completion bash)"; PS1='rea''dy> '""",
+    ),
     "zsh": (
         ["-f", "-i"],
         "unsetopt auto_remove_slash; autoload -Uz compinit; compinit -D -u;"
-        ' eval "$(callback-agent completion zsh)"',
+        """ eval "$(callback-agent completion zsh)"; PS1='rea''dy> '""",
     ),
-    "fish": (["--no-config", "-i"], "callback-agent completion fish | source"),
+    "fish": (
+        ["--no-config", "-i"],
+        "callback-agent completion fish | source; function fish_prompt; echo -n 'rea''dy> '; end",
+    ),
 }
 
 #: What is typed, a tab being the key that completes, and the words that it must become.
@@ -147,19 +156,21 @@ class Terminal:
             preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),
         )
         os.close(theirs)
-        self.type(f"{prepare}; printf '<%s>' rea dy\r")
-        self.wait_for(b"<rea><dy>")
+        self.type(f"{prepare}\r")
+        self.wait_for(PROMPT)
 
     def type(self, keys: str) -> None:
         os.write(self.ours, keys.encode())
 
-    def wait_for(self, text: bytes) -> None:
-        """Read until the terminal shows a text."""
+    def wait_for(self, text: bytes) -> bytes:
+        """Read until the terminal shows a text, and go on behind it. Returns what is before it."""
         end = time.monotonic() + SOON
         while text not in self.read:
             ready, _, _ = select.select([self.ours], [], [], max(0.0, end - time.monotonic()))
             assert ready, f"no {text!r} in {self.read!r}"
             self.read += os.read(self.ours, 1 << 16)
+        before, _, self.read = self.read.partition(text)
+        return before
 
     def close(self) -> None:
         self.process.kill()
@@ -183,7 +194,7 @@ def test_a_key_completes_in_a_real_shell(
             # To the beginning of the line, whose words are then printed.
             terminal.type("\x01printf '<%s>' \r")
             terminal.wait_for("".join(f"<{w}>" for w in expected.split()).encode())
-            terminal.read = b""
+            terminal.wait_for(PROMPT)
     finally:
         terminal.close()
 
@@ -192,8 +203,8 @@ def test_bash_lists_what_is_possible(tmp_path: Path, environment: dict[str, str]
     terminal = Terminal("bash", tmp_path, environment)
     try:
         terminal.type("callback-agent lookup failed-job-\t\t")
-        terminal.wait_for(b"failed-job-parent")
-        terminal.wait_for(b"failed-job-self")
-        assert b"command not found" not in terminal.read
+        listed = terminal.wait_for(PROMPT)
+        assert {b"failed-job-parent", b"failed-job-self"} <= {*listed.split()}
+        assert b"command not found" not in listed
     finally:
         terminal.close()
