@@ -212,8 +212,9 @@ async def _until_stopped(signals: Signals, reloader: Reloader) -> None:
 async def _listen(agent: _Agent, service: Service, measuring: Measuring, notify: Notify) -> None:
     """Listen once the first index is ready, and keep listening."""
     await agent.reloader.ready.wait()
-    # The objects of the first index stay: the collector need not look at them.
+    # The objects of an index stay: the collector need not look at them.
     memory.freeze_objects()
+    agent.reloader.freezes = True
     sys.setswitchinterval(SWITCH_INTERVAL)
     await agent.pipe.listen(service, agent.access)
     agent.messages.say(_serving(agent))

@@ -56,14 +56,14 @@ _logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def no_collection() -> Iterator[None]:
+def no_collection(freeze: bool = False) -> Iterator[None]:
     """Keep the garbage collector from running, and let it run again afterwards if it did before.
 
     A reload of many callbacks makes many objects and no cycles of them. Each few hundred of them
-    would start a collection, which holds the GIL and cannot be interrupted. If there are as many
-    afterwards, the collector never looks at them, nor at any object of this moment: 100,000
-    callbacks would take it 70 ms, and again from time to time. They are freed all the same when
-    nothing refers to them, as all that the agent makes: a test holds that it makes no cycles.
+    would start a collection, which holds the GIL and cannot be interrupted. With `freeze`, the
+    collector does not look at them afterwards either, if they are as many, nor at any other object
+    of that moment: 100,000 callbacks would take it 70 ms, and again from time to time. All of them
+    are freed when nothing refers to them; only what is in a cycle would stay for ever.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -71,7 +71,7 @@ def no_collection() -> Iterator[None]:
         yield
     finally:
         if enabled:
-            if gc.get_count()[0] > gc.get_threshold()[0]:
+            if freeze and gc.get_count()[0] > gc.get_threshold()[0]:
                 gc.freeze()
             gc.enable()
 
@@ -119,6 +119,9 @@ class Reloader:
         #: differs in `held` alone.
         self.swapped: list[Callable[[], None]] = []
         self.ready = anyio.Event()
+        #: Whether the collector need not look at what a large reload made: where nothing in this
+        #: process needs it.
+        self.freezes = False
         #: Why the last reload failed as a whole, None while reloads work.
         self._failure: str | None = None
 
@@ -226,7 +229,7 @@ class Reloader:
         ]
         first = not self.ready.is_set()
         # The collector may run while the state is written: that may wait for a disk for ever.
-        with no_collection():
+        with no_collection(self.freezes):
             if not await self._accept(directories, dirty, ticket, first):
                 return
         self.ready.set()

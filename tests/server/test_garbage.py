@@ -91,6 +91,11 @@ def _edit(agent: Agent, directory: Path, number: int) -> None:
     agent.reload()
     (directory / "callbacks.conf").unlink()
     agent.reload()
+    # It is watched anew.
+    directory.rename(directory.with_name("elsewhere"))
+    agent.reload()
+    directory.with_name("elsewhere").rename(directory)
+    agent.reload()
 
 
 def test_the_collector_finds_nothing(tmp_path: Path) -> None:
