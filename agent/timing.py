@@ -47,7 +47,7 @@ class PipeLimits:
     #: Bytes of notifications that may wait for a subscriber that does not read. Then it is closed,
     #: so that it knows that it missed some.
     max_unread_notifications: int = 32 << 20
-    #: Bytes that are held for all clients together: requests, responses in the making, responses
+    #: Bytes that are held for all clients together: requests, responses in progress, responses
     #: that are unread. What several have not read counts once. A fifth of what the systemd unit
     #: allows.
     max_held_bytes: int = 384 << 20

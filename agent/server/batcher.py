@@ -47,7 +47,7 @@ class Client(Protocol):
     blocked: bool
 
     def feed(self, data: bytes) -> None:
-        """Carry out what was read, behind what is under way."""
+        """Carry out what was read, after what is under way."""
         ...
 
     def write(self, line: bytes) -> None: ...
@@ -113,7 +113,7 @@ class Batcher:
         began, self._began = self._began, 0.0
         if self.answer(clients, parts, began):
             return
-        # One of them is something else. The others do not wait for it.
+        # One of them cannot be answered at once. The others do not wait for it.
         several = len(parts) > 1
         until = time.monotonic() + TIME_SLICE
         for client, data in zip(clients, parts, strict=True):
@@ -179,7 +179,7 @@ class Scheduler:
     def _turn(self) -> None:
         self._woken = False
         until = time.monotonic() + TIME_SLICE
-        # The others go on too, however many are new.
+        # However many are new, one of the others has a step in each turn.
         if self._old:
             self._step(self._old.popleft())
         while (self._new or self._old) and time.monotonic() < until:

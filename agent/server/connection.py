@@ -1,7 +1,7 @@
 """One client's connection: bytes in, responses out, in order.
 
 What the client asks for is carried out by `Requests`; this file reads, sends and closes. A request
-that takes long (`reload`, `list`) stops its own connection alone: what came behind it waits there,
+that takes long (`reload`, `list`) delays only the later requests of its own connection, which wait
 unread. So does a client that does not read its responses.
 
 `Connection` has more than 15 methods because it is four small interfaces in one object: the event
@@ -57,9 +57,9 @@ class Connection(asyncio.Protocol):
         self._outbox = Outbox(shared.ledger)
         #: The response after which the connection closes.
         self._final_response: bytes | None = None
-        #: When the unfinished line must have ended.
+        #: Ends the connection if its unfinished line does not end in time.
         self._timer: asyncio.TimerHandle | None = None
-        #: Bytes that the ledger has counted for requests and responses in the making.
+        #: Bytes that the ledger has counted for requests and for responses in progress.
         self._counted = 0
         #: The monotonic time in seconds since which the client took nothing of what waits for it.
         self._since = 0.0
@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
         return self.held_bytes * max(1.0, now - self._since)
 
     def feed(self, data: bytes) -> None:
-        """Carry out what was read, behind what is under way."""
+        """Carry out what was read, after what is under way."""
         if self.state is not State.IDLE and self.state is not State.BUSY:
             return
         self._requests.inbox.put(data)
@@ -135,10 +135,10 @@ class Connection(asyncio.Protocol):
         """Give a line to the kernel, or to the queue if the kernel does not take all of it."""
         if self.state is State.CLOSED or not line:
             return
+        sent = 0
         if not self._outbox:
             if not self._counted:
                 self._since = time.monotonic()
-            sent = 0
             if isinstance(line, bytes):
                 try:
                     sent = os.write(self.fd, line)
@@ -149,13 +149,10 @@ class Connection(asyncio.Protocol):
                     return
                 if sent == len(line):
                     return
-            self._outbox.put(line, sent)
-            if sent:
-                self._wait_writable()
-                return
-        else:
-            self._outbox.put(line)
-        if not self.blocked:
+        self._outbox.put(line, sent)
+        if sent:
+            self._wait_writable()
+        elif not self.blocked:
             self._send()
 
     def give(self, response: Line) -> None:
@@ -188,7 +185,7 @@ class Connection(asyncio.Protocol):
         self.write(line)
 
     def after_response(self, act: Callable[[], None]) -> None:
-        """Call this when the response that is in the making is given."""
+        """As `shared.Client.after_response`."""
         self._requests.afterwards.append(act)
 
     def finish(self, response: bytes) -> None:
@@ -230,30 +227,30 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once."""
-        transport = self._transport
-        self._release()
-        if transport is not None:
+        if transport := self._release():
             transport.abort()
 
     def _close(self) -> None:
-        transport = self._transport
-        self._release()
-        if transport is not None:
+        if transport := self._release():
             transport.close()
 
-    def _release(self) -> None:
-        """Release all that is held for it. Its descriptor may be reused from now on."""
+    def _release(self) -> asyncio.Transport | None:
+        """Release all that is held for it. Its descriptor may be reused from now on.
+
+        Returns the transport, which the caller must close; None if this was done before.
+        """
         if self.state is State.CLOSED:
-            return
+            return None
         self._shared.writable.forget(self)
         self._move(Signal.CLOSE)
-        self._transport = None
+        transport, self._transport = self._transport, None
         self.fd = -1
         self.line_ended()
         self._drop_requests()
         self._outbox.clear()
         self._shared.clients.discard(self)
         self._shared.service.forget(self)
+        return transport
 
     def _drop_requests(self) -> None:
         self._requests.clear()
@@ -265,20 +262,18 @@ class Connection(asyncio.Protocol):
 
     def step(self, until: float) -> bool:
         """Do some of what is under way; whether more can be done now."""
-        while True:
+        more = True
+        while more:
             if self._outbox and not self.blocked:
                 self._send()
             if self.state is State.CLOSED:
                 return False
             if self._requests.waiting or self._outbox.size > self._shared.max_unread:
                 more = False
+            elif time.monotonic() > until:
                 break
-            if time.monotonic() > until:
-                more = True
-                break
-            if not self._pump():
-                more = False
-                break
+            else:
+                more = self._pump()
         self.flush()
         self._count()
         self._read_or_wait()
@@ -306,7 +301,7 @@ class Connection(asyncio.Protocol):
         return False
 
     def _read_or_wait(self) -> None:
-        """Read on; or leave it in the sender's buffers while enough waits here."""
+        """Read from the client, or pause while enough of what it sent waits here."""
         transport = self._transport
         if transport is None or self.state is State.ENDED or self.state is State.CLOSING:
             return
@@ -334,7 +329,7 @@ class Connection(asyncio.Protocol):
             self._shared.writable.wait(self)
 
     def _count(self) -> None:
-        """Tell the ledger what is held for requests and responses in the making."""
+        """Tell the ledger what is held for requests and for responses in progress."""
         size = self._requests.size + self._small_size
         change = size - self._counted
         if change:
@@ -351,7 +346,7 @@ class Connection(asyncio.Protocol):
             self._timer = loop.call_later(LINE_FEED_SECONDS, self._line_late)
 
     def line_ended(self) -> None:
-        """Note that the unfinished line ended: nothing waits for its end any more."""
+        """Stop the timer of the unfinished line: it has ended."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -368,7 +363,7 @@ class Connection(asyncio.Protocol):
             self._timer = loop.call_later(left, self._line_too_slow)
 
     def _does_not_read(self) -> bool:
-        """Whether it is the agent that does not read on."""
+        """Whether a line is late because the agent does not read at present, not the client."""
         unread = self._outbox.size > self._shared.max_unread
         return self.scheduled or self._requests.waiting or unread
 

@@ -216,7 +216,7 @@ def _cached_list(index: Index, lists: dict[bool, bytes], code: bool, spend: Spen
     """The result of `list`. Clients that ask at about the same time share it."""
     known = lists.get(code)
     if known is None:
-        # After a swap, `lists` belongs to nobody else any more.
+        # If the index was swapped meanwhile, the handlers have another `lists`.
         known = lists[code] = results.callbacks(index, code, spend)
     return known
 

@@ -16,7 +16,7 @@ class Inbox:
     """The queue of one client's bytes and lines. Each step costs little, however much waits."""
 
     def __init__(self) -> None:
-        #: What was received, and up to where it is cut into lines.
+        #: What was received, and how many bytes of it are cut into lines.
         self._received = b""
         self._cut = 0
         self._unfinished = Lines()

@@ -69,7 +69,7 @@ class Output(Client, Protocol):
         ...
 
     def line_ended(self) -> None:
-        """Note that the unfinished line ended: nothing waits for its end any more."""
+        """Stop the timer of the unfinished line: it has ended."""
         ...
 
     def wake(self) -> None:
@@ -86,29 +86,29 @@ class Requests:
         self._output = weakref.ref(connection)
         self.inbox = Inbox()
         self._batch: BatchResponse | None = None
-        #: What to do when the response in the making is given.
+        #: What to do when the response in progress is given.
         self.afterwards: list[Callable[[], None]] = []
-        #: Bytes of memory that the request may take that is being carried out.
+        #: Bytes of memory that the request in progress may take.
         self._decoded = 0
-        #: The request or line that is worked on elsewhere, and what to do with the outcome.
+        #: The request or line that is carried out elsewhere, and what to do with the outcome.
         self._task: asyncio.Future[Any] | None = None
         self._then: Callable[[Any], None] | None = None
 
     @property
     def _connection(self) -> Output:
-        # It is there, for nobody else calls this object; what was begun for it ends with `clear`.
+        # It is alive: only the connection calls this object, and `clear` drops what was begun.
         connection = self._output()
         assert connection is not None
         return connection
 
     @property
     def waiting(self) -> bool:
-        """Whether a request is worked on elsewhere, which those behind it wait for."""
+        """Whether a request is carried out elsewhere; later ones wait for it."""
         return self._task is not None
 
     @property
     def size(self) -> int:
-        """Bytes that are held for requests, and for responses in the making."""
+        """Bytes that are held for requests, and for responses in progress."""
         return self.inbox.size + self._decoded + (self._batch.size if self._batch else 0)
 
     def advance(self) -> bool:
@@ -127,7 +127,7 @@ class Requests:
         return False
 
     def clear(self) -> None:
-        """Drop everything. A request that is worked on elsewhere is not stopped: a reload is made
+        """Drop everything. A request that is carried out elsewhere is not stopped: a reload is made
         even if its client is gone."""
         self.inbox.clear()
         self._batch = None
@@ -212,7 +212,7 @@ class Requests:
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Future[Any]) -> None:
-        # Asked for in any case: else asyncio reports an error that nobody retrieved.
+        # Always retrieved: else asyncio logs that the error was never retrieved.
         error = None if task.cancelled() else task.exception()
         if task is not self._task:
             return

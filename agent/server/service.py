@@ -37,7 +37,7 @@ class Service:
         self._handlers = handlers
         self._reported: dict[str, float] = {}
         self._workers = Workers(MAX_OFFLOADED, "requests")
-        # Separate: a good request never waits behind lines in which something is wrong.
+        # Separate: a good request never waits for lines in which something is wrong.
         self._readers = Workers(MAX_OFFLOADED, "lines")
 
     def answer_together(self, lookups: list[UnreadLookup]) -> list[bytes] | None:

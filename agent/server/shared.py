@@ -55,8 +55,8 @@ class Client(batcher.Client, Protocol):
         ...
 
     def after_response(self, act: Callable[[], None]) -> None:
-        """Call this when the response that is in the making is sent, or put behind those that wait
-        to be sent. If there will be none, because the connection is closed, it is not called."""
+        """Call `act` when the response in progress is sent, or queued after those that wait to be
+        sent; never, if the connection is closed before."""
         ...
 
     def shed(self) -> None:

@@ -2,7 +2,7 @@
 
 A subscription begins when the response to `subscribe` is sent. That is later than the request is
 carried out, in a batch or where many records were missed. What was recorded meanwhile is sent right
-behind the response. So a subscriber gets each record once, in order, and after the response.
+after the response. So a subscriber gets each record once, in order, and after the response.
 """
 
 from __future__ import annotations
