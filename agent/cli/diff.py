@@ -26,7 +26,7 @@ from agent.settings.host import Host
 if TYPE_CHECKING:
     from agent.check import Checked, Subject
     from agent.cli.served import Serving
-    from agent.core.diff import FiresDifferently
+    from agent.core.diff import Fired, FiresDifferently
     from agent.core.event import Event
     from agent.core.index import Change, ServedDirectory
     from agent.diff import Compared
@@ -102,16 +102,13 @@ def diff(
     except (LookupError, TypeError, ValueError, AttributeError):
         raise not_understood() from None
     if as_json:
-        print_json(
-            {
-                "directories": [one.as_json() for one in compared],
-                **({"events": [one.as_json() for one in differently]} if events else {}),
-            }
-        )
+        found = {"directories": [one.as_json() for one in compared]}
+        if events:
+            found["events"] = [one.as_json() for one in differently]
+        print_json(found)
     else:
-        print_lines(
-            [*(line for one in compared for line in _lines(one)), *_event_lines(differently)]
-        )
+        lines = [line for one in compared for line in _lines(one)]
+        print_lines([*lines, *_event_lines(differently)])
         say(_tally(compared, differently, len(asked) if events else None))
     return 1 if differently or any(one.differs for one in compared) else 0
 
@@ -123,7 +120,7 @@ def _serving(context: click.Context) -> Serving:
     settings = read(given_settings(context))
     serving = Serving.find(settings, given_settings(context))
     if serving.status is None:
-        # It fails too, and reports why.
+        # Asked again only for the error, which says why there is no answer.
         ask(
             lambda agent: agent.status(),
             settings.pipe if "pipe" in given_settings(context) else None,
@@ -189,10 +186,10 @@ def _events(file: str) -> list[tuple[str, Event]]:
     from agent.core.event import Event, EventError
 
     found = []
-    name: str = file
     source: str | int = file
+    name = file
     if file == "-":
-        name, source = "standard input", 0
+        source, name = 0, "standard input"
         if sys.stdin is None:
             raise Failed(USAGE, f"--events: {name} is closed; name a file")
     try:
@@ -270,25 +267,24 @@ def _diff_line(line: str) -> str:
 def _event_lines(fired: Sequence[FiresDifferently]) -> Iterator[str]:
     for one in fired:
         yield f"event {printable(one.event)}"
-        for mark, colour, rows in (("-", "red", one.old), ("+", "green", one.new)):
-            for row in rows:
-                kept = row in one.old and row in one.new
-                if kept and mark == "+" and _same_order(one):
-                    continue
-                text = f"{row.path}  {row.trigger}"
-                if row.missing is not None:
-                    text += f"  (partial, missing: {row.missing})"
-                if not row.enabled:
-                    text += "  (language off)"
-                if kept and _same_order(one):
-                    yield f"      {printable(text)}"
-                else:
-                    yield paint(f"    {mark} {printable(text)}", colour)
+        kept = [row for row in one.old if row in one.new]
+        if kept != [row for row in one.new if row in one.old]:
+            kept = []  # In another order, they are lost here and gained there.
+        for row in one.old:
+            text = _fired(row)
+            yield f"      {text}" if row in kept else paint(f"    - {text}", "red")
+        for row in one.new:
+            if row not in kept:
+                yield paint(f"    + {_fired(row)}", "green")
 
 
-def _same_order(one: FiresDifferently) -> bool:
-    """Whether the callbacks that fire before and after do so in the same order."""
-    return [r for r in one.old if r in one.new] == [r for r in one.new if r in one.old]
+def _fired(row: Fired) -> str:
+    text = f"{row.path}  {row.trigger}"
+    if row.missing is not None:
+        text += f"  (partial, missing: {row.missing})"
+    if not row.enabled:
+        text += "  (language off)"
+    return printable(text)
 
 
 def _tally(
