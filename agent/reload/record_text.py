@@ -71,7 +71,7 @@ def _word(record: Record, new: list[Diagnostic]) -> str:
 
 def _text(record: Record, who: str, event: str, new: list[Diagnostic]) -> str:
     said = _Said()
-    phrases = [*_subject(record, new, said)]
+    phrases = [*_what_happened(record, new, said)]
     if event == record_event.STILL_HELD:
         held = [h.directory for h in record.held]
         said.directories |= {d for d in held if any(is_in(path, [d]) for path in said.causes)}
@@ -102,47 +102,55 @@ class _Said:
 # The first line ----------------------------------------------------------------------------------
 
 
-def _subject(record: Record, new: list[Diagnostic], said: _Said) -> Iterator[str]:
+def _what_happened(record: Record, new: list[Diagnostic], said: _Said) -> Iterator[str]:
     """What happened, to which file or directory, and by whom."""
-    newly_held = record.newly_held
-    errors = [d for d in new if d.severity == "error"]
-    finding = next((d for d in errors if is_in(d.path, newly_held)), None)
-    if finding is None and not newly_held:
-        finding = next(iter(errors), None)
-    if finding is None and not (newly_held or record.causes or record.restored):
-        finding = next(iter(new), None)
-    phrase = ""
-    if finding is not None:
-        phrase = _finding(finding) + _by(_cause_of(finding.path, record), record)
-        said.finding = finding
-        said.causes.add(finding.path)
-        said.directories |= {d for d in newly_held if is_in(finding.path, [d])}
-    elif newly_held:
-        directory = newly_held[0]
-        reason = next(h.reason for h in record.held if h.directory == directory)
-        phrase = f"{printable(directory)} ({reason})"
-        said.directories.add(directory)
-    elif record.event == "started":
-        phrase = _named([c.path for c in record.causes])
-        said.causes |= {c.path for c in record.causes[:MAX_NAMED]}
-    elif record.causes:
-        cause = _first_cause(record)
-        phrase = _cause(cause, record)
-        said.causes.add(cause.path)
-        said.directories |= {d for d in record.restored if is_in(cause.path, [d])}
-        if more := len(record.causes) - 1:
-            phrase += f" and {count(more, 'other file')}"
-    elif record.restored:
-        phrase = printable(record.restored[0])
-        said.directories.add(record.restored[0])
-    left = len(set(newly_held) - said.directories)
-    if left:
+    phrase = _subject(record, new, said)
+    if left := len(set(record.newly_held) - said.directories):
         phrase += f" and {count(left, 'other directory', 'other directories')}"
     changes = _counts(record.changes) if record.event != "started" else ""
     if phrase or changes:
         yield ": ".join(filter(None, (phrase, changes)))
     elif record.diagnostics and record.event == "reloaded":
         yield "no finding is new"
+
+
+def _subject(record: Record, new: list[Diagnostic], said: _Said) -> str:
+    """The finding, file or directory that the record is about most; empty for none."""
+    finding = _finding_to_name(record, new)
+    if finding is not None:
+        said.finding = finding
+        said.causes.add(finding.path)
+        said.directories |= {d for d in record.newly_held if is_in(finding.path, [d])}
+        return _finding(finding) + _by(_cause_of(finding.path, record), record)
+    if record.newly_held:
+        directory = record.newly_held[0]
+        said.directories.add(directory)
+        reason = next(h.reason for h in record.held if h.directory == directory)
+        return f"{printable(directory)} ({reason})"
+    if record.event == "started":
+        said.causes |= {c.path for c in record.causes[:MAX_NAMED]}
+        return _named([c.path for c in record.causes])
+    if record.causes:
+        cause = _first_cause(record)
+        said.causes.add(cause.path)
+        said.directories |= {d for d in record.restored if is_in(cause.path, [d])}
+        more = len(record.causes) - 1
+        return _cause(cause, record) + (f" and {count(more, 'other file')}" if more else "")
+    if record.restored:
+        said.directories.add(record.restored[0])
+        return printable(record.restored[0])
+    return ""
+
+
+def _finding_to_name(record: Record, new: list[Diagnostic]) -> Diagnostic | None:
+    """The first error in a directory that is newly held. If none is newly held: the first error;
+    and if no file changed either, the first finding of any severity."""
+    errors = [d for d in new if d.severity == "error"]
+    if record.newly_held:
+        return next((d for d in errors if is_in(d.path, record.newly_held)), None)
+    if errors or record.causes or record.restored:
+        return next(iter(errors), None)
+    return next(iter(new), None)
 
 
 def _standing(record: Record, new: list[Diagnostic], said: _Said) -> Iterator[str]:
