@@ -61,6 +61,11 @@ def _check_answer(answer: object) -> None:
     callbacks = answer.get("callbacks") if isinstance(answer, Mapping) else None
     if not isinstance(callbacks, Sequence) or isinstance(callbacks, str):
         raise _wrong(TypeError, "answer", answer, "an answer of lookup(code=True)")
+    if isinstance(answer, Mapping) and "owners" in answer:
+        raise ValueError(
+            "answer is of many owners, of which each has other callbacks: expected"
+            ' {"callbacks": [...]} with those that the `fires` of one owner names'
+        )
     for number, callback in enumerate(callbacks):
         _check_callback(f"callbacks[{number}]", callback)
 
@@ -74,6 +79,8 @@ def _check_callback(name: str, callback: object) -> None:
     for field, kind in {**_FIELDS, "code": str, "code_base64": str}.items():
         if field in callback and not isinstance(callback[field], kind):
             raise _wrong(TypeError, f"{name}[{field!r}]", callback[field], kind.__name__)
+    if "missing" in callback or callback.get("verdict", "fires") != "fires":
+        raise ValueError(f"{name} does not fire: expected a callback of an answer of lookup")
     if "/" in callback["file"] or not _can_be_passed(callback["file"]):
         raise _wrong(ValueError, f"{name}['file']", callback["file"], "the name of a file")
     try:
@@ -101,6 +108,9 @@ def _check_interpreters(interpreters: object) -> None:
     if not isinstance(interpreters, Mapping):
         raise _wrong(TypeError, "interpreters", interpreters, "commands by language or path")
     for what, command in interpreters.items():
+        if what not in ("python", "perl") and not (isinstance(what, str) and what.startswith("/")):
+            expected = "python, perl or the path of a callback as the name"
+            raise _wrong(ValueError, "interpreters", interpreters, expected)
         name = f"interpreters[{what!r}]"
         expected = "a program, by absolute path or by name, or a command as a list"
         words = [command] if isinstance(command, str) else command

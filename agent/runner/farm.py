@@ -102,7 +102,7 @@ _ACTIONS = {
 FUNCTIONS = ("jobinfo", "modify", *_ACTIONS)
 
 #: A job, a work item or an instance as Qube writes them: `1234`, `1234:7`, `1234.0`.
-_TARGET = re.compile(r"([0-9]{1,18})(?:([:.])(.+))?", re.DOTALL)
+_TARGET = re.compile(r"([0-9]{1,19})(?:([:.])(.+))?", re.DOTALL)
 
 
 def call(farm: Farm, function: str, args: Sequence[Any], named: Mapping[str, Any]) -> Any:

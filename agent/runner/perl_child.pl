@@ -21,7 +21,7 @@ open(my $farm, "+<&=", $farm_number) or die "the farm's descriptor: $!\n";
 open(my $status, ">&=", $status_number) or die "the status descriptor: $!\n";
 open(my $lifeline, "<&=", $lifeline_number) or die "the lifeline's descriptor: $!\n";
 fcntl($_, Fcntl::F_SETFD(), Fcntl::FD_CLOEXEC()) for $farm, $status, $lifeline;
-$SIG{$_} = "DEFAULT" for qw(INT QUIT TERM CHLD PIPE ALRM USR1 USR2);
+$SIG{$_} = "DEFAULT" for grep { !/^__/ } keys %SIG;
 # A stopped keeper is sent it when the leader is killed, and then goes on.
 $SIG{HUP} = "IGNORE";
 POSIX::sigprocmask(POSIX::SIG_SETMASK(), POSIX::SigSet->new);
@@ -110,7 +110,12 @@ sub jobid { return $jobid }
 sub _ask {
     my ($function, @args) = @_;
     die "a process that a callback started cannot use qb\n" if $$ != $owner;
-    _send($farm, $json->encode({function => $function, args => \@args, named => {}}) . "\n");
+    my $request = $json->encode({function => $function, args => \@args, named => {}});
+    if (length $request >= $about->{longest}) {
+        require Carp;
+        Carp::croak("$function: its arguments have more than $about->{longest} bytes");
+    }
+    _send($farm, "$request\n");
     my $answer = $json->decode(_receive("", sub { substr($_[0], -1) eq "\n" }));
     if (exists $answer->{error}) {
         require Carp;

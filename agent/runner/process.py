@@ -1,11 +1,12 @@
 """One callback in a process of its own: started, fed, limited, and ended with all it started.
 
 Four descriptors lead to it. Its output and errors are one pipe. The *farm* is a socket: the runner
-sends a line of JSON with the path, the job, the names of the functions of `qb` and the size of the
-code, and then the code; after that the callback sends requests, one JSON value a line, each of
-which is answered with one line. The *status* is a pipe: `begun` when the callback begins, and
-`ended N` with its wait status. The *lifeline* is a pipe: when there is something to read in it, a
-byte or the end, the callback is to end, because of the time limit or because the runner was killed.
+sends a line of JSON with the path, the job, the names of the functions of `qb`, the length of the
+longest request and the size of the code, and then the code; after that the callback sends requests,
+one JSON value a line, each of which is answered with one line. The *status* is a pipe: `begun` when
+the callback begins, and `ended N` with its wait status. The *lifeline* is a pipe: when there is
+something to read in it, a byte or the end, the callback is to end, because of the time limit or
+because the runner was killed.
 (The kernel could send a signal instead, PR_SET_PDEATHSIG, but only on Linux, when the thread ends
 that started the process, and not to one that has taken another user's id.)
 
@@ -39,8 +40,9 @@ from agent.runner.output import Output
 
 #: Bytes that are read at a time.
 _READ_BYTES = 1 << 16
-#: The longest request of a callback, in bytes: more is not a request.
-_MAX_REQUEST = 1 << 20
+#: The longest request of a callback, in bytes. `qb` refuses to send a longer one; what sends it all
+#: the same gets no answer.
+MAX_REQUEST = 1 << 20
 #: Reads of output after the end. A pipe holds 1 MiB at most; what a process that escaped prints
 #: afterwards is nobody's.
 _LAST_READS = 16
@@ -197,7 +199,7 @@ class _Process:
             if events & selectors.EVENT_READ:
                 data = self._farm.recv(_READ_BYTES)
                 self._received += data
-                if not data or len(self._received) > _MAX_REQUEST:
+                if not data or len(self._received) > MAX_REQUEST:
                     return False
             if not self._to_send and (end := self._received.find(b"\n")) >= 0:
                 request = bytes(self._received[:end])
@@ -218,6 +220,7 @@ class _Process:
 def greeting(path: str, code: bytes, job: int, functions: Sequence[str]) -> bytes:
     """What the interpreter is sent first."""
     about = {"path": path, "job": job, "functions": list(functions), "size": len(code)}
+    about["longest"] = MAX_REQUEST
     return json.dumps(about).encode() + b"\n" + code
 
 

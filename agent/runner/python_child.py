@@ -5,7 +5,7 @@ and the callback. They and the protocol are in `process.py`.
 """
 
 # The forms that Python 2 has.
-# ruff: noqa: F401, S102, SIM105, UP024, UP031, UP035, UP036
+# ruff: noqa: C405, F401, S102, SIM105, UP024, UP031, UP035, UP036
 
 import errno
 import fcntl
@@ -25,13 +25,13 @@ if False:  # Only type checkers read this, and Python 2 has no typing.
 
 def receive(descriptor, enough):  # type: (int, Any) -> bytes
     """Bytes from the runner until `enough` is true of them."""
-    data = b""
+    data = bytearray()
     while not enough(data):
         more = os.read(descriptor, 1 << 16)
         if not more:
             raise EOFError("the runner has ended")
         data += more
-    return data
+    return bytes(data)
 
 
 def send(descriptor, data):  # type: (int, bytes) -> None
@@ -40,7 +40,7 @@ def send(descriptor, data):  # type: (int, bytes) -> None
         data = data[os.write(descriptor, data) :]
 
 
-def module(farm, job, functions):  # type: (int, int, List[str]) -> Any
+def module(farm, job, functions, longest):  # type: (int, int, List[str], int) -> Any
     """The module `qb` as a callback sees it."""
     qb = types.ModuleType("qb")
     lock = threading.Lock()
@@ -52,9 +52,11 @@ def module(farm, job, functions):  # type: (int, int, List[str]) -> Any
     def ask(function, args, named):  # type: (str, Any, Dict[str, Any]) -> Any
         if os.getpid() != owner:
             raise Error("a process that a callback started cannot use qb")
-        request = json.dumps({"function": function, "args": args, "named": named})
+        request = json.dumps({"function": function, "args": args, "named": named}).encode("utf-8")
+        if len(request) >= longest:
+            raise Error("%s: its arguments have more than %d bytes" % (function, longest))
         with lock:
-            send(farm, request.encode("utf-8") + b"\n")
+            send(farm, request + b"\n")
             answer = json.loads(receive(farm, lambda data: data[-1:] == b"\n").decode("utf-8"))
         if "error" in answer:
             raise Error(answer["error"])
@@ -166,8 +168,12 @@ def start():  # type: () -> None
     farm, status, lifeline = map(int, sys.argv[1:4])
     for descriptor in (farm, status, lifeline):
         fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
-    for name in ("SIGINT", "SIGQUIT", "SIGTERM", "SIGCHLD", "SIGALRM", "SIGUSR1", "SIGUSR2"):
-        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    # Python itself ignores two, so that what is written is an error in place of the end.
+    for number in set(range(1, signal.NSIG)) - set([signal.SIGPIPE, signal.SIGXFSZ]):
+        try:
+            signal.signal(number, signal.SIG_DFL)
+        except (RuntimeError, ValueError, EnvironmentError):
+            pass  # SIGKILL, SIGSTOP and those that the C library uses.
     # A stopped keeper is sent it when the leader is killed, and then goes on.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
@@ -197,7 +203,7 @@ def start():  # type: () -> None
     path = about["path"]
     if sys.version_info[0] == 2:
         path = path.encode("utf-8")
-    run(path, code, module(farm, about["job"], about["functions"]))
+    run(path, code, module(farm, about["job"], about["functions"], about["longest"]))
 
 
 #: Python 2 empties a module that nothing refers to any more.

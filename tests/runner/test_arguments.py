@@ -20,6 +20,13 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("job", True, TypeError, "job is True"),
     ("event", 7, TypeError, "event is 7: expected what lookup was asked for"),
     ("event", {"name": "failed"}, ValueError, "with `type` and `job`"),
+    ("answer", {"callbacks": [], "owners": []}, ValueError, "answer is of many owners"),
+    (
+        "interpreters",
+        {"python2": "python2"},
+        ValueError,
+        "interpreters is {'python2': 'python2'}: expected python, perl or the path of a callback",
+    ),
     ("interpreters", ["perl"], TypeError, "interpreters is ['perl']: expected commands by"),
     (
         "interpreters",
@@ -90,6 +97,8 @@ WRONG_FIELDS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"language": ["python"]}, TypeError, "callbacks[1]['language'] is ['python']"),
     ({"file": "a\0.py"}, ValueError, "callbacks[1]['file'] is 'a\\x00.py': expected the name"),
     ({"file": "../a.py"}, ValueError, "callbacks[1]['file'] is '../a.py'"),
+    ({"missing": "done-job-parent"}, ValueError, "callbacks[1] does not fire"),
+    ({"verdict": "partial"}, ValueError, "callbacks[1] does not fire"),
     ({"code": 7}, TypeError, "callbacks[1]['code'] is 7: expected str"),
     ({"code": "\ud800"}, ValueError, "callbacks[1] has code that cannot be decoded"),
     ({"code_base64": "a"}, ValueError, "callbacks[1] has code that cannot be decoded"),

@@ -112,6 +112,30 @@ def test_a_large_answer_and_many_requests_from_threads() -> None:
     assert sorted(farm.asked) == sorted(f"block job {n}" for n in range(1, 21) for _ in range(4))
 
 
+#: The largest id that the agent takes.
+MOST = (1 << 63) - 1
+
+
+def test_a_request_that_is_too_long_is_an_error_in_the_callback() -> None:
+    farm = Recorder()
+    result = python(
+        "try: qb.modify({'note': 'x' * (1 << 20)}, 1)\n"
+        "except qb.error as e: print(e)\n"
+        f"qb.block({MOST})\n",
+        farm=farm,
+    )
+    assert (result.outcome, result.output) == (
+        "succeeded",
+        "modify: its arguments have more than 1048576 bytes\n",
+    )
+    if shutil.which("perl"):
+        result = perl(
+            "eval { qb::modify({note => 'x' x 1048576}, 1) }; print $@; qb::block(2)", farm=farm
+        )
+        assert result.output.startswith("modify: its arguments have more than 1048576 bytes at ")
+    assert farm.asked == [f"block job {MOST}", *(["block job 2"] if shutil.which("perl") else [])]
+
+
 def test_a_process_that_the_callback_forked_cannot_use_qb() -> None:
     code = (
         "import os\n"

@@ -210,27 +210,35 @@ def test_a_clean_process(monkeypatch: pytest.MonkeyPatch) -> None:
     inherited = os.open("/dev/null", os.O_RDONLY)
     os.set_inheritable(inherited, True)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    ignored = (signal.SIGCHLD, signal.SIGTSTP, signal.SIGXCPU)
+    handlers = [signal.signal(number, signal.SIG_IGN) for number in ignored]
+    names = [number.name for number in ignored]
     code = (
         "import os, signal, sys\n"
         "print(sys.stdin.read() == '', 'SECRET' in os.environ, 'PYTHONPATH' in os.environ)\n"
         "fds = [n for n in range(3, 200) if os.path.exists('/dev/fd/%d' % n)]\n"
         "print(len(fds), signal.pthread_sigmask(signal.SIG_BLOCK, []) == set())\n"
-        "print(signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL, os.getcwd(), sys.argv)\n"
+        f"print([signal.getsignal(getattr(signal, n)).name for n in {names}], os.getcwd())\n"
+        "print(sys.argv)\n"
         "print(os.getpgrp() == os.getsid(0) != os.getpid(), '' in sys.path)\n"
     )
     try:
         result = python(code)
+        in_perl = perl("open my $f, '<', '/proc/self/status'; print grep /^SigIgn/, <$f>")
     finally:
-        signal.signal(signal.SIGCHLD, handler)
+        for number, handler in zip(ignored, handlers, strict=True):
+            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(inherited)
     assert result.output.splitlines() == [
         "True False False",
         "1 True",
-        "True / ['/farm/callback/a.py']",
+        "['SIG_DFL', 'SIG_DFL', 'SIG_DFL'] /",
+        "['/farm/callback/a.py']",
         "True False",
     ]
+    if sys.platform == "linux" and shutil.which("perl"):
+        assert in_perl.output.split() == ["SigIgn:", "0" * 16]
 
 
 def test_the_code_is_that_of_the_answer(tmp_path: Path) -> None:
