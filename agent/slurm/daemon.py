@@ -107,7 +107,7 @@ class Daemon:
             signal.signal(number, lambda *_: self._messages.put(_Stop))
         stop = threading.Event()
         if trouble := watch(self._options.spool, lambda: self._messages.put(_Wake), stop):
-            self._log.said("WARNING", f"no events for the spool, it is scanned: {trouble}")
+            self._log.said("WARNING", f"no file events for the spool, it is scanned: {trouble}")
         counted = self._restore()
         self._log.said("INFO", f"started: {counted}")
         try:

@@ -140,7 +140,7 @@ class Handler:
         except Exception:
             if not name:
                 raise
-            # An error of this program must not stop all events behind this one.
+            # An error of this program must not stop all later events.
             batch.bad.append((name, " ".join(traceback.format_exc().split())))
         else:
             return True
@@ -206,7 +206,9 @@ class Handler:
         refuses this user."""
         if error.index is None:
             raise error
-        text = f"the agent refuses {shown(str(event))} of job {job.id}: {error}; nothing runs on it"
+        text = (
+            f"the agent refuses {shown(str(event))} of job {job.id}: {error}; nothing runs for it"
+        )
         batch.told.append(lambda: self._log.said("ERROR", text))
         self._store.count("events_refused")
 
@@ -249,7 +251,7 @@ class Handler:
         if adopts:
             self._store.count(_ADOPTED)
             there = count(len(numbers), "job")
-            self._log.said("INFO", f"the queue is seen for the first time: {there}, without events")
+            self._log.said("INFO", f"first look at the queue: {there}; they make no events")
 
     def _look_all(
         self, queue: dict[int, list[Row]], answer: Answer, adopts: bool, batch: Batch

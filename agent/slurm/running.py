@@ -119,7 +119,7 @@ class Pool:
             running = self.running.setdefault(owner, {})
             running[run.number] = run
             self._free -= 1
-        # Those that are still to run go behind the others.
+        # Those that are still to run go to the end of the queue.
         del self._waiting[owner]
         if waiting:
             self._waiting[owner] = waiting

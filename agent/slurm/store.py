@@ -22,8 +22,8 @@ import msgspec
 
 from agent.slurm.known import Job, Known, Task
 
-#: The form of the database. Another form is refused.
-FORM = 1
+#: Raised when the format of the database changes. Other versions are refused.
+FORMAT_VERSION = 1
 #: The most names of handled events that are kept: more than a spool can hold that was not emptied
 #: when the machine lost its power.
 MAX_HANDLED = 200_000
@@ -89,14 +89,14 @@ class Store:
             self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
-            (form,) = self._db.execute("PRAGMA user_version").fetchone()
-            if form not in (0, FORM):
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version not in (0, FORMAT_VERSION):
                 raise StoreError(
-                    f"{path} has the form {form}; expected {FORM}: another version of"
-                    " callback-agent wrote it; use that version, or move the file away"
+                    f"the format of {path} is {version}, and {FORMAT_VERSION} is expected: another"
+                    " version of callback-agent wrote it; use that version, or move the file away"
                 )
             self._db.executescript(_TABLES)
-            self._db.execute(f"PRAGMA user_version = {FORM}")
+            self._db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
 
     def close(self) -> None:
         """Close it."""

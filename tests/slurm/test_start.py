@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.slurm.store import FORM, Store
+from agent.slurm.store import FORMAT_VERSION, Store
 from support.agents import DEADLINE
 
 
@@ -64,7 +64,7 @@ def test_a_database_that_cannot_be_read(tmp_path: Path, damage: str) -> None:
         path.write_text("this is no database" * 1000)
     else:
         store = Store(str(path))
-        sql = f"PRAGMA user_version = {FORM + 1}"
+        sql = f"PRAGMA user_version = {FORMAT_VERSION + 1}"
         store._db.execute(sql if damage == "form" else "INSERT INTO jobs VALUES (7, X'C1')")
         store.close()
     code, said = run(tmp_path)
