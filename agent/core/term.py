@@ -39,10 +39,10 @@ from agent.core.event import (
 from agent.core.term_report import (
     TermReport,
     check_extra,
+    check_job_in_label,
     check_label,
     check_name,
     check_number,
-    is_of_a_job,
     malformed,
     no_extra,
     warn_global,
@@ -126,7 +126,7 @@ def parse_term(text: str, start: int, problems: list[Problem]) -> Term:
         return _short_global(text, report)
     fields = text.split("-", 2)
     if len(fields) < 3 or not all(fields) or fields[1] not in TYPES:
-        raise malformed(text, fields, report)
+        raise malformed(report, text, fields)
     name, kind, rest = fields
     row = TYPES[kind]
     if row.is_global:
@@ -141,14 +141,14 @@ def parse_term(text: str, start: int, problems: list[Problem]) -> Term:
     name, kind = intern(name), intern(kind)
     if context in CONTEXTS or is_id(context):
         if hyphen and not extra:
-            raise no_extra(text, row, report)
+            raise no_extra(report, text, row)
         if not hyphen and row.extra is not None:
             warn_never_fires(report, text, row)
         elif hyphen:
             check_extra(report, text, row, field, rest.partition("-")[2])
         place = intern(context) if context in CONTEXTS else canonical_id(context)
         return Term(text, name, kind, place, extra if hyphen else None)
-    if is_of_a_job(report, text, row, at_context):
+    if check_job_in_label(report, text, row, at_context):
         return Term(text, name, kind, None, None, label)
     if row.extra is not None:
         if "-" not in label and "*" not in label:

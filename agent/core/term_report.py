@@ -84,21 +84,21 @@ class TermReport:
         return self._start + (self._before.before(offset) if self._before else offset)
 
 
-def malformed(text: str, fields: list[str], report: TermReport) -> ProblemError:
+def malformed(report: TermReport, text: str, fields: list[str]) -> ProblemError:
     """Why a term is not an event: a field is missing or empty, or the type is unknown."""
     name, kind, rest = [*fields, "", ""][:3]
     if not name:
         hint = "write the event's name before the hyphen, such as failed"
         return report.error("empty-field", 0, 1, "this event has no name", hint)
     if len(fields) == 1:
-        return _not_an_event(text, report)
+        return _not_an_event(report, text)
     at_type = len(name) + 1
     if not kind:
         message = "this event has no type between its hyphens"
         edits = (Edit(at_type, at_type, "job"),) if rest in JOB_CONTEXTS else ()
         return report.error("empty-field", at_type, 1, message, _EXPECTED_TYPES, *edits)
     if kind not in TYPES:
-        return _unknown_type(name, kind, rest, report)
+        return _unknown_type(report, name, kind, rest)
     assert not rest
     end = len(text)
     add = "self" if text.endswith("-") else "-self"
@@ -108,7 +108,7 @@ def malformed(text: str, fields: list[str], report: TermReport) -> ProblemError:
     return report.error("empty-field", end, 1, message, hint, Edit(end, end, add))
 
 
-def _not_an_event(text: str, report: TermReport) -> ProblemError:
+def _not_an_event(report: TermReport, text: str) -> ProblemError:
     """Why a term without a hyphen is not an event."""
     message = f"{shown(text)} is not an event: it has no hyphen"
     hint = "an event is written name-type-context or name-type-context-extra"
@@ -120,7 +120,7 @@ def _not_an_event(text: str, report: TermReport) -> ProblemError:
     return report.error("not-an-event", 0, len(text), message, hint, edit)
 
 
-def no_extra(text: str, row: EventType, report: TermReport) -> ProblemError:
+def no_extra(report: TermReport, text: str, row: EventType) -> ProblemError:
     """Why a term that ends with the hyphen after its context is not an event."""
     end = len(text)
     message = "this event ends in a hyphen, and no extra follows it"
@@ -133,7 +133,8 @@ def no_extra(text: str, row: EventType, report: TermReport) -> ProblemError:
     return report.error("empty-field", end, 1, message, hint, Edit(end, end, "*"))
 
 
-def _unknown_type(name: str, kind: str, rest: str, report: TermReport) -> ProblemError:
+def _unknown_type(report: TermReport, name: str, kind: str, rest: str) -> ProblemError:
+    """Why the second field of a term is not a type, and what was probably meant."""
     at = len(name) + 1
 
     def error(message: str, hint: str, *edits: Edit) -> ProblemError:
@@ -170,11 +171,10 @@ def _unknown_type(name: str, kind: str, rest: str, report: TermReport) -> Proble
         )
         return error(message, f"write {'-'.join(ordered)}", edit)
     if is_one_job(kind):
-        kind_of_event = "job" if not rest else "work"
         message = f"this event has no type before {shown(kind)}"
         # With another type or context in it, the result would be another event than was meant.
         is_clear = not {name, *rest.split("-")} & {*TYPES, *JOB_CONTEXTS}
-        edits = [Edit(at, at, f"{kind_of_event}-")] if is_clear else []
+        edits = [Edit(at, at, "work-" if rest else "job-")] if is_clear else []
         return error(message, _EXPECTED_TYPES, *edits)
     near = nearest(kind.lower(), TYPES) or TYPE_FORMS.get(kind.lower())
     hint = f"did you mean {near}?" if near else _EXPECTED_TYPES
@@ -237,10 +237,8 @@ def check_extra(report: TermReport, text: str, row: EventType, context: str, ext
     before = text[: start - len(context) - 1]
     if row.extra is not None and extra in JOB_CONTEXTS:
         message = f"`{context}-{extra}` has the extra before the context"
-        hint, edits = (
-            f"write {extra}-{context}",
-            [Edit(len(before), len(text), f"{extra}-{context}")],
-        )
+        hint = f"write {extra}-{context}"
+        edits = [Edit(len(before), len(text), f"{extra}-{context}")]
         if context in JOB_CONTEXTS:
             message = f"`{context}-{extra}` has two contexts: `{extra}` is read as the {row.extra}"
             hint, edits = f"write one of them, and the {row.extra} after it", []
@@ -287,8 +285,8 @@ def check_number(report: TermReport, row: EventType, extra: str, offset: int) ->
     report.add("not-a-number", offset, length, message, hint, *edits)
 
 
-def is_of_a_job(report: TermReport, text: str, row: EventType, at: int) -> bool:
-    """Whether a label was meant as `self` or `parent` and something else; then warns of it.
+def check_job_in_label(report: TermReport, text: str, row: EventType, at: int) -> bool:
+    """Warn of a label that was meant as `self` or `parent` and something else; whether it was.
 
     The label is at offset `at` of `text`.
     """
@@ -335,7 +333,7 @@ def check_label(report: TermReport, text: str, row: EventType, at: int) -> None:
             edit = Edit(at, at + len(context), near)
             report.add(SUSPICIOUS, at, len(context), message, f"write {near}", edit)
     if "-" in (rest[0], rest[-1]):
-        _warn_odd_hyphen(report, rest, at)
+        _check_odd_hyphen(report, rest, at)
     if "&" not in text and "|" not in text:
         return
     single = _SINGLE_OPERATOR.search(text)
@@ -345,7 +343,7 @@ def check_label(report: TermReport, text: str, row: EventType, at: int) -> None:
         report.add("single-operator", single.start(), 1, message, hint)
 
 
-def _warn_odd_hyphen(report: TermReport, rest: str, at: int) -> None:
+def _check_odd_hyphen(report: TermReport, rest: str, at: int) -> None:
     """Warn of a label that begins or ends with a hyphen."""
     inner = rest.strip("-")
     first = len(rest) - len(rest.lstrip("-"))
