@@ -71,9 +71,9 @@ class Settler:
         Directories that are not in `dirty` wait for something that was found before; None is all
         of them. Takes one quiet period, and up to 10 s where a file system does not respond.
         """
-        silent, directories = await self._responding(directories)
+        stalled, directories = await self._responding(directories)
         settled: list[Settled] = []
-        for d in silent:
+        for d in stalled:
             d.attempt.end()
             settled.append((d, Snapshot.stalled(d.path, d.snapshot)))
         waiting = []
@@ -119,14 +119,14 @@ class Settler:
     ) -> tuple[list[DirectoryState], list[DirectoryState]]:
         """Those whose file systems do not respond, and those whose file systems do.
 
-        The others may respond late: the monitor notices them then, or when they count as silent. At
-        the first index they count as silent at once, so that everything else is served, and what
-        was stored of them.
+        The monitor notices the others when they respond, or when they count as stalled. At the
+        first index they count as stalled at once, so that everything else is served, and what was
+        stored of them.
         """
-        silent: list[DirectoryState] = []
+        stalled: list[DirectoryState] = []
         asked: list[DirectoryState] = []
         for d in directories:
-            (silent if self._watch.is_stalled(d.path) else asked).append(d)
+            (stalled if self._watch.is_stalled(d.path) else asked).append(d)
         # By file system, the directories on it. A directory that was never read may be on any.
         remote: dict[str, list[DirectoryState]] = {}
         for d in asked:
@@ -142,10 +142,10 @@ class Settler:
             late = [d for device, on_it in remote.items() if device not in prompt for d in on_it]
             asked = [d for d in asked if d not in late]
             if not self.started:
-                silent += late
+                stalled += late
             for d in late:
                 d.attempt.unsettled_since = None
-        return silent, asked
+        return stalled, asked
 
     # Two looks ----------------------------------------------------------------------------------
 
@@ -169,7 +169,7 @@ class Settler:
             self._ask_for_checks(d, look)
             if not look.settled:
                 attempt.look = look
-                # From now on: the look itself may have taken long, on a machine that stands still.
+                # Counted from now on: the look may have taken long, on a suspended machine.
                 attempt.unsettled_since = attempt.unsettled_since or time.monotonic()
                 settled += await self._held_for_writer(d)
                 d.stop_removed(look.snapshot, look.gone)
