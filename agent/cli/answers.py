@@ -16,7 +16,7 @@ from agent.core.quoting import printable
 #: Seconds that `reload` waits. It may have to wait until a writer has finished, and read 100
 #: directories from a slow server.
 RELOAD_TIMEOUT = 120.0
-#: Seconds that `metrics` waits: the agent allows 20 s for one request, behind others.
+#: Seconds that `metrics` waits: the agent allows 20 s for one request, after others.
 METRICS_TIMEOUT = 60.0
 
 

@@ -45,7 +45,7 @@ FULL, CONCISE, JSON, GITHUB = "full", "concise", "json", "github"
 @click.option(
     "--first-reading",
     is_flag=True,
-    help="Judge every directory as new, also one that an agent serves.",
+    help="Judge every directory as new, even one that an agent serves.",
 )
 @click.option("--watch", is_flag=True, help="Check again at each change, until SIGINT.")
 @click.pass_context

@@ -36,7 +36,7 @@ EVENTS = ("started", "reloaded", "held", "restored", "stopped")
 
 
 @click.command()
-@click.option("-f", "--follow", is_flag=True, help="Go on showing what is added, until SIGINT.")
+@click.option("-f", "--follow", is_flag=True, help="Keep showing what is added, until SIGINT.")
 @click.option(
     "-n",
     "--records",
@@ -87,7 +87,7 @@ def log(
     log_file: str | None,
     pipe: str | None,
 ) -> int:
-    """Show the reload log and what logrotate has put behind it."""
+    """Show the reload log and its rotated files."""
     if follow and until is not None:
         raise click.UsageError("--follow shows what comes from now on: leave out --until")
     if since is not None and until is not None and until < since:

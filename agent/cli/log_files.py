@@ -1,4 +1,4 @@
-"""The files of the reload log: the newest one, and those that logrotate has put behind it."""
+"""The files of the reload log: the newest one, and those that logrotate has rotated."""
 
 from __future__ import annotations
 

@@ -250,7 +250,7 @@ def _closing(line: str, start: int) -> Edit:
 
 def _around(line: str, start: int, end: int, rest: str) -> tuple[Edit, ...]:
     """The edits that make one value of the text in quotes, from `start` to `end`, and of the `rest`
-    behind it; none if it is not clear what was meant."""
+    after it; none if it is not clear what was meant."""
     if not rest.strip(" \t,;.\\]})"):
         return (Edit(end + 1, end + 1 + len(rest), ""),)
     raw = line[start + 1 : end]

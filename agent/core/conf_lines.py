@@ -19,7 +19,7 @@ from agent.core.diagnostic import Edit, Problem, ProblemError, Severity
 from agent.core.term_report import MAX_PROBLEMS
 from agent.core.trigger import Trigger
 
-#: The most rounds for one line. A line of a person needs two or three.
+#: The most rounds for one line. A line that a person wrote needs two or three.
 MAX_ROUNDS = 6
 
 

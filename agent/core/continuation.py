@@ -68,7 +68,7 @@ def continued(text: Sequence[str], index: int, first: Examined) -> Continued | N
 
 
 def _without_equals(text: Sequence[str], index: int) -> Iterator[str]:
-    """The lines behind the one at `index` that have text and no `=`."""
+    """The lines after the one at `index` that have text and no `=`."""
     for line in text[index + 1 : index + 1 + MAX_LINES]:
         part = line.partition("#")[0].strip()
         if len(line) > MAX_LINE or "=" in line or not part or file_names.in_conflict(part):

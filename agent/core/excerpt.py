@@ -37,7 +37,7 @@ class _Cell(NamedTuple):
 def excerpt(line: str, column: int, length: int, width: int) -> Excerpt:
     """The line with carets under `length` code points from `column` on, which counts from 1.
 
-    A place beyond the end of the line is shown just behind it. The text takes at most `width`
+    A place beyond the end of the line is shown just after it. The text takes at most `width`
     columns of a terminal: of a longer line, the part around the place is shown.
     """
     width = max(width, MIN_WIDTH)

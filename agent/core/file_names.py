@@ -131,7 +131,7 @@ def bad_name(name: str, start: int) -> Problem | None:
 
 
 def swapped(name: str, value: str, start: int, end: int) -> Problem | None:
-    """The error about a line with the trigger before the `=`, and the file behind it.
+    """The error about a line with the trigger before the `=`, and the file after it.
 
     `start` and `end` are the offsets of name and value in the line.
     """
@@ -140,7 +140,7 @@ def swapped(name: str, value: str, start: int, end: int) -> Problem | None:
         return None
     if not likely_event(name.split(None, 1)[0].strip("\"'(")):
         return None
-    message = "the sides are swapped: the file comes before the `=`, its trigger behind it"
+    message = "the sides are swapped: the file comes before the `=`, its trigger after it"
     hint = "write file = trigger"
     edit = Edit(start, end, f"{file} = {name}")
     return Problem("other-extension", message, hint, None, start + 1, None, len(name), (edit,))
@@ -205,7 +205,7 @@ def _without_equals(text: str, start: int) -> tuple[str, str, tuple[Edit, ...]]:
         return _comment_mark(comment, start)
     if not value and not before:
         message = f"{quoted} has no trigger: nothing says when it runs"
-        return message, f"write when it runs behind it, such as {quoted} = failed-job-self", ()
+        return message, f"write after it when it runs, such as {quoted} = failed-job-self", ()
     message = f"there is no `=` in `{quoted}`: each line is FILE = TRIGGER"
     return message, "write it so, or a # before it if it is a comment", ()
 

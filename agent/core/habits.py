@@ -62,8 +62,8 @@ _NOT = re.compile(r"(?:not(?=\s|$)|!)[\s!]*", re.IGNORECASE)
 #: The most characters of an event that decide whether it is one.
 MAX_BEFORE = 300
 _FIELDS = re.compile(r"[-_.:/\s]+")
-#: The name of a callback's file behind an event, and before one.
-_FILE_BEHIND = re.compile(r"[\s,;|&=]([\w.-]*\w\.(?:py|pl|qcb))[\s,;]*\Z")
+#: The name of a callback's file after an event, and before one.
+_FILE_AFTER = re.compile(r"[\s,;|&=]([\w.-]*\w\.(?:py|pl|qcb))[\s,;]*\Z")
 _FILE_BEFORE = re.compile(r"([\w.-]*\w\.(?:py|pl|qcb))[\s,;:=]")
 _PLACEHOLDER = re.compile(r"\$\{?\w+\}?|<\w[\w -]*>|\{\w+\}")
 _BRACKETS = {"[": "]", "<": ">", "{": "}", "^": "$"}
@@ -215,7 +215,7 @@ def _brackets(term: str) -> Problem | None:
 
 def _file(term: str) -> Problem | None:
     """The name of a file beside an event."""
-    found = _FILE_BEHIND.search(term)
+    found = _FILE_AFTER.search(term)
     event = term[: min(found.start(), MAX_BEFORE)] if found else ""
     if found is None and (found := _FILE_BEFORE.match(term)):
         event = term[found.end() :].lstrip(" \t,;:=")[:MAX_BEFORE]

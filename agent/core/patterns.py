@@ -72,9 +72,9 @@ def _fitting(
     end = len(text) - last
     tail = text[end:]
     if len(shape) == 2:
-        for head, behind in heads.items():
+        for head, after in heads.items():
             pattern = f"{head}*{tail}"
-            if behind <= end and pattern in group:
+            if after <= end and pattern in group:
                 yield pattern
         return
     if len(heads) * len(text) * weight > most:
@@ -82,8 +82,8 @@ def _fitting(
         return
     size = shape[1]
     found: set[str] = set()
-    for head, behind in heads.items():
-        for at in range(behind, end - size + 1):
+    for head, after in heads.items():
+        for at in range(after, end - size + 1):
             if not at & 63:
                 steps.take(64 * weight)
             pattern = f"{head}*{text[at : at + size]}*{tail}"

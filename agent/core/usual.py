@@ -90,7 +90,7 @@ def _term(text: str) -> Term | None:
         # `self.foo` is a label. The author probably wanted the context `self`.
         if label.startswith(_WITH_A_DOT):
             return None
-        # The same with words behind it or its extra.
+        # The same, with words after it or after its extra.
         if " " in label and ((word := first.split(" ", 1)[0]) in _CONTEXTS or is_id(word)):
             return None
         # Perhaps the context is at the end.
