@@ -66,8 +66,8 @@ def test_the_disk_of_the_state_is_full(site: Site) -> None:
 
 def test_the_log_cannot_be_written(site: Site) -> None:
     site.start()
-    # After this nothing is written by itself, and no new log takes the place.
-    wait_for(lambda: any("the first time" in one["message"] for one in site.told("message")))
+    # After this the daemon writes nothing unasked, and no new log takes the place.
+    wait_for(lambda: any("first look" in one["message"] for one in site.told("message")))
     site.log.unlink()
     site.log.mkdir()
     site.prolog(7)
