@@ -345,7 +345,7 @@ class Subscription(client._Subscribed):
             return until != deadline
         except client._Absent:
             await self._disconnect()
-            pause = self._records.pause()
+            pause = self._records.pause(deadline)
             if pause is None:
                 raise
             left = deadline - time.monotonic()

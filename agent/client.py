@@ -651,6 +651,8 @@ class Subscription(_Subscribed):
 
     Iterating waits without limit, `next` with one. It is for one thread at a time.
 
+    If the agent is not there, this waits for it for `restart` seconds, within `timeout`.
+
     Without `since` and `heartbeat`, NoAgent is raised when the agent closes the connection, since
     changes are no longer reported: subscribe again, and compare the digest.
 
@@ -739,7 +741,7 @@ class Subscription(_Subscribed):
                     raise
         except _Absent:
             self._disconnect()
-            pause = self._records.pause()
+            pause = self._records.pause(deadline)
             if pause is None:
                 raise
             left = deadline - time.monotonic()
@@ -860,17 +862,22 @@ class _Records:
             seconds = now - self._quiet_since
             raise NoAgent("{}: nothing came for {:.1f} s".format(self.path, seconds))
 
-    def pause(self) -> Optional[float]:
+    def pause(self, deadline: float) -> Optional[float]:
         """Note that the connection is lost, or cannot be made. Returns the seconds until the next
-        attempt, or None if the connection is given up."""
+        attempt, or None if the connection is given up. Before the agent has first answered that is
+        also so where the next attempt would be after the deadline."""
         now = time.monotonic()
         self.answered = False
         self._quiet_since, self._doubted_since = now, None
         if self._gone_since is None:
             self._gone_since = now
         pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
-        in_time = now + pause <= self._gone_since + self._restart
-        return pause if self._goes_on and in_time else None
+        until = self._gone_since + self._restart
+        if not self.heard:
+            until = min(until, deadline)
+        elif not self._goes_on:
+            return None
+        return pause if now + pause <= until else None
 
     def _answer(self, result: Any) -> None:
         if not isinstance(result, dict):

@@ -482,7 +482,7 @@ def test_a_subscription_that_is_not_answered_is_an_error(start: Start) -> None:
     with pytest.raises(TimedOut):
         Client(start(silent).path, timeout=0.2).subscribe()
     with pytest.raises(NoAgent):
-        Client(start(hang_up).path).subscribe()
+        Client(start(hang_up).path, restart=0).subscribe()
     with pytest.raises(AgentError, match="not an object"):
         Client(start(says(lambda r: answer(r, 1))).path).subscribe()
 

@@ -180,18 +180,21 @@ def test_an_agent_that_does_not_come_back_is_waited_for_as_long_as_the_caller_sa
         # It is over.
         with pytest.raises(NoAgent, match="closed"):
             records.next(DEADLINE)
-    with pytest.raises(NoAgent, match="no pipe"):
-        subscribe(tmp_path / "none", heartbeat=60)
+    for seconds in ({"restart": 0}, {"timeout": 0.2, "restart": DEADLINE}):
+        for params in ({"heartbeat": 60}, {}):
+            with pytest.raises(NoAgent, match="no pipe"):
+                subscribe(tmp_path / "none", **seconds, **params)
 
 
+@pytest.mark.parametrize("heartbeat", [60, None])
 def test_an_agent_that_is_about_to_start_is_waited_for(
-    subscribe: Subscribe, tmp_path: Path
+    subscribe: Subscribe, tmp_path: Path, heartbeat: int | None
 ) -> None:
     agent = Agent(tmp_path, write(tmp_path / "callback", CONF, a_py="0\n"))
     thread = threading.Thread(target=agent.start)
     thread.start()
     try:
-        assert subscribe(agent.pipe, heartbeat=60, restart=DEADLINE).generation == 1
+        assert subscribe(agent.pipe, heartbeat=heartbeat, restart=DEADLINE).generation == 1
     finally:
         thread.join()
         agent.stop()

@@ -103,7 +103,7 @@ class Feed:
         for path in self._paths:
             try:
                 # Before the history: no record is lost between them, though one may come twice.
-                self._records = client.Subscription(path, INTERVAL)
+                self._records = client.Subscription(path, INTERVAL, restart=0.0)
                 self._client = client.Client(path, INTERVAL)
                 self.records.clear()
                 self.records.extend(self._client.history(MAX_RECORDS)["records"])
