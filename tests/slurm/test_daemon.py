@@ -43,7 +43,7 @@ def serve(site: Site, **triggers: str) -> Site:
     install(site, **triggers)
     site.agent.start()
     site.start()
-    wait_for(lambda: any("the first time" in one["message"] for one in site.told("message")))
+    wait_for(lambda: any("first look" in one["message"] for one in site.told("message")))
     return site
 
 
