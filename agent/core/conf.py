@@ -251,7 +251,10 @@ def _closing(line: str, start: int) -> Edit:
 def _around(line: str, start: int, end: int, rest: str) -> tuple[Edit, ...]:
     """The edits that make one value of the text in quotes, from `start` to `end`, and of the `rest`
     after it; none if it is not clear what was meant."""
-    if not rest.strip(" \t,;.\\]})"):
+    if end == start + 1 and rest.strip('"'):
+        # Two quotes where one belongs.
+        return (Edit(start, start + 1, ""),)
+    if not rest.strip(' \t,;.\\]})"'):
         return (Edit(end + 1, end + 1 + len(rest), ""),)
     raw = line[start + 1 : end]
     if "#" in raw or "\\" in raw or rest[0] not in " \t&|),;":

@@ -16,6 +16,7 @@ from agent.core import conf, file_names, habits, languages, look_alikes, trigger
 from agent.core.conf import Setting
 from agent.core.correction import WRITE, Corrected, as_hint, merged
 from agent.core.diagnostic import Edit, Problem, ProblemError, Severity
+from agent.core.quoting import shown
 from agent.core.term_report import MAX_PROBLEMS
 from agent.core.trigger import Trigger
 
@@ -158,6 +159,10 @@ def _round(line: str, number: int) -> _Round:
         if turned is not None:
             return _Round(setting, None, [turned], {})
     found = habits.in_value(setting.value, trigger.term_places, quoted)
+    if cut := _cut_off(line, setting, quoted, problems):
+        found = []
+        is_before = (p for p in problems if (p.column or 0) < len(setting.value))
+        problems = [*(p for p in is_before if p.severity is Severity.ERROR), cut]
     problems, explained = _explained(problems, found)
     problems = [_in_line(problem, setting) for problem in problems]
     if "'" in setting.value and not any(p.code == "single-quote" for p in problems):
@@ -169,6 +174,36 @@ def _round(line: str, number: int) -> _Round:
         problems.append(bad)
     explained = {i: (code, setting.column_of((at or 1) - 1)) for i, (code, at) in explained.items()}
     return _Round(setting, tree, problems, explained)
+
+
+def _cut_off(line: str, setting: Setting, quoted: bool, problems: list[Problem]) -> Problem | None:
+    """The problem of a trigger that ends where a `#` begins a comment, and that goes on in it.
+
+    Its place is in the trigger. It has the code of the error that this causes.
+    """
+    value, start = setting.value, setting.value_column - 1
+    end = start + len(value)
+    rest = line[end:]
+    if quoted or not rest.startswith("#"):
+        return None
+    error = next((p.code for p in problems if p.severity is Severity.ERROR), habits.CODE)
+    edits: list[Edit] = []
+    if value.endswith("&") and (entities := habits.numbered_entities(line)):
+        message = "`&#` begins a character of HTML, but from `#` on it is a comment"
+        hint = "write the character in its place"
+        edits = [Edit(e.start - start, e.end - start, e.text) for e in entities]
+    elif value.endswith("-"):
+        message = f"from `#` on it is a comment, so the event ends in a hyphen: {shown(value)}"
+        text = rest.split(None, 1)[0]
+        hint = "write what belongs there, and a space before the # of a comment"
+        if text[1:].isdigit():
+            hint = f"write {shown(value + text[1:])}, or the value in double quotes if # is in it"
+        elif text.strip("#") and not set('"\\') & set(value + text):
+            hint = "write it in double quotes"
+            edits = [Edit(0, 0, '"'), Edit(len(value) + len(text), len(value) + len(text), '"')]
+    else:
+        return None
+    return Problem(error, message, hint, None, len(value), None, 1, tuple(edits))
 
 
 def _explained(

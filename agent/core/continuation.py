@@ -49,7 +49,11 @@ def continued(text: Sequence[str], index: int, first: Examined) -> Continued | N
         part = line.partition("#")[0].strip()
         if not (_is_unfinished(joined) or part.startswith(_OPERATORS)):
             break
-        joined = f"{joined.rstrip(chr(92)).rstrip()} {part}"
+        if joined.endswith("=") and joined.count("=") > 1:
+            # So mail programs divide a long line.
+            joined = joined[:-1] + part
+        else:
+            joined = f"{joined.rstrip(chr(92)).rstrip()} {part}"
         message = f"this line continues line {index + 1}; a trigger is on one line"
         column = line.index(part) + 1
         others.append(

@@ -17,10 +17,16 @@ from agent.core.typography import invisible, outer_quotes, quoted_part
 #: How the hint of a line begins that is to go.
 REMOVE = "remove this line"
 
-_COMMENT = re.compile(r"(?://+|--+|;+|/\*+|%+|(?i:rem|dnl)(?=\s))\s*")
+_COMMENT = re.compile(r"(?://+|--+|;+|/\*+|<!--+|%+|(?i:rem|dnl)(?=\s))\s*")
 #: What git writes around the two sides of a conflict.
 _CONFLICT = re.compile(r"(?:<{7}|>{7}|\|{7})(?:\s.*)?|={7}", re.DOTALL)
-_BULLET = re.compile(r"[-*+]\s+")
+#: The marks of lists, mails, patches and terminals, and the numbers that `cat -n` and `grep` write.
+_BULLET = re.compile(
+    r"(?:[-*+>|$\u2022\u2013]\s*)*(?:[-*+>|$\u2022\u2013]\s+|>)"
+    r"|[0-9]+(?:[.:)]\s*|\s+)|callbacks\.conf:(?:[0-9]+:)?\s*"
+)
+#: What is around a name in other formats, and in none that is a name's.
+_AROUND = " \t*,;()[]{}<>"
 #: Commands that people write before a file's name.
 _COMMAND = re.compile(
     r"(?:(?:/\S*/)?(?:env|python[0-9.]*|perl[0-9.]*|sh|bash)|export|set|setenv|let|exec|run|call)\s+",
@@ -73,6 +79,11 @@ def in_name(name: str, start: int) -> tuple[str, str, tuple[Edit, ...]] | None:
         return message, "write = alone", (Edit(start + len(bare.rstrip()), end, " "),)
     if "/" in name or "\\" in name:
         return _path(name, start)
+    bare = name.strip(_AROUND)
+    if bare != name and _files(bare) == [(0, len(bare))]:
+        at = start + name.index(bare)
+        message = f"the punctuation is read as part of the file name: {shown(name)}"
+        return message, "remove it", (Edit(start, at, ""), Edit(at + len(bare), end, ""))
     if len(_files(name)) > 1:
         message = f"one line names one file; {shown(name)} is read as one name"
         return message, "write a line for each file", ()
@@ -205,7 +216,7 @@ def _without_equals(text: str, start: int) -> tuple[str, str, tuple[Edit, ...]]:
         return _comment_mark(comment, start)
     if not value and not before:
         message = f"{quoted} has no trigger: nothing says when it runs"
-        return message, f"write after it when it runs, such as {quoted} = failed-job-self", ()
+        return message, f"write after it when it runs, such as {file} = failed-job-self", ()
     message = f"there is no `=` in `{quoted}`: each line is FILE = TRIGGER"
     return message, "write it so, or a # before it if it is a comment", ()
 

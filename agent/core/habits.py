@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
+from agent.core import several
 from agent.core.correction import shifted
 from agent.core.diagnostic import Edit, Problem
 from agent.core.event import DONE, TYPES
@@ -25,6 +26,7 @@ from agent.core.typography import (
     quoted_part,
     quotes,
     single_quotes,
+    stars,
     suspicious,
     unseen,
     without_ends,
@@ -56,15 +58,9 @@ _LEADING = re.compile(r"[=:>~][=:>~ \t]*")
 _COMMENT = re.compile(r"(?<!\S)//")
 #: Comments of other languages that are also plausible in a label.
 _WEAK_COMMENT = re.compile(r"(?<!\S)(?:--|/\*|;)(?=\s)|;(?=\s)")
-_SEPARATOR = re.compile(r"\s*[,;|&/+]+\s*|\s+(?:then|plus|also|und|oder|xor)\s+|\s+", re.IGNORECASE)
-_ALL_OF = re.compile("&|[+]|then|plus|also|und", re.IGNORECASE)
+_AND = re.compile(r"&&|\band\b", re.IGNORECASE)
 _NOT = re.compile(r"(?:not(?=\s|$)|!)[\s!]*", re.IGNORECASE)
-#: The most characters of an event that decide whether it is one.
-MAX_BEFORE = 300
 _FIELDS = re.compile(r"[-_.:/\s]+")
-#: The name of a callback's file after an event, and before one.
-_FILE_AFTER = re.compile(r"[\s,;|&=]([\w.-]*\w\.(?:py|pl|qcb))[\s,;]*\Z")
-_FILE_BEFORE = re.compile(r"([\w.-]*\w\.(?:py|pl|qcb))[\s,;:=]")
 _PLACEHOLDER = re.compile(r"\$\{?\w+\}?|<\w[\w -]*>|\{\w+\}")
 _BRACKETS = {"[": "]", "<": ">", "{": "}", "^": "$"}
 
@@ -130,6 +126,12 @@ def _entities(value: str) -> Habit | None:
     return Habit(problem, 0, len(value) + 1)
 
 
+def numbered_entities(line: str) -> list[Edit]:
+    """What replaces the characters of a line that HTML writes as `&#` and a number."""
+    found = (m for m in _ENTITY.finditer(line) if m[0].startswith("&#"))
+    return [Edit(*m.span(), _ENTITIES[m[0]]) for m in found]
+
+
 def _leading(value: str) -> Habit | None:
     found = _LEADING.match(value)
     if found is None:
@@ -177,10 +179,20 @@ def _in_term(value: str, start: int, end: int) -> Habit | None:
     for check in _CHECKS:
         if problem := check(term):
             edits = shifted(problem.edits, start)
+            if any(edit.text == " || " for edit in edits) and _needs_a_group(value, start, end):
+                edits = (Edit(start, start, "("), *edits, Edit(end, end, ")"))
             assert problem.column is not None
             column = problem.column + start
             return Habit(replace(problem, column=column, edits=edits), start, end)
     return None
+
+
+def _needs_a_group(value: str, start: int, end: int) -> bool:
+    """Whether `||` in the term at `start` to `end` would divide the events that `&&` joins."""
+    before, after = value[:start].rstrip(), value[end:].lstrip()
+    if before.endswith("(") and after.startswith(")"):
+        return False
+    return any(map(_AND.search, (before, after)))
 
 
 def _negation(term: str) -> Problem | None:
@@ -211,63 +223,6 @@ def _brackets(term: str) -> Problem | None:
         return suspicious(0, 1, message, "remove it; `*` matches any characters", *edits)
     message = f"`{term[0]}` is not a bracket here: it is read as part of the event's name"
     return suspicious(0, 1, message, "remove the brackets; ( and ) group events", *edits)
-
-
-def _file(term: str) -> Problem | None:
-    """The name of a file beside an event."""
-    found = _FILE_AFTER.search(term)
-    event = term[: min(found.start(), MAX_BEFORE)] if found else ""
-    if found is None and (found := _FILE_BEFORE.match(term)):
-        event = term[found.end() :].lstrip(" \t,;:=")[:MAX_BEFORE]
-    if found is None or not likely_event(event):
-        return None
-    file = quoted_part(found[1])
-    message = f"`{file}` is read as part of the event: a line names one file, before its `=`"
-    hint = f"write a line of its own for {file}"
-    return suspicious(found.start(1), len(found[1]), message, hint)
-
-
-def _missing_operator(term: str) -> Problem | None:
-    """Two events beside each other, or with punctuation between them."""
-    separators = list(_SEPARATOR.finditer(term))
-    edits: list[Edit] = []
-    first: tuple[int, str, str, str] | None = None
-    begin = 0
-    for index, found in enumerate(separators):
-        following = separators[index + 1].start() if index + 1 < len(separators) else len(term)
-        after = term[found.end() : following]
-        if not likely_event(after):
-            continue
-        before = term[begin : min(found.start(), begin + MAX_BEFORE)]
-        if not before or "-" not in before:
-            return _words_before(term, found.end()) if begin == 0 else None
-        if not likely_event(before):
-            continue
-        operator = " && " if _ALL_OF.search(found[0]) else " || "
-        edits.append(Edit(found.start(), found.end(), operator))
-        if first is None:
-            first = found.start(), found[0], before, after
-        begin = found.end()
-    if first is None:
-        return None
-    at, between, before, after = first
-    between = between.strip()
-    both = f"`{quoted_part(before)}` and `{quoted_part(after)}`"
-    if between:
-        at += term[at:].index(between)
-        message = f"`{quoted_part(between)}` is not an operator: {both} are read as one event"
-    else:
-        message = f"there is no operator between {both}: they are read as one event"
-        at = term.index(after, at)
-    hint = f"write {edits[0].text.strip()} between them"
-    return suspicious(at, len(between) or len(after), message, hint, *edits)
-
-
-def _words_before(term: str, end: int) -> Problem:
-    """Words before an event, which are read as part of its name."""
-    words = term[:end].rstrip()
-    message = f"`{quoted_part(words)}` before the event is read as part of its name"
-    return suspicious(0, len(words), message, "remove it", Edit(0, end, ""))
 
 
 def _trailing(term: str) -> Problem | None:
@@ -359,6 +314,7 @@ def _placeholder(term: str) -> Problem | None:
 
 
 _CHECKS = (
-    *(quotes, single_quotes, _brackets, _negation, _file, _missing_operator, _trailing, unseen),
-    *(dashes, _spaced, _other_separator, _regular_expression, _placeholder),
+    *(quotes, single_quotes, several.names, _brackets, _negation, several.files, several.events),
+    *(_trailing, unseen, stars, dashes, _spaced, _other_separator, _regular_expression),
+    _placeholder,
 )

@@ -17,6 +17,7 @@ from agent.core.likely import (
     is_nearly_job,
     is_one_job,
     known_name,
+    likely_event,
     meant_names,
 )
 from agent.core.quoting import shown
@@ -30,6 +31,9 @@ _SINGLE_OPERATOR = re.compile(r"(?<!\S)[&|](?!\S)")
 #: What follows `self` or `parent` without a hyphen.
 _MORE = re.compile(r"(self|parent)([^\w*-]+)(.+)", re.DOTALL)
 _NUMBERS = re.compile(r"[0-9*]+(?:-[0-9*]+)*")
+#: A name and a type, and a type and a context, without the hyphen between them.
+_JOINED = re.compile(r"(\w+?)[_.:/ ]?(job|subjob|work)")
+_TYPE_AND_JOB = re.compile(r"(job|subjob|work)[_.:/ ]?(self|parent)")
 _EXPECTED_TYPES = "the types are " + ", ".join(TYPES)
 _UNIT = re.compile(r"([0-9]{1,9})\s*(s|sec|m|min|h|d)", re.IGNORECASE)
 _SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
@@ -89,7 +93,9 @@ def malformed(report: TermReport, text: str, fields: list[str]) -> ProblemError:
     name, kind, rest = [*fields, "", ""][:3]
     if not name:
         hint = "write the event's name before the hyphen, such as failed"
-        return report.error("empty-field", 0, 1, "this event has no name", hint)
+        bare = text.lstrip("- ")
+        edits = (Edit(0, len(text) - len(bare), ""),) if likely_event(bare) else ()
+        return report.error("empty-field", 0, 1, "this event has no name", hint, *edits)
     if len(fields) == 1:
         return _not_an_event(report, text)
     at_type = len(name) + 1
@@ -172,10 +178,17 @@ def _unknown_type(report: TermReport, name: str, kind: str, rest: str) -> Proble
         return error(message, f"write {'-'.join(ordered)}", edit)
     if is_one_job(kind):
         message = f"this event has no type before {shown(kind)}"
+        # Perhaps the type is there, and another character or none is before it.
+        if (joined := _JOINED.fullmatch(name)) and known_name(joined[1]):
+            edit = Edit(len(joined[1]), joined.start(2), "-")
+            return error(f"there is no hyphen before the type {joined[2]}", "write one", edit)
         # With another type or context in it, the result would be another event than was meant.
         is_clear = not {name, *rest.split("-")} & {*TYPES, *JOB_CONTEXTS}
         edits = [Edit(at, at, "work-" if rest else "job-")] if is_clear else []
         return error(message, _EXPECTED_TYPES, *edits)
+    if joined := _TYPE_AND_JOB.fullmatch(kind):
+        edit = Edit(at + joined.end(1), at + joined.start(2), "-")
+        return error(f"there is no hyphen between {joined[1]} and {joined[2]}", "write one", edit)
     near = nearest(kind.lower(), TYPES) or TYPE_FORMS.get(kind.lower())
     hint = f"did you mean {near}?" if near else _EXPECTED_TYPES
     edits = [Edit(at, at + len(kind), near)] if near else []

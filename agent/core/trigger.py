@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from agent.core.diagnostic import Edit, Problem, ProblemError
@@ -274,9 +274,25 @@ class _Parser:
         except ProblemError as error:
             # Beyond MAX_PROBLEMS errors are dropped, but the first one never is.
             if not self._failed or len(self._problems) < MAX_PROBLEMS:
-                self._problems.append(error.problem)
+                self._problems.append(self._as_the_others(error.problem))
             self._failed = True
             return _NO_TERM
+
+    def _as_the_others(self, problem: Problem) -> Problem:
+        """The problem of a term; where the correction makes an event of a name alone, it takes the
+        type and the context from the other events of the trigger, if these agree."""
+        if problem.code != "not-an-event" or not problem.edits:
+            return problem
+        texts = (self._text[t.start : t.end] for t in self._tokens if t.kind == "term")
+        others = {text.partition("-")[2] for text in texts if text.count("-") > 1}
+        edit = problem.edits[0]
+        name = edit.text.partition("-")[0]
+        if not others:
+            return problem
+        written = (
+            (Edit(edit.start, edit.end, f"{name}-{others.pop()}"),) if len(others) == 1 else ()
+        )
+        return replace(problem, edits=written)
 
     def _dangling(self, index: int, message: str) -> ProblemError:
         """The error about the token at `index`: there is no event where one is expected."""

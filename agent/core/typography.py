@@ -16,6 +16,7 @@ _TYPOGRAPHIC = (
     "`\u00b4\u2032\u2033\uff02\uff07"
 )
 _DASH = re.compile("[\u2010-\u2015\u2212\u00ad\ufe58\ufe63\uff0d]|--")
+_STAR = re.compile("[\u2217\uff0a\u204e\u22c6]|([\"'`])[*]\\1")
 _ODD_SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f]")
 _UNSEEN = re.compile(
     "[\u00a0\u1680\u2000-\u200f\u202a-\u202f\u205f\u2060-\u2064\u2066-\u2069\ufeff\u00ad"
@@ -118,6 +119,17 @@ def unseen(term: str) -> Problem | None:
     what = "a space that is not an ordinary one" if _ODD_SPACE.match(first[0]) else "not visible"
     message = f"the character {named(first[0])} is {what}: it is read as part of the event"
     return suspicious(first.start(), 1, message, "remove it, or write a space", *edits)
+
+
+def stars(term: str) -> Problem | None:
+    """A field that is only a `*`, in quotes or in one of the characters that look like it."""
+    at = 0
+    for index, field in enumerate(term.split("-")):
+        if index > 1 and _STAR.fullmatch(field):
+            message = f"only a bare `*` matches any characters: {quoted_part(field)} is text"
+            return suspicious(at, len(field), message, "write *", Edit(at, at + len(field), "*"))
+        at += len(field) + 1
+    return None
 
 
 def _joins(term: str, at: int) -> bool:

@@ -195,3 +195,23 @@ def test_another_word_for_a_name_is_asked_about_and_never_replaced(word: str) ->
     (found,) = examine(f"n.py = {word}-job-self").problems
     assert (found.code, found.column) == ("unknown-name", 8)
     assert found.hint == f"did you mean {' or '.join(SYNONYMS[word])}?"
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "hint"),
+    [
+        ("n.py = done-work-#7-*", "empty-field", 'write: n.py = "done-work-#7-*"'),
+        ("n.py = done-work-self-#7", "empty-field", "write done-work-self-7, or the value in"),
+        ("n.py = failed-work-self-# any", "empty-field", "write what belongs there, and a space"),
+        ("n.py = a-job-self &#38;&#38; b-job-self", "suspicious", "write: n.py = a-job-self &&"),
+    ],
+)
+def test_a_trigger_that_goes_on_after_a_number_sign(line: str, code: str, hint: str) -> None:
+    (problem,) = examine(line).problems
+    assert problem.code == code
+    assert (problem.hint or "").startswith(hint)
+
+
+@pytest.mark.parametrize("line", ["n.py = done-job-self# mail", "n.py = done-job-self #-", "#-#"])
+def test_a_comment_is_not_the_rest_of_a_trigger(line: str) -> None:
+    assert examine(line).problems == ()

@@ -1,0 +1,104 @@
+"""Finds several events, names of events or files where a trigger has one."""
+
+from __future__ import annotations
+
+import re
+
+from agent.core.diagnostic import Edit, Problem
+from agent.core.likely import known_name, likely_event
+from agent.core.typography import quoted_part, suspicious
+
+#: Operators of logic and of other languages, and those that an input method for Chinese writes.
+_SIGNS = r"[,;|&/+\u2227\u2228\u2225\u2016\uff5c\uff06]+"
+_SEPARATOR = re.compile(rf"\s*{_SIGNS}\s*|\s+(?:then|plus|also|und|oder|xor)\s+|\s+", re.IGNORECASE)
+_ALL_OF = re.compile("[&+\u2227\uff06]|then|plus|also|und", re.IGNORECASE)
+#: Names with punctuation, `or` or white space between them, in brackets or not.
+_NAMES = re.compile(r"\[?\s*\w+(?:[,;|&/+\s]+\w+)+\s*\]?-")
+#: The most characters of an event that decide whether it is one.
+MAX_BEFORE = 300
+#: The name of a callback's file after an event, and before one.
+_FILE_AFTER = re.compile(r"[\s,;|&=]([\w.-]*\w\.(?:py|pl|qcb))[\s,;]*\Z")
+_FILE_BEFORE = re.compile(r"([\w.-]*\w\.(?:py|pl|qcb))[\s,;:=]")
+#: And one that begins a second `file = trigger`.
+_SECOND_LINE = re.compile(r"[\s,;|&]([\w.-]*\w\.(?:py|pl|qcb))\s*=")
+
+
+def names(term: str) -> Problem | None:
+    """Several names before one type."""
+    found = _NAMES.match(term)
+    if found is None:
+        return None
+    meant = [known_name(name) for name in re.findall(r"\w+", found[0])]
+    where = term[found.end() :]
+    if None in meant or not likely_event(f"{meant[0]}-{where}"):
+        return None
+    message = f"`{quoted_part(found[0][:-1].strip())}` is read as one name: an event has one"
+    text = " || ".join(f"{name}-{where}" for name in meant)
+    hint = "write an event for each name, with || between them"
+    return suspicious(0, found.end() - 1, message, hint, Edit(0, len(term), f"({text})"))
+
+
+def files(term: str) -> Problem | None:
+    """The name of a file beside an event."""
+    # Two lines that were joined.
+    if (found := _SECOND_LINE.search(term)) and likely_event(term[: found.start()][:MAX_BEFORE]):
+        file = quoted_part(found[1])
+        message = f"`{file} =` is read as part of the event: a line names one file"
+        hint = f"write a line of its own for {file}"
+        return suspicious(found.start(1), len(found[1]), message, hint)
+    found = _FILE_AFTER.search(term)
+    event = term[: min(found.start(), MAX_BEFORE)] if found else ""
+    if found is None and (found := _FILE_BEFORE.match(term)):
+        event = term[found.end() :].lstrip(" \t,;:=")[:MAX_BEFORE]
+    if found is None or not likely_event(event):
+        return None
+    file = quoted_part(found[1])
+    message = f"`{file}` is read as part of the event: a line names one file, before its `=`"
+    hint = f"write a line of its own for {file}"
+    return suspicious(found.start(1), len(found[1]), message, hint)
+
+
+def events(term: str) -> Problem | None:
+    """Two events beside each other, or with punctuation between them."""
+    separators = list(_SEPARATOR.finditer(term))
+    edits: list[Edit] = []
+    first: tuple[int, str, str, str] | None = None
+    begin = 0
+    for index, found in enumerate(separators):
+        following = separators[index + 1].start() if index + 1 < len(separators) else len(term)
+        after = term[found.end() : following]
+        if not likely_event(after):
+            continue
+        before = term[begin : min(found.start(), begin + MAX_BEFORE)]
+        if not before or "-" not in before:
+            # The hyphen of an event without a name belongs to the word before it.
+            if after.startswith("-"):
+                return None
+            return _words_before(term, found.end()) if begin == 0 else None
+        if not likely_event(before):
+            continue
+        operator = " && " if _ALL_OF.search(found[0]) else " || "
+        edits.append(Edit(found.start(), found.end(), operator))
+        if first is None:
+            first = found.start(), found[0], before, after
+        begin = found.end()
+    if first is None:
+        return None
+    at, between, before, after = first
+    between = between.strip()
+    both = f"`{quoted_part(before)}` and `{quoted_part(after)}`"
+    if between:
+        at += term[at:].index(between)
+        message = f"`{quoted_part(between)}` is not an operator: {both} are read as one event"
+    else:
+        message = f"there is no operator between {both}: they are read as one event"
+        at = term.index(after, at)
+    hint = f"write {edits[0].text.strip()} between them"
+    return suspicious(at, len(between) or len(after), message, hint, *edits)
+
+
+def _words_before(term: str, end: int) -> Problem:
+    """Words before an event, which are read as part of its name."""
+    words = term[:end].rstrip()
+    message = f"`{quoted_part(words)}` before the event is read as part of its name"
+    return suspicious(0, len(words), message, "remove it", Edit(0, end, ""))
