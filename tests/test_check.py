@@ -72,7 +72,7 @@ def test_a_writer_in_one_directory_does_not_hide_the_others(tmp_path: Path) -> N
 
 def test_a_file_that_is_closed_in_time_is_read(tmp_path: Path) -> None:
     directory = write(tmp_path / "one", "a.pl = done-job-self\n", a_pl="1\n")
-    # Not the default: this machine may stand still for longer.
+    # Not the default: this machine may be suspended for longer.
     patient = Timing(writing=DEADLINE)
     with writer(directory / "a.pl", DEFAULTS.writing / 10):
         (checked,) = check_directories([Subject(str(directory), LANGUAGES)], patient)

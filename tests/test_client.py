@@ -43,7 +43,7 @@ from support.stand_in import (
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who gives no timeout waits longer here: a shared machine may stand still for seconds."""
+    """Without a timeout, calls wait longer here: a shared machine may stop for seconds."""
     for opening in (Client.__init__, Subscription.__init__):
         monkeypatch.setattr(opening, "__defaults__", (DEADLINE,))
 

@@ -44,7 +44,7 @@ def local(mirror: Mirror) -> Mirror:
 
 @contextlib.contextmanager
 def mirror_of(agent: Agent, **options: Any) -> Iterator[Mirror]:
-    """A mirror that answers from its index also where this machine stands still for seconds."""
+    """A mirror that answers from its index even if this machine is suspended for seconds."""
     with paced(agent, follower.Pace(max_silence=DEADLINE), **options) as one:
         yield one
 

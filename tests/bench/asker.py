@@ -52,7 +52,7 @@ def main(whom: str, path: str, seconds: float) -> float:
         for number in range(asked, asked + BATCH):
             ask(number)
         asked += BATCH
-        # Looked at behind the first: this process may stand still before it.
+        # Read after the first: this process may be suspended before it.
         if (now := time.perf_counter()) >= began + seconds:
             return (asked - BATCH) / (now - began)
 

@@ -39,7 +39,7 @@ def test_log_shows_the_last_records(
     written: Callable[[int], str], run: Run, tmp_path: Path
 ) -> None:
     log = tmp_path / "reload.log"
-    # So many that the file is read from its end in several steps.
+    # Enough that the file is read from its end in several steps.
     log.write_text("".join(written(n) for n in range(10_000)))
     for options, count in (
         ([], 10),

@@ -221,7 +221,7 @@ def test_a_call_ends_in_time_and_the_next_is_answered(
     with client(language, start(slow, well).path, BRIEF) as one:
         assert one.error() == "TimedOut"
         one.send()
-        # This machine may stand still for longer than the call has.
+        # This machine may be suspended for longer than the call has.
         found = one.outcome()
         assert found.get("error", {"class": "TimedOut"})["class"] == "TimedOut"
         assert "result" not in found or found["result"]["method"] == "status"

@@ -183,7 +183,7 @@ def test_without_events_targets_are_polled(site: Site) -> None:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(site.watch.run)
                 site.same, site.source.trouble = False, "no watches left"
-                # A machine that stands still for long is scanned as a whole first.
+                # After a long suspension, everything is scanned first.
                 while {"cb"} not in site.noticed:  # noqa: ASYNC110  (the list has no event)
                     await anyio.sleep(0.01)
                 tasks.cancel_scope.cancel()

@@ -69,7 +69,7 @@ def edit(file: Path, text: str) -> None:
 
 
 class Content:
-    """What stands in a directory, edited one file at a time; every answer that was ever right."""
+    """What is in a directory, edited one file at a time; every answer that was ever right."""
 
     def __init__(self, directory: Path, version: int = 1) -> None:
         self.directory = directory
@@ -124,7 +124,7 @@ def unmount(point: Path) -> None:
 
 
 class Stranger:
-    """Another user, whom nothing on this machine belongs to, and a folder of his."""
+    """Another user, who owns nothing else on this machine, and a folder of theirs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -35,7 +35,7 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
 
 
 def crowd(agent: Agent, stack: contextlib.ExitStack, number: int) -> list[socket.socket]:
-    """So many clients that stay and say nothing."""
+    """This number of clients that stay and say nothing."""
     clients = []
     for _ in range(number):
         one = stack.enter_context(socket.socket(socket.AF_UNIX))

@@ -77,7 +77,7 @@ def test_the_agent_runs_no_module_of_the_working_directory(tmp_path: Path, direc
 
 
 def test_a_callback_named_like_a_module_is_checked(tmp_path: Path, directory: Path) -> None:
-    """Whoever edits callbacks stands in their directory."""
+    """People who edit callbacks have their directory as the working directory."""
     write(directory, "signal.py = done-job-self\nast.py = done-job-self\n", signal_py="x = (\n")
     (directory / "ast.py").write_text("raise SystemExit\n")
     done = subprocess.run(

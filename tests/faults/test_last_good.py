@@ -199,7 +199,7 @@ def test_format_1_is_read_once_and_written_as_2(keeper: Keeper) -> None:
     assert keeper.load() == found
 
 
-# What stands in a file's place -------------------------------------------------------------------
+# What may be in a file's place -------------------------------------------------------------------
 
 
 def fifo(path: Path) -> None:

@@ -224,7 +224,7 @@ def test_a_file_that_is_saved_and_then_removed_is_a_lone_removal() -> None:
 def test_a_file_counts_as_missing_only_until_it_was_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread may stand still afterwards, and the file come back meanwhile."""
+    """The thread may be suspended afterwards, and the file come back meanwhile."""
     directory = write(tmp_path / "cb", CONF, **{f"{name}_qcb": "" for name in NAMES})
     now = 0.0
     monkeypatch.setattr(looker, "time", SimpleNamespace(monotonic=lambda: now))

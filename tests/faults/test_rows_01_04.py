@@ -103,15 +103,15 @@ def test_row_01_writer_who_pauses(tmp_path: Path, in_memory: Path) -> None:
         taken = look.sees(served(2, 2, 3), SOON)
 
         def again(version: int) -> float:
-            """One more who pauses until he is told of; how long it takes when he closes."""
+            """One more writer pauses until it is reported; how long it takes when it closes."""
             text = files(version)[CONF].encode()
             with (conf / CONF).open("wb", 0) as third:
                 third.write(text[: len(text) // 2])
-                wait_for(lambda: held(agent) == {str(conf): "being-written"}, "held for him")
+                wait_for(lambda: held(agent) == {str(conf): "being-written"}, "held for the writer")
                 third.write(text[len(text) // 2 :])
             return look.sees(served(version, 2, 3), SOON)
 
-        # This machine may stand still for a second, though not each time.
+        # This machine may be suspended for a second, though not each time.
         more = range(4, 8)
         moment = taken < 1.0 or any(again(version) < 1.0 for version in more)
         assert moment, "the new one is served the moment they close"

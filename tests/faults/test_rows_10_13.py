@@ -53,7 +53,7 @@ def test_row_10_a_name_that_is_not_utf8(tmp_path: Path, directory: Path) -> None
     """
     content = Content(directory)
     with running(tmp_path, directory) as agent, Onlooker(agent) as look:
-        # More often than the agent would make a watcher that fails anew.
+        # More often than the agent would replace a watcher that fails.
         for number in range(events.MAX_FAILURES + 2):
             odd = os.fsencode(directory) + b"/\xff\xfe%d.pl" % number
             with open(odd, "wb") as file:

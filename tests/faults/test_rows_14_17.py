@@ -123,9 +123,9 @@ def test_row_14_the_directory_of_the_log_is_deleted(tmp_path: Path, directory: P
         for version in (2, 3):
             shutil.rmtree(tmp_path / "var")
             look.sees(content.edited("a.pl", version), SOON)
-            wait_for(lambda: len(agent.records()) == 1, "the record in a log made anew")
+            wait_for(lambda: len(agent.records()) == 1, "the record in a new log")
             assert agent.records()[0] == agent.history()[-1]
-        # It cannot be made anew: a file is in the way.
+        # It cannot be made again: a file is in the way.
         shutil.rmtree(tmp_path / "var")
         (tmp_path / "var").write_text("in the way")
         look.sees(content.edited("a.pl", 4), SOON)
@@ -233,7 +233,7 @@ def test_row_15_a_pile_of_edits(tmp_path: Path) -> None:
                         edit(place / "a.pl", files(version + 1000 * round_of)["a.pl"])
             last = {**files(1), "a.pl": files(201 + 1000 * round_of)["a.pl"]}
             look.sees(answer(*((place, last) for place in places)), SOON)
-            # What is served is told of a moment later.
+            # What is served is recorded a moment later.
             agent.reload()
             # More than one where the kernel's events came to the agent in parts: of one directory
             # after the other at the worst, but never one for each edit.

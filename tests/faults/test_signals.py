@@ -97,7 +97,7 @@ def mask(pid: int, which: str) -> int:
     return int(found[1], 16) if found else 0
 
 
-# A stop ends the agent whatever stands still ------------------------------------------------------
+# A stop ends the agent whatever hangs -------------------------------------------------------------
 
 #: A thread that must be waited for and does not return: the one that makes the last record.
 HUNG_THREAD = """

@@ -1,4 +1,4 @@
-"""Row 32: file systems on which stat never stands still. Equal bytes count as stable."""
+"""Row 32: file systems on which stat differs at every call. Equal bytes count as stable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.sites import replace
 
 SOURCE = Path(__file__).parent.parent / "support" / "unstable_fs.c"
 
-#: A machine that stands still for a moment is no writer.
+#: A machine that is suspended for a moment must not look like a writer.
 PATIENT = Timing(writing=60.0)
 
 pytestmark = pytest.mark.skipif(

@@ -261,7 +261,7 @@ def needs_lease(name: str) -> None:
 def test_valid_broken_the_same_valid_again(tmp_path: Path, name: str) -> None:
     needs_lease(name)
     site = Site(tmp_path, linked=name == "dangling link to the directory")
-    # A machine that stands still for a moment keeps no edit from being checked.
+    # A machine that is suspended for a moment must keep no edit from being checked.
     agent = Agent(tmp_path, site.directory).use(Timing(checks=CheckLimits(max_wait=DEADLINE)))
     agent.start()
     try:

@@ -462,7 +462,7 @@ def _bytes(callback: dict[str, str]) -> bytes:
 @pytest.mark.timeout(LIMIT)
 def test_any_sequence_of_edits_then_quiet(tmp_path: Path) -> None:
     Shared.folder = tmp_path.resolve()
-    # A machine that stands still for a moment keeps no edit from being checked.
+    # A machine that is suspended for a moment must keep no edit from being checked.
     Shared.agent = Agent(Shared.folder).use(Timing(checks=CheckLimits(max_wait=DEADLINE)))
     Shared.agent.start()
     try:

@@ -28,7 +28,7 @@ given = json.loads(sys.argv[1])
 runner.run(given, object(), job=1234, at_once=2, interpreters=given["interpreters"])
 """
 #: Each starts a process, writes both ids and those of its parents to FILE, and ignores what can be
-#: ignored. It does what stands at FIRST before, and what stands at LAST when all is written.
+#: ignored. It runs FIRST before, and LAST when all is written.
 PYTHON = """
 import os, signal, time
 for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGINT):

@@ -89,7 +89,7 @@ def test_one_that_prints_without_end(tmp_path: Path) -> None:
     assert kept == b"x" * (1 << 20) + b"\n(%d more bytes are not kept)\n" % rest
 
 
-#: Forks; the child does what stands at HERE, writes its process id to FILE, and sleeps.
+#: Forks; the child runs HERE, writes its process id to FILE, and sleeps.
 FORKS = """
 import os, time
 if os.fork() == 0:

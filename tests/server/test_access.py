@@ -365,7 +365,7 @@ def test_a_pipe_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     folder.mkdir()
     agent = Agent(tmp_path, directory)
     agent.pipe = folder / "pipe"
-    # A writer who does not close keeps the first index from being made: here, until he does.
+    # A writer who does not close keeps the first index from being made: here, until they do.
     agent.use(Timing(writing=300))
     try:
         with (directory / "a.pl").open("ab"):
@@ -455,7 +455,7 @@ def test_who_lost_pipe_and_lock_to_another_agent_leaves_them_to_it(tmp_path: Pat
     try:
         with client.Client(str(agent.pipe), timeout=DEADLINE) as one:
             assert notes(one) == ""
-            # Both go while the first one stands still, and the second starts meanwhile.
+            # Both go while the first one is stopped, and the second starts meanwhile.
             assert agent.process is not None
             agent.process.send_signal(signal.SIGSTOP)
             agent.pipe.unlink()
@@ -466,7 +466,7 @@ def test_who_lost_pipe_and_lock_to_another_agent_leaves_them_to_it(tmp_path: Pat
             number = next_one.process.pid
             wait_for(lambda: f"(process {number}) holds the pipe" in notes(one))
             assert next_one.status()["pid"] == number
-            # Also where the pipe goes once more: the second has the lock, so it is his to make.
+            # Also where the pipe goes once more: the second has the lock, so it makes the pipe.
             for _ in range(3):
                 agent.pipe.unlink()
                 wait_for(next_one.answers)

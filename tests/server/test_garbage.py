@@ -91,7 +91,7 @@ def _edit(agent: Agent, directory: Path, number: int) -> None:
     agent.reload()
     (directory / "callbacks.conf").unlink()
     agent.reload()
-    # It is watched anew.
+    # It is watched again.
     directory.rename(directory.with_name("elsewhere"))
     agent.reload()
     directory.with_name("elsewhere").rename(directory)

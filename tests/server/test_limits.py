@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[2]
 
 CONF = "a.pl = done-job-self\n"
 
-#: So often is tried what shows nothing where this process stands still while the agent works.
+#: Attempts at what shows nothing if this process is suspended while the agent works.
 TRIES = 5
 
 
@@ -255,7 +255,7 @@ def test_answers_that_are_not_read(agent: Agent, cb: Path) -> None:
 
 
 def test_notifications_that_are_not_read(tmp_path: Path, cb: Path) -> None:
-    """Who subscribed and does not read is closed, so that he learns that he missed some."""
+    """A subscriber that does not read is closed, so that it learns that it missed some."""
     agent = limited(tmp_path, cb, PipeLimits(max_unread_notifications=300_000))
     with started(agent), Talk(agent) as deaf, Talk(agent) as good:
         deaf.ask("subscribe")

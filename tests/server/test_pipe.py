@@ -192,7 +192,7 @@ def test_answers_come_in_request_order_with_a_reload_among_them(site: Site) -> N
     )
     answers = exchange(site.agent, sent)
     assert [a["id"] for a in answers] == list(range(100))
-    # What stands before the reload may be answered from the old index, what stands behind it not.
+    # Requests before the reload may be answered from the old index, those after it may not.
     generation = answers[3]["result"]["generation"]
     assert {a["result"]["generation"] for a in answers[4:]} == {generation}
 
@@ -516,7 +516,7 @@ def test_the_next_agent_takes_over_what_a_killed_one_left(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("in_a_batch", [False, True])
 def test_who_asks_much_at_once_does_not_make_others_wait(site: Site, in_a_batch: bool) -> None:
-    """The others have their turn between his answers."""
+    """Other clients are answered between the answers to this one."""
     conf = "".join(f"a.py = done-job-{n}\n" for n in range(2000))
     write(site.directory, conf, a_py="0\n")
     site.reload()
@@ -524,7 +524,7 @@ def test_who_asks_much_at_once_does_not_make_others_wait(site: Site, in_a_batch:
     sent = b"[" + b",".join([one[:-1]] * 200) + b"]\n" if in_a_batch else one * 200
 
     def turns() -> int:
-        """How often another is answered until he is."""
+        """How often another client is answered until this one is."""
         answered = threading.Event()
         got: list[bytes] = []
 

@@ -62,7 +62,7 @@ def test_a_subscription_is_of_its_connection_alone(site: Site) -> None:
 def test_the_notification_of_a_reload_comes_before_its_answer(site: Site) -> None:
     with site.agent.connect() as one, one.makefile("rb") as lines:
         with site.at_once():
-            # Else the edit may be served, and told of, before anybody has subscribed.
+            # Else the edit may be served and recorded before anybody has subscribed.
             (site.directory / "a.py").write_text("1\n")
             one.sendall(call("subscribe", 1) + call("reload", 2) + call("status", 3))
         got = [json.loads(lines.readline())]
@@ -70,7 +70,7 @@ def test_the_notification_of_a_reload_comes_before_its_answer(site: Site) -> Non
             got.append(json.loads(lines.readline()))
         while got[-1].get("id") != 3:
             got.append(json.loads(lines.readline()))
-    # By the events the edit may have been served before the reload, but it was told of.
+    # The edit may have been served before the reload, by an event; but it was reported.
     assert [g["id"] for g in got if "id" in g] == [1, 2, 3]
     assert len([g for g in got if g.get("method") == "reload"]) == 1
 

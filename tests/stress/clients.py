@@ -113,7 +113,7 @@ def connect(agent: Agent) -> socket.socket:
 
 
 def ask(agent: Agent, sent: bytes, times: int) -> list[socket.socket]:
-    """So many connections that each send this, and read nothing yet."""
+    """This number of connections, each of which sends this and reads nothing yet."""
     connections = []
     for _ in range(times):
         connections.append(connect(agent))
@@ -146,7 +146,7 @@ def drain(connections: list[socket.socket], lines: int) -> int:
 
 
 def pipeline(agent: Agent, connections: int, seconds: float) -> int:
-    """So many connections that send lookups as fast as they are answered; the number of answers."""
+    """How many lookups are answered on this number of connections that send without a pause."""
     line = request("lookup", event="done-job-self") * 200
     ours = [connect(agent) for _ in range(connections)]
     poll = select.poll()

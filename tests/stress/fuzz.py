@@ -48,7 +48,7 @@ MOST_SHOWN = 4000
 
 
 def searched(what: Searchable, seconds: float) -> int | bytes:
-    """So many inputs were tried, or these bytes are a finding. With hypothesis."""
+    """With hypothesis: how many inputs were tried, or the bytes that are a finding."""
     from hypothesis import HealthCheck, Phase, given, seed, settings
     from hypothesis import strategies as st
 

@@ -130,7 +130,7 @@ def client(number: int, pipe: str, listed: list[Way], shared: Shared) -> dict[st
 
 
 def answers(connection: socket.socket, count: int) -> list[bytes]:
-    """So many lines, received."""
+    """Receive this number of lines."""
     data = bytearray()
     lines = 0
     while lines < count:

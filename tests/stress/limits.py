@@ -42,7 +42,7 @@ MOST_SENT = 1 << 20
 
 
 def flood(pipe: Path, data: bytes, clients: int) -> Iterator[None]:
-    """So many clients send this and read nothing; they stay until the end."""
+    """This number of clients send this and read nothing; they stay until the end."""
     with contextlib.ExitStack() as stack:
         for _ in range(clients):
             one = stack.enter_context(socket.socket(socket.AF_UNIX))

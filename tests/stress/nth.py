@@ -67,7 +67,7 @@ class Case:
 
 
 class Trial:
-    """One agent, and the version that stands in its directory."""
+    """One agent, and the version that is in its directory."""
 
     def __init__(self, folder: Path) -> None:
         self.directory = folder / "callback"
@@ -79,7 +79,7 @@ class Trial:
 
     @property
     def right(self) -> Answer:
-        """What is to be served of what stands on disk."""
+        """What is to be served of what is on disk."""
         return answer((self.directory, content(self.version)))
 
     def start(self) -> None:

@@ -207,7 +207,7 @@ class Run:
                     continue
                 except RecordsLost:
                     with self._counting:
-                        self.count["told of lost records"] += 1
+                        self.count["lost records"] += 1
                     self._read_again(which)
                     continue
                 last = record["event"]
@@ -238,7 +238,7 @@ def report(run: Run, seconds: float) -> bool:
     print(f"{count['answers']} answers; the longest call took {run.longest:.2f} s")
     print(
         f"{count['records']} records in the logs, {count['notifications']} as notifications;"
-        f" {count['told of lost records']} times told to read everything again"
+        f" {count['lost records']} times told to read everything again"
     )
     for one in run.wrong[:MAX_SHOWN]:
         print(f"WRONG: {one}")

@@ -80,7 +80,7 @@ def run(site: Site, events: int, living: int, anybody: bool) -> list[str]:
     )
     site.agent.start()
     site.start()
-    wait_for(lambda: any("the first time" in one["message"] for one in site.told("message")))
+    wait_for(lambda: any("first look" in one["message"] for one in site.told("message")))
     site.stop()
     left = leave(site, reports(events))
     began = time.monotonic()

@@ -56,7 +56,7 @@ LONGEST_LOOK = 10.0
 WARM = 2.0
 #: Seconds between two measures at rest.
 EVERY = 20.0
-#: Seconds until a client that behaves counts as not answered. A shared machine may stand still.
+#: Seconds until a client that behaves counts as not answered. A shared machine may be suspended.
 NEVER = 60.0
 #: Seconds between two lookups of a client that behaves.
 PACE = 0.003
@@ -298,7 +298,7 @@ def measure(agent: Agent, signs: Signs, began: float, most: float) -> Measure:
     )
     proc = Path(f"/proc/{agent.process.pid}")
     pages = int((proc / "statm").read_text().split()[1])
-    # Without those of the clients who stay, who may just connect anew; and the fewest of some
+    # Without those of the clients who stay, who may just connect again; and the fewest of some
     # looks: a log that is just written, or a watcher that just ends, is no growth.
     looks: list[int] = []
     end = time.monotonic() + LONGEST_LOOK

@@ -20,8 +20,8 @@ from support import commands
 from support.run_with import run_with
 from support.valid import check_result
 
-#: Seconds until a wait is a failure. Generous: a shared machine may stand still for many seconds,
-#: and a wait that goes well costs nothing of it.
+#: Seconds until a wait is a failure. Generous: a shared machine may stop for many seconds,
+#: and a wait that succeeds does not take that long.
 DEADLINE = 60.0
 #: Seconds between two tries of a wait, at first and at most.
 MIN_PAUSE, MAX_PAUSE = 0.002, 0.05
@@ -44,7 +44,7 @@ def wait_for(what: Callable[[], T], message: str = "", deadline: float = DEADLIN
     began = time.monotonic()
     end = began + deadline
     while True:
-        # Looked at before: this process may stand still as well, and then asks once more.
+        # Read before `what` is asked: if this process was suspended, it asks once more.
         over = time.monotonic() > end
         value = what()
         if value:
@@ -66,10 +66,10 @@ class Agent:
         self.directories = directories
         self.environ = environ
         self.flags: list[str] = ["--log-format", "json"]
-        #: What stands before the command, such as `setpriv ...` for another user.
+        #: Comes before the command, such as `setpriv ...` for another user.
         self.prefix: list[str] = []
         self.timing = PATIENT
-        #: What Python is to run; a test may run a program that makes something fail.
+        #: The arguments of Python; a test may give a program that makes something fail.
         self.program: list[str] | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.errors = folder / "stderr"
@@ -128,14 +128,14 @@ class Agent:
         return self
 
     def answers(self) -> bool:
-        """Whether an agent answers, and has told of its start: the first answers come before the
-        first record. The pipe is there a moment before anybody listens."""
+        """Whether an agent answers and has its first record, which comes after its first answers.
+        The pipe is there a moment before anybody listens."""
         with contextlib.suppress(client.AgentError):
             return bool(self.history())
         return False
 
     def messages(self) -> list[str]:
-        """The lines of standard error, without those that say that it serves."""
+        """The lines of standard error, except those that say what it serves."""
         lines = self.errors.read_text().splitlines()
         return [line for line in lines if not line.startswith("callback-agent: serving ")]
 

@@ -49,7 +49,7 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
 
 
 class Terminal:
-    """A program on a terminal of its own, and a person who waits for what he sees, then types."""
+    """A program on a terminal of its own, and a person who waits for what they see, then types."""
 
     def __init__(self, *command: str, cwd: Path) -> None:
         # A plain terminal: a cleverer one is asked questions, which nobody here answers.
@@ -195,7 +195,7 @@ def ln(link: Path, target: Path) -> None:
     run("ln", "-sfn", target, link)
 
 
-#: Writers that keep the inode: the file is truncated and written anew.
+#: Writers that keep the inode: the file is truncated and written again.
 IN_PLACE: Mapping[str, Edit] = {
     "cat": cat,
     "cp": cp,

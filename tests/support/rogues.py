@@ -22,7 +22,7 @@ ROGUES = 6
 
 @dataclass(frozen=True)
 class Signs:
-    """What the processes tell one another."""
+    """What the processes share."""
 
     stop: Flag
     #: Set while those who misbehave and those who edit are to be quiet.

@@ -87,7 +87,7 @@ class Site:
         return [(Path(p).name, trigger, code) for p, trigger, code in self.agent.served()]
 
     def codes(self) -> list[tuple[str, str]]:
-        """Severity and code of each finding that stands now."""
+        """Severity and code of each finding that there is now."""
         found = self.agent.reload()["diagnostics"]
         return [(d["severity"], d["code"]) for d in found]
 
@@ -100,8 +100,8 @@ def replace(path: Path, text: str) -> None:
 
 
 def start(folder: Path) -> Agent:
-    """An agent that serves what its qb.conf lists, an empty directory at first. Where the machine
-    stands still for a moment, its edits wait longer for their checks."""
+    """An agent that serves what its qb.conf lists, an empty directory at first. Edits wait
+    longer for their checks than by default: the machine may be suspended for a moment."""
     agent = Agent(folder).use(Timing(checks=CheckLimits(max_wait=DEADLINE)))
     empty = write(folder / "empty", "")
     agent.qb_conf.write_text(f"supervisor_universal_callback_path = {empty}\n")

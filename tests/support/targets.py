@@ -1,4 +1,4 @@
-"""What must hold of any bytes: each target takes some, and raises AssertionError where it does not.
+"""What must hold for any bytes: each target takes some, and raises AssertionError if it does not.
 
 `scripts/fuzz` feeds them; so does whoever wants to see again what it found.
 """
@@ -37,8 +37,8 @@ MOST_BYTES = 1 << 16
 #: Seconds of processor time that an input may take, and that each of its bytes may add. The
 #: slowest honest input takes some microseconds a byte; a shared machine takes several times that.
 MAX_SECONDS, MAX_SECONDS_A_BYTE = 0.5, 50e-6
-#: So often is measured what took too long: a virtual machine that stands still may count that as
-#: processor time of whoever ran.
+#: Measurements of an input that took too long: a suspended virtual machine may count the pause as
+#: processor time of the process that ran.
 TRIES = 3
 
 Target = Callable[[bytes], None]

@@ -1,4 +1,4 @@
-/* A FUSE file system of which stat never stands still, for tests. It shows the files of a folder.
+/* A FUSE file system of which stat differs at every call, for tests. It shows the files of a folder.
 
    Usage: unstable_fs mtime|inode|size FOLDER MOUNTPOINT -f
    mtime: every stat gives the current time. inode: every stat gives another inode.

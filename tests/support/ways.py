@@ -25,10 +25,10 @@ PAUSES = (0.0, 0.001, 0.008, 0.03)
 
 
 class Numbers:
-    """So many numbers that the processes share. Each is written by one process alone."""
+    """Integers that processes share. Each is written by one process only."""
 
     def __init__(self, count: int) -> None:
-        # Not by `struct`: it writes zeros first, which others see.
+        # Not `struct.pack_into`: it writes zeros first, which others would see.
         self._numbers = memoryview(mmap.mmap(-1, 8 * count)).cast("q")
 
     def __getitem__(self, place: int) -> int:
@@ -42,7 +42,7 @@ class Numbers:
 
 
 class Shared:
-    """What writers and clients tell one another."""
+    """What writers and clients share."""
 
     def __init__(self, ways: int, clients: int) -> None:
         self.ways = ways
@@ -55,7 +55,7 @@ class Shared:
         self._flags = Numbers(2)
 
     def saw(self, client: int, way: int, version: int) -> None:
-        """This client was served this version."""
+        """Note that this client was served this version."""
         self._served[client][way] = version
 
     def served(self) -> list[int]:
@@ -99,12 +99,12 @@ class Edit:
         return self._shared.served()[self._way.place]
 
     def last_step(self) -> None:
-        """From the next step on the version may be served."""
+        """Note that the version may be served from the next step on."""
         self._shared.begun[self._way.place] = self.version
 
     @contextmanager
     def gap(self, *shown: tuple[Part, ...]) -> Iterator[None]:
-        """Around two steps: what an answer would hold of the disk between them."""
+        """Encloses the time between two steps. `shown` is what an answer would contain then."""
         began = time.monotonic()
         yield
         if time.monotonic() - began >= DEFAULTS.quiet_period:
