@@ -97,8 +97,9 @@ def read(
         reading = reader.read(also, device)
     except (Fault, OSError, MemoryError) as error:
         details.retry = True
-        fault = open_errors.of_directory(directory, error)
-        reading = Reading(directory, fault=fault.problem.at(directory))
+        # Not kept in a variable: it may be the error, whose traceback has the variables of here.
+        problem = open_errors.of_directory(directory, error).problem
+        reading = Reading(directory, fault=problem.at(directory))
     except Exception as error:
         return Snapshot.failed(directory, before, error)
     finally:

@@ -167,21 +167,27 @@ async def _in_a_thread(work: Callable[[], T]) -> T:
     """Run `work` in a thread that nothing waits for, not even the end of this process."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
-    context = copy_context()
+    args = (partial(copy_context().run, work), done, loop)
+    threading.Thread(target=_run, args=args, name="asks a file system", daemon=True).start()
+    try:
+        return await done
+    finally:
+        # The traceback of an error has the variables of here, which must not have the error.
+        del done, args
 
-    def settle(set_it: Callable[[], None]) -> None:
-        if not done.done():
-            set_it()
 
-    def run() -> None:
-        try:
-            result = context.run(work)
-        except BaseException as error:
-            what = partial(done.set_exception, error)
-        else:
-            what = partial(done.set_result, result)
-        with suppress(RuntimeError):  # The loop may be closed by now.
-            loop.call_soon_threadsafe(settle, what)
+def _run(work: Callable[[], T], done: asyncio.Future[T], loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        result = work()
+    except BaseException as error:
+        # Without its traceback, which has the variables of here.
+        what = partial(done.set_exception, error.with_traceback(None))
+    else:
+        what = partial(done.set_result, result)
+    with suppress(RuntimeError):  # The loop may be closed by now.
+        loop.call_soon_threadsafe(_settle, done, what)
 
-    threading.Thread(target=run, name="asks a file system", daemon=True).start()
-    return await done
+
+def _settle(done: asyncio.Future[T], set_it: Callable[[], None]) -> None:
+    if not done.done():
+        set_it()

@@ -68,7 +68,11 @@ class Plans:
             with self._lock:
                 if self._newest.get(directory) is parse:
                     del self._newest[directory]
-            raise parse.result
+            try:
+                raise parse.result
+            finally:
+                # The traceback has the variables of here, which must not have the error.
+                del parse
         return parse.result
 
     def forget(self, directories: Collection[str]) -> None:
@@ -95,7 +99,8 @@ class Plans:
             except (
                 Exception
             ) as error:  # MemoryError, or a defect. It concerns this directory alone.
-                parse.result = error
+                # Without its traceback, which has the variables of here.
+                parse.result = error.with_traceback(None)
             parse.data, parse.before = b"", None
             parse.done.set()
             self._parsed(parse.directory)

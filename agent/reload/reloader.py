@@ -69,10 +69,11 @@ def no_collection(freeze: bool = False) -> Iterator[None]:
     gc.disable()
     try:
         yield
+        # Not after an error: its traceback may be in a cycle.
+        if enabled and freeze and gc.get_count()[0] > gc.get_threshold()[0]:
+            gc.freeze()
     finally:
         if enabled:
-            if freeze and gc.get_count()[0] > gc.get_threshold()[0]:
-                gc.freeze()
             gc.enable()
 
 
