@@ -197,6 +197,39 @@ def test_the_first_calls_do_not_wait_for_the_index(
         wait_for(lambda: mirror.age < DEADLINE)
 
 
+def test_an_index_that_is_older_than_an_answer_which_came_meanwhile_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, may_go_on = threading.Event(), threading.Event()
+    load, index = follower.Follower._load, listed.index
+    given: list[tuple[int, bool]] = []
+
+    def later(*args: Any) -> Any:
+        found = index(*args)
+        read.set()
+        may_go_on.wait(DEADLINE)
+        return found
+
+    def noted(self: Any, one: Client) -> Any:
+        loaded = load(self, one)
+        given.append((loaded.index.generation, loaded.is_current()))
+        return loaded
+
+    monkeypatch.setattr(listed, "index", later)
+    monkeypatch.setattr(follower.Follower, "_load", noted)
+    folder = write(tmp_path / "callback", "a.py = failed-job-self\n", a_py="1\n")
+    with running(tmp_path, folder) as agent, mirror_of(agent) as mirror:
+        assert mirror.lookup(EVENT)["generation"] == 1
+        assert read.wait(DEADLINE)
+        write(folder, "a.py = done-job-self\n")
+        Client(mirror.path, DEADLINE).reload()
+        assert mirror.lookup(EVENT)["generation"] == 2
+        may_go_on.set()
+        mirror.wait(DEADLINE)
+        assert mirror.generation == 2
+    assert given[0] == (1, False)
+
+
 def test_where_no_thread_can_be_started_the_agent_is_asked(
     agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -239,16 +239,8 @@ class Mirror:
             if answer is None:
                 raise
             return answer
-        self._compare(answer)
+        self._follower.compare(answer["generation"], answer["digest"])
         return answer
-
-    def _compare(self, answer: Any) -> None:
-        """Find out from an answer of the agent whether the index here is the one that it serves."""
-        answers = self._follower.answers
-        if answer["generation"] > answers.index.generation:
-            answers.replace()
-        elif answer["digest"] != answers.index.digest:
-            answers.doubt()
 
     def _may_answer(self, answers: Answers) -> bool:
         """Whether this index answers without a question to the agent."""

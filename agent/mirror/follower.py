@@ -65,6 +65,8 @@ class Follower:
         #: Whether the agent is known to be gone, or silent: nothing is known before the first try.
         self.gone = False
         self._heard = 0.0
+        #: The latest generation that the agent gave in other answers while an index is loaded.
+        self._latest = 0
         self._pause = FIRST_PAUSE
         self._code: Mapping[str, Implementation] = {}
         self._subscription: Subscription | None = None
@@ -77,7 +79,7 @@ class Follower:
         self._process = os.getpid()
         self._thread: threading.Thread | None = None
         # Reentrant, as a signal handler may ask, too.
-        self._starting = threading.RLock()
+        self._lock = threading.RLock()
         self._ready = threading.Event()
         self._closing = threading.Event()
 
@@ -97,7 +99,7 @@ class Follower:
         thread = self._thread
         if self._closed or (thread is not None and thread.is_alive()):
             return
-        with self._starting:
+        with self._lock:
             if self._thread is thread:
                 new = threading.Thread(target=self._run, name="callback mirror", daemon=True)
                 with contextlib.suppress(RuntimeError):
@@ -108,6 +110,17 @@ class Follower:
         """Wait until an index is current, for at most `timeout` seconds; whether one is."""
         self.start()
         return self._ready.wait(timeout)
+
+    def compare(self, generation: int, digest: str) -> None:
+        """Find out from an answer of the agent whether the index here, or the one that is loaded
+        meanwhile, is the one that it serves."""
+        with self._lock:
+            self._latest = max(self._latest, generation)
+            answers = self.answers
+        if generation > answers.index.generation:
+            answers.replace()
+        elif digest != answers.index.digest:
+            answers.doubt()
 
     def close(self) -> None:
         """End the thread, within the pace's interval. Nothing is current any more."""
@@ -185,6 +198,8 @@ class Follower:
             self._ready.set()
 
     def _load(self, agent: Client) -> Answers:
+        with self._lock:
+            self._latest = 0
         asked = time.monotonic()
         result = agent.list()
         with self._readable():
@@ -192,7 +207,11 @@ class Follower:
         answers = Answers(index, asked)
         if self.wants_code:
             self._add_code(agent, answers)
-        self.answers = answers
+        with self._lock:
+            self.answers = answers
+            if self._latest > index.generation:
+                # A caller has an answer of a later one.
+                answers.replace()
         self._confirm(answers, asked)
         return answers
 
