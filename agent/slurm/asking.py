@@ -10,7 +10,7 @@ job with pending callbacks is asked for by itself.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +21,6 @@ from agent.slurm.store import Pending
 
 #: Seconds that the agent may take for one answer: it refuses by itself what takes more than 20 s.
 TIMEOUT = 30.0
-#: Stands for the id of an owner of whom nothing is known.
-_ANYBODY = 0
 #: The most owners of one request (the agent takes 10,000), and characters of JSON (it takes 1 MiB).
 MAX_OWNERS = 5000
 MAX_CHARACTERS = 500_000
@@ -38,6 +36,16 @@ class Found:
     fires: list[tuple[int, Mapping[str, Any]]] = field(default_factory=list)
     #: Owner, path, trigger, and what is missing.
     partial: list[tuple[int, str, str, str]] = field(default_factory=list)
+
+    def add(
+        self,
+        owner: int,
+        fires: Iterable[Mapping[str, Any]],
+        partial: Iterable[tuple[str, str, str]],
+    ) -> None:
+        """Add what the event does for an owner."""
+        self.fires.extend((owner, callback) for callback in fires)
+        self.partial.extend((owner, *what) for what in partial)
 
 
 class Agent:
@@ -65,28 +73,27 @@ class Agent:
             or one.parent == job.id
             or (one.pgrp in living and pending.get(one.id))
         }
-        all_found = self._ask(event, job, [*concerned.values(), {}])
-        found = Found(
-            [one for one in all_found.fires if one[0] != _ANYBODY],
-            [one for one in all_found.partial if one[0] != _ANYBODY],
-        )
-        if len(all_found.fires) > len(found.fires) or len(all_found.partial) > len(found.partial):
-            fires = [one[1] for one in all_found.fires if one[0] == _ANYBODY]
-            partial = [one[1:] for one in all_found.partial if one[0] == _ANYBODY]
-            for one in known.jobs.values():
-                if one.pgrp in living and one.id not in concerned:
-                    found.fires.extend((one.id, callback) for callback in fires)
-                    found.partial.extend((one.id, *what) for what in partial)
+        found = Found()
+        for owner, fires, partial in self._ask(event, job, [*concerned.values(), {}]):
+            if owner is not None:
+                found.add(owner, fires, partial)
+            elif fires or partial:
+                for one in known.jobs.values():
+                    if one.pgrp in living and one.id not in concerned:
+                        found.add(one.id, fires, partial)
         return found
 
     def ask_one(self, event: Event, parent: Job, child: Job, pending: Pending) -> Found:
         """What an earlier event of a job does to another that turned out to be its child: only
         callbacks whose trigger names the parent. The others saw the event then."""
-        found = self._ask(event, parent, [_owner(child, pending)])
-        return Found(
-            [one for one in found.fires if _names_parent(one[1]["trigger"])],
-            [one for one in found.partial if _names_parent(one[2])],
-        )
+        found = Found()
+        for _, fires, partial in self._ask(event, parent, [_owner(child, pending)]):
+            found.add(
+                child.id,
+                [callback for callback in fires if _names_parent(callback["trigger"])],
+                [what for what in partial if _names_parent(what[1])],
+            )
+        return found
 
     @staticmethod
     def asked(event: Event, job: Job) -> JsonObject:
@@ -96,21 +103,22 @@ class Agent:
             found["extra"] = event.extra
         return found
 
-    def _ask(self, event: Event, job: Job, owners: list[JsonObject]) -> Found:
+    def _ask(
+        self, event: Event, job: Job, owners: list[JsonObject]
+    ) -> Iterator[tuple[int | None, list[Mapping[str, Any]], list[tuple[str, str, str]]]]:
+        """For each owner, in order: its id, the callbacks that fire, and path, trigger and what is
+        missing of those that are partial."""
         asked: Any = self.asked(event, job)
-        found = Found()
         for window in _windows(owners):
             given: Any = window
             answer = self._client.lookup(asked, owners=given, code=True)
             callbacks = answer["callbacks"]
             for owner, result in zip(window, answer["owners"], strict=True):
-                number = owner.get("id", _ANYBODY)
-                found.fires.extend((number, callbacks[place]) for place in result["fires"])
+                partial = []
                 for one in result["partial"]:
                     callback = callbacks[one["callback"]]
-                    what = (number, callback["path"], callback["trigger"], one["missing"])
-                    found.partial.append(what)
-        return found
+                    partial.append((callback["path"], callback["trigger"], one["missing"]))
+                yield owner.get("id"), [callbacks[at] for at in result["fires"]], partial
 
 
 def _owner(job: Job, pending: Pending) -> JsonObject:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from agent.slurm import jobs, mapping
 from agent.slurm.commands import Row, SlurmError
-from agent.slurm.known import Event, Job, Known
+from agent.slurm.known import Event, Job, Known, Task
 
 #: Seconds between an epilog and the question how the task ended, if no completion plugin says it.
 GRACE = 1.0
@@ -27,7 +27,7 @@ _RUNNING = frozenset({"RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING"
 _BETWEEN = frozenset({"CONFIGURING", "COMPLETING", "STAGE_OUT"})
 
 #: A task by job and name, or, with None, all that is left of a job.
-Task = tuple[int, str | None]
+TaskKey = tuple[int, str | None]
 
 
 class Queue(Protocol):
@@ -44,8 +44,8 @@ class Answer:
     #: When it was asked, in seconds since the start of the machine.
     asked: float
     rows: list[Row] = field(default_factory=list)
-    #: Tasks whose end was asked for, and what there is of them.
-    missing: frozenset[Task] = frozenset()
+    #: Tasks whose end was asked for, and their rows.
+    missing: frozenset[TaskKey] = frozenset()
     ended: list[Row] = field(default_factory=list)
     #: Why there is no answer; empty if there is.
     error: str = ""
@@ -56,7 +56,7 @@ def uptime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def ask(queue: Queue, missing: Iterable[Task], done: Callable[[Answer], object]) -> None:
+def ask(queue: Queue, missing: Iterable[TaskKey], done: Callable[[Answer], object]) -> None:
     """Ask in a thread. `done` is called once, whatever happens."""
     wanted = frozenset(missing)
     asked = uptime()
@@ -84,9 +84,9 @@ class Follower:
     """Compares the queue with what is known."""
 
     def __init__(self, known: Known) -> None:
-        self._missed: dict[Task, int] = {}
+        self._missed: dict[TaskKey, int] = {}
         #: Tasks whose epilog came, and when their end is asked for.
-        self._ending: dict[Task, float] = {}
+        self._ending: dict[TaskKey, float] = {}
         self._touched: dict[int, float] = {}
         now = uptime()
         for number, tasks in known.tasks.items():
@@ -112,7 +112,7 @@ class Follower:
         """When an end is to be asked for, as `uptime`; None if none is."""
         return min(self._ending.values(), default=None)
 
-    def missing(self) -> set[Task]:
+    def missing(self) -> set[TaskKey]:
         """The tasks whose end is asked for with the next question."""
         now = uptime()
         due = {task for task, at in self._ending.items() if at <= now}
@@ -166,7 +166,7 @@ class Follower:
     def _count(self, job: Job, active: set[str], is_there: bool, known: Known) -> None:
         """Count the answers in a row in which something is not in the queue and should be."""
         tasks = known.tasks[job.id]
-        absent: set[Task] = {
+        absent: set[TaskKey] = {
             (job.id, name)
             for name, task in tasks.items()
             if task.state == "running" and name not in active
@@ -194,19 +194,25 @@ class Follower:
             if not job.array and not any(rows):
                 asked.add("")
         for name in sorted(name for name in asked if name is not None):
-            task = tasks.get(name)
-            if task is not None and task.state == "over":
-                continue
-            names = mapping.STATES.get(rows[name].state) if name in rows else mapping.UNKNOWN
-            if names is None:
-                continue  # It is not at its end.
-            if name not in rows and task is not None and task.succeeded is not None:
-                names = ("complete",) if task.succeeded else ("failed",)
-            self._ending.pop((job.id, name), None)
-            events += jobs.ended(known, job, name, names, now)
+            names = _end_of(tasks.get(name), rows.get(name))
+            if names is not None:
+                self._ending.pop((job.id, name), None)
+                events += jobs.ended(known, job, name, names, now)
         if None in asked:
             cancelled = any(not n.isdecimal() and n and rows[n].state == "CANCELLED" for n in rows)
             if cancelled and not job.is_over:
                 events += jobs.end_rest(known, job, now)
             events += jobs.gone(known, job, now)
         return events
+
+
+def _end_of(task: Task | None, row: Row | None) -> tuple[str, ...] | None:
+    """The names of the events of a task's end, given what the queue shows of it; None if it has not
+    ended, or its end is known already."""
+    if task is not None and task.state == "over":
+        return None
+    if row is not None:
+        return mapping.STATES.get(row.state)
+    if task is not None and task.succeeded is not None:
+        return ("complete",) if task.succeeded else ("failed",)
+    return mapping.UNKNOWN
