@@ -28,7 +28,7 @@ DEFAULT_JOB = 1
 
 
 class DryFarm:
-    """A farm that does nothing, says what it was asked to do, and knows the jobs it was given."""
+    """A farm that only prints what it is asked to do. It knows the jobs that it was given."""
 
     def __init__(self, jobs: Sequence[Mapping[str, Any]], quiet: bool) -> None:
         self._jobs = jobs
@@ -41,15 +41,13 @@ class DryFarm:
         return [job for job in self._jobs if not ids or job.get("id") in ids]
 
     def modify(self, target: Target, fields: Mapping[str, Any]) -> None:
-        """Say it."""
+        """Print it, as all methods below do."""
         self._say(f"modify {target}: {json.dumps(fields, ensure_ascii=False)}")
 
     def mail(self, target: Target, report: str) -> None:
-        """Say it."""
         self._say(f"mail {report} of {target}")
 
     def block(self, target: Target) -> None:
-        """Say it; all that follow do the same."""
         self._say(f"block {target}")
 
     def unblock(self, target: Target) -> None:
@@ -125,10 +123,7 @@ def fire(
     known = _jobs(jobs)
     job = about["owner_job"] or about["job"] or (_id(known[0]) if len(known) == 1 else DEFAULT_JOB)
     if jobs is None:
-        fields = {"label": "label", "parent": "pid", "pgrp": "pgrp"}
-        prefix = "owner_" if about["owner_job"] else ""
-        named = {name: about[prefix + option] for option, name in fields.items()}
-        known = [{"id": job} | {name: value for name, value in named.items() if value is not None}]
+        known = [_own_job(job, about)]
     elif not carry_out:
         say("--jobs is used with --run only")
     elif job not in map(_id, known):
@@ -153,26 +148,41 @@ def fire(
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _end)
         farm = DryFarm(known, as_json)
-        results = []
-        for callback in answer["callbacks"]:
-            if not as_json:
-                print_lines([f"{printable(callback['path'])}: {printable(callback['trigger'])}"])
-            (result,) = runner.run(
-                {"callbacks": [callback]},
+        results = [
+            _run(
+                callback,
                 farm,
+                as_json,
                 job=job,
                 event=asked,
                 interpreters=commands,
                 time_limit=time_limit,
             )
-            results.append(result)
-            if not as_json:
-                print_lines(_result(result))
+            for callback in answer["callbacks"]
+        ]
     except (LookupError, TypeError, ValueError, AttributeError):
         raise not_understood() from None
     if as_json:
         print_json({**shown, "results": [_fields(r) for r in results], "asked": farm.asked})
     return 0 if all(r.outcome in ("succeeded", "not-enabled") for r in results) else 1
+
+
+def _own_job(job: int, about: Mapping[str, Any]) -> JsonObject:
+    """The callbacks' own job, as the options describe it."""
+    fields = {"label": "label", "parent": "pid", "pgrp": "pgrp"}
+    prefix = "owner_" if about["owner_job"] else ""
+    named = {name: about[prefix + option] for option, name in fields.items()}
+    return {"id": job} | {name: value for name, value in named.items() if value is not None}
+
+
+def _run(callback: JsonObject, farm: DryFarm, quiet: bool, **arguments: Any) -> runner.Result:
+    """Run one callback with these arguments of `runner.run`; unless `quiet`, print what it does."""
+    if not quiet:
+        print_lines([f"{printable(callback['path'])}: {printable(callback['trigger'])}"])
+    (result,) = runner.run({"callbacks": [callback]}, farm, **arguments)
+    if not quiet:
+        print_lines(_result(result))
+    return result
 
 
 def _end(number: int, _: object) -> None:
