@@ -268,7 +268,8 @@ class Refused(AgentError):
 
 
 class BadArgument(AgentError):
-    """An argument cannot be sent as JSON: NaN, a date, or a value that contains itself."""
+    """An argument cannot be sent as JSON: NaN, a date, a value that contains itself, or text that
+    is not Unicode, as of a file name that is not UTF-8."""
 
 
 class RecordsLost(AgentError):
@@ -999,6 +1000,9 @@ def _request(number: int, method: str, params: Optional[Mapping[str, Any]]) -> b
         request["params"] = params
     try:
         text = json.dumps(request, allow_nan=False, separators=(",", ":"), default=_json_type)
+        if "\\ud" in text:
+            # Perhaps one half of a surrogate pair, as in a file name that is not UTF-8.
+            json.dumps(request, ensure_ascii=False, default=_json_type).encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
         raise BadArgument(
             "an argument of {} cannot be sent as JSON: {}".format(method, error)

@@ -77,7 +77,9 @@ def test_a_request_is_json_rpc_with_the_parameters_that_were_given(start: Start)
         assert agent.history(0)["params"] == {"limit": 0}
         assert "params" not in agent.history()
         assert [agent.status()["method"], agent.reload()["method"]] == ["status", "reload"]
-        assert agent.call("rpc.discover", {"x": "\u00e9\ud800"})["params"] == {"x": "\u00e9\ud800"}
+        assert agent.call("rpc.discover", {"x": "\u00e9\U0001f600"})["params"] == {
+            "x": "\u00e9\U0001f600"
+        }
     assert server.accepted == 1
 
 

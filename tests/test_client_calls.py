@@ -6,6 +6,7 @@ import ast
 import collections
 import datetime
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -161,6 +162,17 @@ def test_deep_arguments_are_an_error_too(one: Client) -> None:
         deep = [deep]
     with pytest.raises(BadArgument, match="lookup cannot be sent"):
         one.lookup(deep)
+
+
+def test_text_that_is_not_unicode_is_an_error_before_anything_is_sent(one: Client) -> None:
+    label = os.fsdecode(b"m\xe4rz")
+    with pytest.raises(BadArgument, match="surrogates not allowed"):
+        one.lookup({"name": "failed", "type": "job", "job": {"label": label}})
+    with pytest.raises(BadArgument):
+        one.lookup_many(["failed-job-label1", f"failed-job-{label}"])
+    assert files(one.lookup("failed-job-label1", owner={"label": "\U0001f600 \\ud800"})) == [
+        "n1.py"
+    ]
 
 
 def test_other_mappings_and_sequences_are_sent(one: Client) -> None:

@@ -63,7 +63,8 @@ sub bytes {
     my ($of) = @_;
     my $encoded = $of->{code_base64} // $of->{base64};
     return MIME::Base64::decode($encoded) if defined $encoded;
-    utf8::encode(my $bytes = $of->{code} // $of->{text});
+    utf8::encode(my $bytes = $of->{code} // $of->{text}
+        // _fail('BadArgument', 'it has no code: ask with code => 1'));
     return $bytes;
 }
 

@@ -413,6 +413,7 @@ for my $count (1 .. 600) {
     die "not the answer" if $answer && $answer->{callbacks}[0]{file} ne 'a.py';
 }
 print length CallbackAgent::bytes($_), "\\n" for {text => "\\x{e9}"}, {base64 => 'AAEC'};
+print eval { CallbackAgent::bytes({file => 'a.py'}) } // $@;
 """
 
 
@@ -426,4 +427,8 @@ def test_what_a_signal_handler_of_the_caller_raises_in_perl_reaches_it(tmp_path:
             text=True,
             timeout=DEADLINE,
         )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n3\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        "2\n3\nit has no code: ask with code => 1",
+        "",
+    )
