@@ -379,6 +379,9 @@ def test_what_is_not_ours_or_is_overruled_gives_no_finding() -> None:
         (f" {QB_LANGUAGES}: perl", 2, f"write: {QB_LANGUAGES} = perl"),
         (f"{QB_PATH}s = /{'a' * 400}", 1, f"write {QB_PATH}"),
         (QB_LANGUAGES, 1, "write = and the value after the name"),
+        (f"; {QB_PATH} = /a", 1, f"write: # {QB_PATH} = /a"),
+        (f"  //{QB_LANGUAGES} = perl", 3, f"write: # {QB_LANGUAGES} = perl"),
+        (f"export {QB_LANGUAGES}=perl", 1, f"write: {QB_LANGUAGES}=perl"),
     ],
 )
 def test_a_line_that_looks_like_one_of_ours_and_sets_nothing(

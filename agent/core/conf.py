@@ -75,7 +75,7 @@ def lines_of(data: bytes) -> list[str]:
 
 
 def is_utf_16(data: bytes) -> bool:
-    """Whether a callbacks.conf is UTF-16 or UTF-32. No line of such a file can be read."""
+    """Whether a file is UTF-16 or UTF-32. No line of such a file can be read."""
     return b"\0" in data and all(
         b"\0" in line.removeprefix(b"\xff\xfe").removeprefix(b"\xfe\xff")[:2]
         for line in data.split(b"\n")
@@ -127,6 +127,8 @@ def read_qb(
     """
     found: dict[str, Setting] = {}
     findings: list[Diagnostic] = []
+    #: The setting of the line before, if it does not look finished.
+    unfinished: Setting | None = None
     for line, number, unclosed in _outside_braces(lines_of(data)):
         if len(findings) > MAX_UNCAPPED:
             findings = capped(findings)
@@ -136,9 +138,18 @@ def read_qb(
             findings.append(error.problem.at(path, number, error.problem.column))
             continue
         if setting is None:
-            if problem := near_settings.problem_of(line, wanted):
+            problem = near_settings.problem_of(line, wanted)
+            text = line.partition("#")[0].strip()
+            if unfinished and text and "=" not in text and problem is None:
+                message = f"this line is ignored: {unfinished.name} is set on line {number - 1}"
+                hint = f"write all of its value on line {number - 1}"
+                column = line.index(text) + 1
+                problem = Problem("unknown-setting", message, hint, None, column, None, len(text))
+            if problem:
                 findings.append(problem.at(path, number, problem.column))
+            unfinished = None
             continue
+        unfinished = setting if setting.value.endswith((",", "\\")) else None
         if "'" in setting.value:
             findings.append(single_quote(setting).at(path))
         if unclosed is not None:

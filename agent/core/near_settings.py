@@ -18,6 +18,10 @@ from agent.core.spelling import letters_away
 MAX_WRONG = 2
 
 _SPACES = re.compile(r"[\s.-]")
+#: What begins a comment in other files. Here it makes another name of the parameter's.
+_COMMENT = re.compile(r"\s*(//+|--+|;+|%+)\s*")
+#: What a shell has before a name that is set.
+_COMMAND = re.compile(r"(?:export|set|setenv)\s+")
 _FIRST_WORD = re.compile(r"\s*([^\s:=]+)\s*:?\s*(.*?)\s*")
 
 
@@ -28,6 +32,11 @@ def problem_of(line: str, wanted: Collection[str]) -> Problem | None:
     """
     text = line.partition("#")[0]
     name, equals, _ = text.partition("=")
+    comment = _COMMENT.match(name)
+    if equals and comment and _nearest(name[comment.end() :].strip(), wanted):
+        message = f"`{comment[1]}` does not begin a comment; the line sets nothing"
+        commented = as_hint(f"# {line[comment.end() :]}") or "begin the comment with #"
+        return Problem("unknown-setting", message, commented, column=comment.start(1) + 1)
     if equals:
         return _misspelt(line, name.strip(), wanted)
     match = _FIRST_WORD.fullmatch(text)
@@ -45,11 +54,14 @@ def problem_of(line: str, wanted: Collection[str]) -> Problem | None:
 
 
 def _misspelt(line: str, name: str, wanted: Collection[str]) -> Problem | None:
-    known = _nearest(name, wanted)
+    known = _nearest(_COMMAND.sub("", name, count=1), wanted)
     if known is None or known == name:
         return None
     message = f"{shown(name)} is ignored: the parameter is {known}"
     hint = as_hint(line.replace(name, known, 1).strip()) or f"write {known}"
+    if name.endswith("+"):
+        message = f"`+=` is not an operator here: {known} is not set"
+        hint = f"write {known} = and all of its values: the default counts no more then"
     return Problem("unknown-setting", message, hint, column=line.index(name) + 1, length=len(name))
 
 

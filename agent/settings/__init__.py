@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
+from agent.core.conf import is_utf_16
 from agent.core.diagnostic import Diagnostic, Severity, capped
 from agent.core.quoting import encodable, shown
 from agent.settings import reports
@@ -302,6 +303,11 @@ def read_qb_conf(path: str) -> bytes | OSError | None:
         return OSError(0, "it is not a regular file")
     if len(data) > MAX_QB_CONF_BYTES:
         return OSError(0, f"it is larger than {MAX_QB_CONF_BYTES} bytes")
+    # Read as it is, such a file sets nothing, and the defaults would take the place of all of it.
+    if is_utf_16(data):
+        return OSError(0, "it is not UTF-8 but UTF-16, or holds NUL bytes only")
+    if b"\n" not in data and b"\r" in data.rstrip(b"\r"):
+        return OSError(0, "its lines end with CR alone, not with LF")
     return data
 
 

@@ -16,8 +16,9 @@ from agent.settings.path_list import DEFAULT, QB_PATH
 _PREFIX = "CALLBACK_AGENT_"
 #: Codes of findings that say that a listed directory is not there.
 _NOT_THERE = frozenset({"missing", "not-a-directory", "dangling-link"})
-#: What is written between two directories in place of a comma.
-_OTHER_SEPARATOR = re.compile(r"[:;\s][/~$]")
+#: What is written between two directories in place of a comma. The colons of a drive and of a URL
+#: are not.
+_OTHER_SEPARATOR = re.compile(r"(?:[;\s]|(?<!/file)(?<!/[A-Z]):)[/~$]")
 
 
 def unreadable_qb_conf(path: str, error: OSError, uid: int) -> Problem:

@@ -52,6 +52,7 @@ def test_a_finding_of_qb_conf_has_its_edit_as_cause(site: Site) -> None:
         (f"{text}supervisor_language_flag = 0x5\n", [("warning", "unknown-setting")], "modified"),
         (text, [], "modified"),
         (None, [("error", "qb-conf-lost")], "removed"),
+        (text.replace("\n", "\r"), [("error", "qb-conf-unreadable")], "modified"),
         (text, [], "modified"),
     ):
         site.seen()
