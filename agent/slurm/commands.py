@@ -14,11 +14,17 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
+from agent.slurm.mapping import AGAIN
+
 #: Seconds that one call may take. Slurm's programs themselves give up after some MessageTimeout
 #: (10 s by default).
 TIME_LIMIT = 30.0
 #: What squeue prints where there is no value.
 _NONE = ("", "N/A", "NONE", "(null)")
+
+#: Why a job is held, by a user, an administrator, or Slurm itself, which after a failed launch says
+#: `launch failed requeued held`, in later versions with `_`.
+_HELD = re.compile(r"^JobHeld|^JobHoldMaxRequeue$|requeued.(in.)?held")
 
 #: What Slurm's programs take from the environment: it must not change what they print.
 _TAKEN = re.compile(r"(SQUEUE|SCANCEL|SCONTROL|SLURM)_(?!CONF$|CONF_SERVER$|JWT$)")
@@ -65,9 +71,14 @@ class Row:
     comment: str
 
     @property
+    def waits(self) -> bool:
+        """Whether it waits, for the first time or to run again."""
+        return self.state in AGAIN
+
+    @property
     def is_held(self) -> bool:
         """Whether all of it is held. Tasks that wait have one line, with the reasons of all."""
-        return all(reason.startswith("JobHeld") for reason in self.reason.split(","))
+        return all(_HELD.search(reason) for reason in self.reason.split(","))
 
 
 #: By field of Row: the letter of `squeue -o`.

@@ -263,7 +263,7 @@ def _outcome(row: Row) -> str:
 
 def _status(row: Row) -> str:
     """Qube's name of a state."""
-    if row.state == "PENDING":
+    if row.waits:
         return "blocked" if row.is_held else "waiting"
     return _outcome(row) or ("suspended" if row.state == "SUSPENDED" else "running")
 

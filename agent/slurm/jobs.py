@@ -51,6 +51,12 @@ def reported(known: Known, report: Report, now: float) -> list[Event]:
         return events
     if report.state in mapping.AGAIN:
         return events + again(known, job, report.task)
+    if report.state in mapping.MAYBE_AGAIN:
+        if task.state != "waiting":
+            _set(known, job, report.task, task, "ending")
+            # This counts if Slurm has forgotten it when it is asked.
+            task.succeeded = False
+        return events
     names = mapping.STATES.get(report.state)
     if names is None:
         return events
@@ -107,9 +113,15 @@ def _ending(known: Known, job: Job, report: Report, task: Task) -> None:
 def again(known: Known, job: Job, name: str) -> list[Event]:
     """The events of a task that will run again."""
     _set(known, job, name, known.tasks[job.id][name], "waiting")
-    if not name:
+    if not name or job.is_over:
         job.state = "waiting"
     return [_of_task("waiting", name)]
+
+
+def unstarted(known: Known, job: Job) -> set[str]:
+    """The tasks of an array that squeue showed once, and that never started."""
+    tasks = known.tasks[job.id]
+    return {name for n in mapping.tasks_in(job.unstarted) if (name := str(n)) not in tasks}
 
 
 def ended(known: Known, job: Job, name: str, names: Sequence[str], now: float) -> list[Event]:
@@ -138,14 +150,19 @@ def end_rest(known: Known, job: Job, now: float) -> list[Event]:
     """The events of an array whose tasks were cancelled before they started."""
     tasks = known.tasks[job.id]
     job.array = True
-    unstarted = [name for name, task in tasks.items() if task.state in ("", "waiting")]
-    for name in unstarted:
+    named = [name for name, task in tasks.items() if task.state in ("", "waiting")]
+    for name in named:
         _set(known, job, name, tasks[name], "over")
         tasks[name].outcome = "killed"
-    # Of the others not even the numbers are known.
-    _set(known, job, _REST, tasks.setdefault(_REST, Task(outcome="killed")), "over")
+    if rest := unstarted(known, job):
+        for name in sorted(rest, key=int):
+            _set(known, job, name, tasks.setdefault(name, Task(outcome="killed")), "over")
+            named.append(name)
+    else:
+        # Not even their numbers are known.
+        _set(known, job, _REST, tasks.setdefault(_REST, Task(outcome="killed")), "over")
     job.count = len(tasks)
-    events = [_of_task("killed", name) for name in unstarted]
+    events = [_of_task("killed", name) for name in named]
     return events + (_over(known, job, now) if job.over == job.count else [])
 
 

@@ -56,6 +56,8 @@ class Job(msgspec.Struct):
     count: int = 0
     #: Tasks that are over.
     over: int = 0
+    #: Of an array, the tasks that have not started, as squeue showed them: `3-7,9`.
+    unstarted: str = ""
     #: `waiting`, `blocked`, `running` or `over`.
     state: str = ""
     #: How it ended: the name of the event. And when, in seconds since 1970.

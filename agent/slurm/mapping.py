@@ -31,8 +31,10 @@ STATES: Mapping[str, tuple[str, ...]] = {
 }
 #: The event of an end whose outcome nobody knows. In triggers, `done` matches it.
 UNKNOWN = ("done",)
-#: States of jobcomp/script for a job that will run again.
+#: States of a job that waits, or will run again.
 AGAIN = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"})
+#: States after which Slurm often requeues a job by itself: only the queue shows whether it did.
+MAYBE_AGAIN = frozenset({"NODE_FAIL", "PREEMPTED"})
 
 #: Slurm's NO_VAL: not a number of an array task.
 NO_TASK = 4294967294
@@ -209,6 +211,21 @@ def parent_of(dependency: str) -> int | None:
     """The first job that a job waits for, as squeue and jobcomp write it."""
     found = _DEPENDENCY.search(dependency)
     return int(found[1]) if found and 0 < int(found[1]) <= _MAX_ID else None
+
+
+# Tasks -------------------------------------------------------------------------------------------
+
+_TASKS = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?")
+
+
+def tasks_in(text: str) -> set[int]:
+    """The numbers in a list of array tasks, as squeue shows those that wait: `3-7,9-21:4%2`."""
+    found: set[int] = set()
+    for part in text.split(","):
+        if read := _TASKS.fullmatch(part.partition("%")[0]):
+            first, last, step = int(read[1]), int(read[2] or read[1]), int(read[3] or 1)
+            found.update(range(first, last + 1, step or 1))
+    return found
 
 
 # Nodes -------------------------------------------------------------------------------------------

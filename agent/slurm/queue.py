@@ -137,7 +137,9 @@ class Follower:
         """The events of a job that is not over, or of one that has rows in the queue."""
         events = []
         active = set()
-        waits = [row for row in rows if row.state == "PENDING"]
+        waits = [row for row in rows if row.waits]
+        for row in waits:
+            events += self._again(job, row, known)
         for row in rows:
             known.describe(job, row.uid, row.user, row.comment, row.dependency)
             if row.state in _RUNNING | _BETWEEN:
@@ -146,31 +148,29 @@ class Follower:
                 task = known.tasks[job.id].get(row.task)
                 if task is None or task.state in ("", "waiting"):
                     events += jobs.runs(known, job, row.task, row.id, row.nodes)
-        if waits and not active and (job.state != "running" or not job.array):
-            events += self._waits(job, waits, known)
+        if waits and not active and not (job.is_over or (job.state == "running" and job.array)):
+            events += jobs.queued(known, job, all(row.is_held for row in waits))
         asked = {name for number, name in answer.missing if number == job.id}
         events += self._ended(job, asked - active, known, answer, now)
-        self._count(job, active, bool(rows), known)
+        self._count(job, active, _unstarted(job, waits, active, known), bool(rows), known)
         return events
 
-    def _waits(self, job: Job, waits: Sequence[Row], known: Known) -> list[Event]:
-        """Nothing of a job runs, and some of it waits."""
-        task = known.tasks[job.id].get("")
-        if task is not None and task.state in ("running", "ending"):
-            self._ending.pop((job.id, ""), None)
-            return jobs.again(known, job, "")
-        if job.is_over:
+    def _again(self, job: Job, row: Row, known: Known) -> list[Event]:
+        """A task waits. It will run again if it ran before."""
+        task = known.tasks[job.id].get(row.task)
+        # An id that is used again may be another user's.
+        if task is None or task.state in ("", "waiting") or row.uid != job.uid:
             return []
-        return jobs.queued(known, job, all(row.is_held for row in waits))
+        self._ending.pop((job.id, row.task), None)
+        return jobs.again(known, job, row.task)
 
-    def _count(self, job: Job, active: set[str], is_there: bool, known: Known) -> None:
+    def _count(
+        self, job: Job, active: set[str], unstarted: set[str], is_there: bool, known: Known
+    ) -> None:
         """Count the answers in a row in which something is not in the queue and should be."""
         tasks = known.tasks[job.id]
-        absent: set[TaskKey] = {
-            (job.id, name)
-            for name, task in tasks.items()
-            if task.state == "running" and name not in active
-        }
+        running = {name for name, task in tasks.items() if task.state == "running"} - active
+        absent: set[TaskKey] = {(job.id, name) for name in running | unstarted}
         if not is_there and not job.is_over:
             absent.add((job.id, None))
         for old in [task for task in self._missed if task[0] == job.id]:
@@ -191,10 +191,11 @@ class Follower:
         if None in asked:
             asked |= {name for name, task in tasks.items() if task.state != "over"}
             asked |= {name for name in rows if name.isdecimal() and name not in tasks}
+            asked |= jobs.unstarted(known, job)
             if not job.array and not any(rows):
                 asked.add("")
         for name in sorted(name for name in asked if name is not None):
-            names = _end_of(tasks.get(name), rows.get(name))
+            names = _end_of(name, tasks.get(name), rows.get(name))
             if names is not None:
                 self._ending.pop((job.id, name), None)
                 events += jobs.ended(known, job, name, names, now)
@@ -206,13 +207,28 @@ class Follower:
         return events
 
 
-def _end_of(task: Task | None, row: Row | None) -> tuple[str, ...] | None:
+def _end_of(name: str, task: Task | None, row: Row | None) -> tuple[str, ...] | None:
     """The names of the events of a task's end, given what the queue shows of it; None if it has not
     ended, or its end is known already."""
     if task is not None and task.state == "over":
         return None
     if row is not None:
         return mapping.STATES.get(row.state)
+    if task is None and name:
+        # Slurm keeps nothing of an array task that was cancelled while it waited.
+        return mapping.STATES["CANCELLED"]
     if task is not None and task.succeeded is not None:
         return ("complete",) if task.succeeded else ("failed",)
     return mapping.UNKNOWN
+
+
+def _unstarted(job: Job, waits: Sequence[Row], active: set[str], known: Known) -> set[str]:
+    """The tasks of an array that waited before and are not in the queue any more, though nothing
+    was reported of them. What waits now is kept, and these with it."""
+    text = ",".join(row.task for row in waits if row.task)
+    if text == job.unstarted:
+        return set()
+    gone = jobs.unstarted(known, job) - {str(n) for n in mapping.tasks_in(text)} - active
+    job.unstarted = ",".join(filter(None, [text, *sorted(gone, key=int)]))
+    known.changed.add((job.id, None))
+    return gone

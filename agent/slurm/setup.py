@@ -61,10 +61,11 @@ def steps(conf: Path, hook: str, spool: str) -> list[Step]:
         text = f"{error.filename or conf}: {error.strerror}; name the configuration of slurmctld"
         return [Step(text, ("callback-agent slurm setup --slurm-conf FILE",))]
     user = settings["slurmuser"].value if "slurmuser" in settings else "root"
+    user = user.partition("(")[0]
     lines: list[Step] = []
     for name in _HOOKS:
-        lines += _program(name, hook, settings.get(name.lower()), conf)
-    lines += _completion(hook, settings, conf)
+        lines += _program(name, hook, settings.get(name.lower()), conf, user)
+    lines += _completion(hook, settings, conf, user)
     lines += _age(settings.get("minjobage"))
     if any(step.todo and not step.optional for step in lines):
         text = "slurmctld reads slurm.conf when it starts; running jobs go on"
@@ -72,13 +73,19 @@ def steps(conf: Path, hook: str, spool: str) -> list[Step]:
     return [_spool(spool, user), _hook(hook, spool), *lines]
 
 
-def _spool(spool: str, user: str) -> Step:
-    """The directory where the hook leaves events: only Slurm's user may write to it."""
-    name = user.partition("(")[0]
-    make = (f"install -d -o {name} -g $(id -gn {name}) -m 0700 {spool}",)
+def _entry(user: str) -> pwd.struct_passwd | None:
+    """Slurm's user; None if there is no such user here."""
     try:
-        entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+        return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
     except (KeyError, OverflowError):
+        return None
+
+
+def _spool(spool: str, name: str) -> Step:
+    """The directory where the hook leaves events: only Slurm's user may write to it."""
+    make = (f"install -d -o {name} -g $(id -gn {name}) -m 0700 {spool}",)
+    entry = _entry(name)
+    if entry is None:
         return Step(f"the spool: SlurmUser is {name}, and there is no such user here", make)
     try:
         status = os.stat(spool)
@@ -125,22 +132,28 @@ def _hook(hook: str, spool: str) -> Step:
     return Step(f"the hook {hook} writes to {spool}")
 
 
-def _program(name: str, hook: str, setting: Setting | None, conf: Path) -> Iterator[Step]:
+def _program(
+    name: str, hook: str, setting: Setting | None, conf: Path, user: str
+) -> Iterator[Step]:
     """PrologSlurmctld or EpilogSlurmctld."""
     if setting is None or not setting.value:
         text = f"{conf} has no {name}, which reports that {_HOOKS[name]}; add the line"
         yield Step(text, (f"{name}={hook}",))
     else:
-        yield from _called(name, hook, setting)
+        yield from _called(name, hook, setting, user)
 
 
-def _called(name: str, hook: str, setting: Setting) -> Iterator[Step]:
+def _called(name: str, hook: str, setting: Setting, user: str) -> Iterator[Step]:
     """A setting that names the hook, or a program that calls it, or one that is to call it."""
     if setting.value == hook:
         yield Step(f"{setting}: {name} is the hook")
         return
     if _calls(setting.value, hook):
-        yield Step(f"{setting}: {name} is {setting.value}, which calls the hook")
+        text = f"{setting}: {name} is {setting.value}, which calls the hook"
+        if _may_run(user, setting.value):
+            yield Step(text)
+        else:
+            yield Step(f"{text}, but {user} may not run it", _executable(setting.value))
         return
     both = f"{os.path.dirname(hook)}/{name}"
     if not _calls(both, hook):
@@ -148,7 +161,7 @@ def _called(name: str, hook: str, setting: Setting) -> Iterator[Step]:
         lines = ["#!/bin/sh", hook, f'exec {shlex.quote(setting.value)} "$@"']
         text = f"{name} is {setting.value} already; a program that calls both"
         words = " ".join(map(shlex.quote, lines))
-        yield Step(text, (f"printf '%s\\n' {words} > {both}", f"chmod 0755 {both}"))
+        yield Step(text, (f"printf '%s\\n' {words} > {both}", *_executable(both)))
     text = f"{setting}: {name} is {setting.value}, which does not call the hook; change the line to"
     yield Step(text, (f"{name}={both}",))
 
@@ -162,7 +175,28 @@ def _calls(program: str, hook: str) -> bool:
     return any(hook in line and not line.lstrip().startswith("#") for line in text.split("\n"))
 
 
-def _completion(hook: str, settings: Mapping[str, Setting], conf: Path) -> Iterator[Step]:
+def _executable(program: str) -> tuple[str]:
+    return (f"chmod 0755 {shlex.quote(program)}",)
+
+
+def _may_run(user: str, program: str) -> bool:
+    """Whether the mode of a program lets Slurm's user run it."""
+    status, entry = os.stat(program), _entry(user)
+    if entry is None:
+        return True  # This is said of the spool.
+    if entry.pw_uid == 0:
+        bits = 0o111
+    elif entry.pw_uid == status.st_uid:
+        bits = 0o100
+    else:
+        groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+        bits = 0o010 if status.st_gid in groups else 0o001
+    return bool(status.st_mode & bits)
+
+
+def _completion(
+    hook: str, settings: Mapping[str, Setting], conf: Path, user: str
+) -> Iterator[Step]:
     """JobCompType and JobCompLoc."""
     kind, place = settings.get("jobcomptype"), settings.get("jobcomploc")
     lines = ("JobCompType=jobcomp/script", f"JobCompLoc={hook}")
@@ -179,7 +213,7 @@ def _completion(hook: str, settings: Mapping[str, Setting], conf: Path) -> Itera
     elif place is None or not place.value:
         yield Step(f"{kind}: there is no JobCompLoc beside it; add the line", lines[1:])
     else:
-        yield from _called("JobCompLoc", hook, place)
+        yield from _called("JobCompLoc", hook, place, user)
 
 
 def _age(setting: Setting | None) -> Iterator[Step]:

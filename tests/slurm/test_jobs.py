@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,7 +52,8 @@ class Slurm:
 @given(st.data())
 def test_an_array_in_any_order_makes_each_event_once(data: st.DataObject) -> None:
     """What one task reports is in order but for its end; the tasks are mixed in any way."""
-    states = data.draw(st.lists(st.sampled_from([*mapping.STATES]), min_size=1, max_size=6))
+    told = sorted(mapping.STATES.keys() - mapping.MAYBE_AGAIN)
+    states = data.draw(st.lists(st.sampled_from(told), min_size=1, max_size=6))
     count = {"SLURM_ARRAY_TASK_COUNT": len(states)}
     queues = []
     for task, state in enumerate(states):
@@ -106,6 +108,24 @@ def test_a_job_that_is_requeued_runs_twice() -> None:
     assert slurm.prolog(7, SLURM_JOB_RESTART_COUNT=1) == ["running-job-7"]
     assert slurm.jobcomp(7, "COMPLETED", END=2) == ["complete-job-7"]
     assert slurm.prolog(7, SLURM_JOB_RESTART_COUNT=2) == ["running-job-7"]
+
+
+@pytest.mark.parametrize("state", sorted(mapping.MAYBE_AGAIN))
+def test_what_slurm_may_requeue_by_itself_is_not_over_yet(state: str) -> None:
+    """As slurmctld 22.05 reports a preempted job, and one whose node failed, in any order."""
+    slurm = Slurm()
+    for job, ends in ((7, ("epilog", "jobcomp")), (8, ("jobcomp", "epilog"))):
+        slurm.prolog(job)
+        for end in ends:
+            more = {"SLURM_JOB_EXIT_CODE": 0}
+            told = slurm.jobcomp(job, state) if end == "jobcomp" else slurm.epilog(job, **more)
+            assert told == []
+        task = slurm.known.tasks[job][""]
+        assert (task.state, task.succeeded) == ("ending", False)
+    # squeue showed already that it waits.
+    jobs.again(slurm.known, slurm.known.jobs[7], "")
+    assert slurm.jobcomp(7, state, END=9) == []
+    assert slurm.known.tasks[7][""].state == "waiting"
 
 
 def test_a_task_of_a_finished_array_that_is_requeued_ends_the_array_again() -> None:

@@ -144,3 +144,19 @@ def test_many_hosts_are_limited() -> None:
 def test_numbers_in_brackets_are_as_many_hosts(numbers: list[int]) -> None:
     text = ",".join(f"{number:03}" for number in numbers)
     assert hosts(f"n[{text}],m") == [*(f"n{number:03}" for number in numbers), "m"]
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("", ()),
+        ("7", (7,)),
+        ("0-2,9%2", (0, 1, 2, 9)),
+        ("1-3%1,5", (1, 2, 3, 5)),
+        ("0-9:3%1", (0, 3, 6, 9)),
+        ("N/A", ()),
+        ("1-3:0,x", (1, 2, 3)),
+    ],
+)
+def test_the_tasks_that_wait_are_a_list_of_ranges(text: str, numbers: tuple[int, ...]) -> None:
+    assert mapping.tasks_in(text) == set(numbers)

@@ -92,15 +92,26 @@ class Place:
         job = self.known.job(report.job)
         self.follower.touched(job.id if job else report.job, report.task, self.known)
 
-    def look(self) -> None:
-        """squeue shows nothing of job 7."""
-        answer = Answer(queue.uptime())
-        self.follower.look(self.known.jobs[7], [], self.known, answer, 1.0)
+    def look(self, *rows: Row, ended: Sequence[Row] = ()) -> list[str]:
+        """squeue shows these rows of job 7; the events that follow."""
+        job, _ = jobs.seen(self.known, 7, "wrap")
+        job.array = job.array or any(row.task for row in rows)
+        missing = frozenset(self.follower.missing())
+        answer = Answer(queue.uptime(), [*rows], missing, [*rows, *ended])
+        return [*map(str, self.follower.look(job, rows, self.known, answer, 1.0))]
 
     def miss(self) -> None:
         for _ in range(queue.MISSED):
             self.look()
         assert self.follower.missing() == {(7, ""), (7, None)}
+
+
+def row(state: str, task: str = "", reason: str = "Resources", **more: Any) -> Row:
+    """What squeue shows of job 7."""
+    texts = dict.fromkeys(("dependency", "partition", "nodes", "directory", "command"), "")
+    numbers = dict.fromkeys(("priority", "submitted", "started", "ended"), 0)
+    who = {"user": "mia", "uid": 1000, "name": "wrap", "comment": "", **more}
+    return Row(7, 7, task, state, reason, **texts, **numbers, **who)  # type: ignore[arg-type]
 
 
 def end(place: Place) -> None:
@@ -138,3 +149,87 @@ def test_of_jobs_that_nobody_knows_nothing_is_kept() -> None:
     early = Answer(0.0)
     assert not place.follower.is_newer(7, early)
     assert place.follower.is_newer(999, Answer(0.5))
+
+
+@pytest.mark.parametrize("state", ["NODE_FAIL", "PREEMPTED"])
+@pytest.mark.parametrize("task", [None, 3])
+def test_slurm_requeues_what_its_nodes_lost(
+    monkeypatch: pytest.MonkeyPatch, state: str, task: int | None
+) -> None:
+    """Only the queue shows whether it will run again."""
+    time = 100.0
+    monkeypatch.setattr(queue, "uptime", lambda: time)
+    name = "" if task is None else str(task)
+    kind, at = ("job", "") if task is None else ("work", f"-{task}")
+    for rows, events in (
+        ([row("PENDING", name)], [f"waiting-{kind}-self{at}"]),
+        ([], [f"{mapping.STATES[state][0]}-{kind}-self{at}"]),
+    ):
+        place = Place()
+        place.hook(script("prolog_slurmctld", 7, task, SLURM_ARRAY_TASK_COUNT=9))
+        place.hook(completion(7, state, task, ARRAYJOBID=7 if name else 0))
+        time += queue.GRACE
+        found = place.look(*rows, ended=[] if rows else [row(state, name)])
+        assert [one for one in found if "-host-" not in one] == events
+        assert place.follower.due is None
+
+
+def test_what_is_over_and_waits_again_is_requeued() -> None:
+    """RequeueExit and RequeueExitHold of slurm.conf: the completion plugin is told FAILED."""
+    place = Place()
+    place.hook(script("prolog_slurmctld", 7))
+    place.hook(completion(7, "FAILED"))
+    assert place.look(row("PENDING")) == ["waiting-job-self"]
+    assert place.look(row("PENDING")) == []
+    place.hook(script("prolog_slurmctld", 7, SLURM_JOB_RESTART_COUNT=1))
+    place.hook(completion(7, "FAILED", END=2))
+    held = row("SPECIAL_EXIT", reason="JobHeldUser")
+    assert place.look(held) == ["waiting-job-self", "blocked-job-self"]
+    assert place.look(row("PENDING")) == ["unblock-job-self", "waiting-job-self"]
+    # An id that is used again is another job's.
+    place.hook(script("prolog_slurmctld", 7, SLURM_JOB_RESTART_COUNT=2))
+    place.hook(completion(7, "CANCELLED", END=3))
+    assert place.look(row("PENDING", uid=1)) == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "held"),
+    [
+        ("JobHeldUser", True),
+        ("JobHeldUser,JobHeldAdmin", True),
+        ("job requeued in held state", True),
+        ("launch failed requeued held", True),
+        ("launch_failed_requeued_held", True),
+        ("JobHoldMaxRequeue", True),
+        ("JobHeldUser,Resources", False),
+        ("Dependency", False),
+        ("", False),
+    ],
+)
+def test_what_slurm_holds_by_itself_is_held(reason: str, held: bool) -> None:
+    assert row("PENDING", reason=reason).is_held is held
+
+
+def test_slurm_reports_nothing_of_a_task_that_is_cancelled_before_it_starts() -> None:
+    place = Place()
+    assert place.look(row("PENDING", "0-9:3%1")) == ["waiting-job-self"]
+    place.hook(script("prolog_slurmctld", 8, 0, SLURM_ARRAY_JOB_ID=7, SLURM_ARRAY_TASK_COUNT=4))
+    rows = (row("RUNNING", "0"), row("PENDING", "3,9%1"))
+    for _ in range(queue.MISSED):
+        assert place.look(*rows) == []
+    assert place.look(*rows) == ["killed-work-self-6"]
+    assert place.look(*rows) == []
+    # All that has not started is cancelled together: this is reported once, without its numbers.
+    report = completion(7, "CANCELLED", ARRAYJOBID=7)
+    found = mapping.report_of(b"".join(f"{k}={v}\0".encode() for k, v in report.items()))
+    events = jobs.reported(place.known, found, 1.0)
+    assert [*map(str, events)] == ["killed-work-self-3", "killed-work-self-9"]
+
+
+def test_a_task_of_which_only_squeue_knows_that_it_ran_was_not_cancelled() -> None:
+    place = Place()
+    place.look(row("PENDING", "0-2"))
+    ended = [row("COMPLETED", "1")]
+    for _ in range(queue.MISSED):
+        assert place.look(row("PENDING", "0,2"), ended=ended) == []
+    assert place.look(row("PENDING", "0,2"), ended=ended) == ["complete-work-self-1"]

@@ -92,6 +92,12 @@ def test_a_program_that_is_there_already_is_called_too(site: Site, tmp_path: Pat
     assert done.returncode == 3
     assert (tmp_path / "said").read_text() == "7 x\n"
     assert len(list(site.spool.iterdir())) == 1
+    # slurmctld must be able to run it.
+    Path(program).chmod(0o644)
+    step = site.todo()[0]
+    assert f"which calls the hook, but {USER} may not run it" in step.text
+    site.do()
+    assert site.todo() == []
     # A comment does not call it.
     Path(program).write_text(f"#!/bin/sh\n# {site.hook}\nexit 0\n")
     assert any("does not call the hook" in step.text for step in site.todo())
