@@ -163,7 +163,7 @@ class Terminal:
         os.write(self.ours, keys.encode())
 
     def wait_for(self, text: bytes) -> bytes:
-        """Read until the terminal shows a text, and go on behind it. Returns what is before it."""
+        """Read until the terminal shows a text, and go on after it. Returns what is before it."""
         end = time.monotonic() + SOON
         while text not in self.read:
             ready, _, _ = select.select([self.ours], [], [], max(0.0, end - time.monotonic()))

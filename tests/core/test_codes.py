@@ -67,7 +67,7 @@ def test_the_page_states_the_effect_of_the_registry(code: str) -> None:
     paragraph = " ".join(pages()[code].split("\n\n")[1].split())
     _, _, effect = paragraph.partition(". Effect: ")
     assert re.search(EFFECTS[row.effect], effect), (
-        f"agent/manual/codes/{code}.md: for {row.effect}, the text behind `Effect:` must match"
+        f"agent/manual/codes/{code}.md: for {row.effect}, the text after `Effect:` must match"
         f" {EFFECTS[row.effect]}"
     )
 

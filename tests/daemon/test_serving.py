@@ -20,7 +20,7 @@ def test_the_first_line_says_what_is_served_from_where(tmp_path: Path) -> None:
             "callback-agent: serving 1 callback of 2 directories; state degraded;"
             f" pipe {agent.pipe}; log {agent.log}"
         )
-        # It is written behind the first answers.
+        # It is written after the first answers.
         wait_for(lambda: agent.errors.read_text().endswith("\n"), "the line")
         assert agent.errors.read_text() == f"{line}\n"
         # It is no message that `status` keeps.

@@ -126,11 +126,5 @@ def test_check_prints_in_the_encoding_of_the_terminal(
 def test_who_forbids_utf8_is_told_what_to_set(tmp_path: Path, environ: dict[str, str]) -> None:
     agent = Agent(tmp_path, write(tmp_path / "cb", "a.qcb = done-job-self\n"), **environ)
     agent.program = ["-X", "utf8=0", "-m", "agent"]
-    process = agent.launch()
-    try:
-        wait_for(lambda: process.poll() is not None, "the end")
-    finally:
-        if process.poll() is None:
-            agent.stop()
-    assert process.returncode == 2
+    assert agent.fail_to_start() == 2
     assert "set LC_ALL=C.UTF-8" in agent.errors.read_text()

@@ -14,7 +14,7 @@ import pytest
 from agent.server.listener import Pipe, PipeInUse
 from agent.settings import SettingsError
 from faults.steps import linux
-from support.agents import Agent, wait_for, write
+from support.agents import Agent, write
 
 #: What flock(2) lists, and what network and stacked file systems give besides.
 OTHERS = [
@@ -72,15 +72,10 @@ def test_row_27_the_exit_status_is_that_of_a_setting(tmp_path: Path) -> None:
     agent = Agent(tmp_path, write(tmp_path / "cb", "a.qcb = done-job-self\n", a_qcb="kill\n"))
     trace = tmp_path / "trace"
     agent.prefix = ["strace", "-o", str(trace), "-e", "inject=flock:error=ENOLCK", "-e", "flock"]
-    process = agent.launch()
-    try:
-        wait_for(lambda: process.poll() is not None, "the end")
-    finally:
-        if process.poll() is None:
-            agent.stop()
+    status = agent.fail_to_start()
     if "INJECTED" not in trace.read_text():
         pytest.skip("strace cannot inject errors here")
-    assert process.returncode == 2
+    assert status == 2
     assert "No locks available" in agent.errors.read_text()
     assert "another agent" not in agent.errors.read_text()
 

@@ -21,14 +21,9 @@ def agent(tmp_path: Path) -> Agent:
 def refused(agent: Agent, *prefix: str) -> str:
     """Standard error of a start that must fail with status 2 and in one line."""
     agent.prefix = list(prefix)
-    process = agent.launch()
-    try:
-        wait_for(lambda: process.poll() is not None, "the end")
-    finally:
-        if process.poll() is None:
-            agent.stop()
+    status = agent.fail_to_start()
     said = agent.errors.read_text()
-    assert process.returncode == 2, said
+    assert status == 2, said
     assert len(said.splitlines()) == 1, said
     assert "output cannot be written" not in said
     return said
@@ -108,13 +103,7 @@ def test_what_stops_the_loop_is_one_line(
         f"{program}from agent.server import listener as pipe; pipe.Pipe.listen = fail\n"
         "from agent.cli import main; raise SystemExit(main())",
     ]
-    process = agent.launch()
-    try:
-        wait_for(lambda: process.poll() is not None, "the end")
-    finally:
-        if process.poll() is None:
-            agent.stop()
-    assert process.returncode == status
+    assert agent.fail_to_start() == status
     assert said in agent.errors.read_text()
     assert "Traceback" not in agent.errors.read_text()
 

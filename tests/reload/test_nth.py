@@ -260,7 +260,7 @@ async def with_agent(site: Site, use: Callable[[Reloader], Any]) -> None:
 
 
 async def to_the_disk(reloader: Reloader) -> None:
-    """What the agent does behind its reloads, done now, so that it too may fail."""
+    """What the agent does after its reloads, done now, so that it too may fail."""
     await anyio.to_thread.run_sync(reloader._last_good.sync)
 
 
@@ -272,7 +272,7 @@ async def well(site: Site, operations: Operations, reloader: Reloader) -> None:
     assert site.shown(reloader.index) == site.version
     assert reloader.state == "ok"
     assert not [d for d in reloader.directories() if d["held"]]
-    # What could not be stored is written behind the reload: now.
+    # What could not be stored is written after the reload: now.
     await anyio.to_thread.run_sync(reloader._last_good.flush)
     assert site.stored() == site.version
     # The next edit brings the log up to date.

@@ -441,7 +441,7 @@ class AnyEdits(RuleBasedStateMachine):
         digest = Shared.agent.status()["digest"]
         assert Shared.agent.stop() == 0
         Shared.agent.start()
-        # That a directory is held for its Python may come behind the first answer; what is served
+        # That a directory is held for its Python may come after the first answer; what is served
         # does not.
         assert {n: callbacks for n, (callbacks, _) in self._served().items()} == {
             n: callbacks for n, (callbacks, _) in served.items()

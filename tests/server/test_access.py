@@ -142,7 +142,7 @@ def test_whatever_the_modes_have_become_strangers_are_refused_with_a_reason(
         came = users.other.does(asked(agent, sent, times=5))
         assert came in ("BrokenPipeError", "ConnectionResetError") or error(came)[0] == REFUSED
     assert error(users.member.does(asked(agent)))[0] == REFUSED
-    # They are written behind the answers.
+    # They are written after the answers.
     wait_for(lambda: len(agent.messages()) >= 2)
     told = agent.messages()
     assert len(told) == 2

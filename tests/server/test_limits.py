@@ -199,7 +199,7 @@ def test_request_bytes(agent: Agent) -> None:
 
 @needs_proc
 def test_requests_in_flight(agent: Agent) -> None:
-    """What comes behind a request that takes its time waits, unread, in the sender's buffers."""
+    """What follows a request that takes long waits, unread, in the sender's buffers."""
     before = resident(agent)
     with Talk(agent) as talk, Talk(agent) as other:
         many = request("reload") + request("lookup", event="x-job-" + "y" * 5000) * 200

@@ -102,7 +102,7 @@ def test_one_line_gets_what_the_specification_says(agent: Agent, sent: str, expe
             return code(answer), answer["id"]
         return answer["result"], answer["id"]
 
-    # Nothing ends the connection: what comes behind is answered.
+    # Nothing ends the connection: later requests are answered.
     *answers, last = exchange(agent, sent.encode() + b"\n" + STATUS)
     assert "result" in last
     got = [short(a) if isinstance(a, dict) else [*map(short, a)] for a in answers]
@@ -377,7 +377,7 @@ def test_a_longer_line_is_answered_with_an_error_and_the_connection_is_closed(
 ) -> None:
     too_long = padded(MEBIBYTE + more)
     with agent.connect() as one, one.makefile("rb") as answers:
-        # What came before it is answered, what comes behind it is not; and neither writing nor
+        # What came before it is answered, what comes after it is not; and neither writing nor
         # reading fails, so that a client which writes first learns why.
         one.sendall(STATUS + (too_long + STATUS if ended else too_long[:-1]))
         got = [json.loads(answer) for answer in answers]

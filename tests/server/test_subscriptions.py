@@ -221,7 +221,7 @@ def test_no_record_is_lost_or_comes_twice_while_edits_go_on(site: Site) -> None:
 
 
 def test_a_subscription_in_a_batch_begins_after_the_batch(site: Site) -> None:
-    """What is recorded while the batch is answered comes behind its responses."""
+    """What is recorded while the batch is answered comes after its responses."""
     with site.agent.connect() as one, one.makefile("rb") as lines:
         with site.at_once():
             (site.directory / "a.py").write_text("1\n")

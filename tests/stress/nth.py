@@ -105,7 +105,7 @@ class Trial:
         self.injector.arm(case.kind, case.nth, number(case.error), case.for_ever)
 
     def first_failed(self, case: Case) -> None:
-        """Wait until the call failed, if it is the first of its kind: some are made behind the
+        """Wait until the call failed, if it is the first of its kind: some are made after the
         answer, such as those that bring a unit to the disk. Later ones may never be made."""
 
         def failed() -> bool:
@@ -269,7 +269,7 @@ def started(trial: Trial, case: Case) -> None:
     def over() -> bool:
         return process.poll() is not None or agent.answers()
 
-    # A helper process is started behind the first answer.
+    # A helper process is started after the first answer.
     wait_for(
         lambda: trial.injector.failed or (over() if case.nth > 1 else process.poll() is not None),
         "a call that fails, the end, or an answer",

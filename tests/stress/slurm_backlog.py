@@ -22,7 +22,7 @@ from support.agents import wait_for
 from support.slurm_site import Site, completion, script
 
 TASKS = 33
-#: The first array; those that live only have ids behind all arrays.
+#: The first array; those that live only have ids after all arrays.
 FIRST, STEP = 10_000, 100
 #: Seconds that a slow machine may take.
 LIMIT = 600.0

@@ -139,6 +139,15 @@ class Agent:
         lines = self.errors.read_text().splitlines()
         return [line for line in lines if not line.startswith("callback-agent: serving ")]
 
+    def fail_to_start(self) -> int:
+        """Start it where the start must fail, and give its exit status."""
+        process = self.launch()
+        try:
+            wait_for(lambda: process.poll() is not None, "the end")
+        finally:
+            status = self.stop()
+        return status
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it, and give its exit status."""
         assert self.process is not None

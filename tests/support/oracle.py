@@ -118,7 +118,7 @@ def _group(operator: str, sides: Sequence[Tree]) -> Tree:
 
 
 def _term(written: str) -> Term:
-    # All backslashes before a star are taken away: what is left reads as itself.
+    # Backslashes before a star are removed; all others are ordinary characters.
     text = re.sub(r"\\+\*", "*", written)
     if text.startswith(SHORT):
         text = "*-" + text.replace("-", "-*-", 1)
@@ -142,7 +142,7 @@ def _fields(text: str) -> tuple[str, str, str]:
 
 
 def _context(rest: str, *words: str) -> tuple[str | None, str | None]:
-    """Context and extra of what stands after the type; no context where that is a label."""
+    """Context and extra of what follows the type; no context where that is a label."""
     third, hyphen, extra = rest.partition("-")
     if third not in words and not _digits(third):
         return None, None
@@ -173,7 +173,7 @@ def canonical(tree: Tree) -> str:
 
 
 def see(event: Event, owner: Owner | None, own: bool = False) -> Seen:
-    """The event with its contexts worked out; `own` says that its job is the owner."""
+    """The event with its contexts; `own` says that its job is the owner."""
     if isinstance(event, str):
         return _see_text(event, owner or {})
     if not isinstance(event, Mapping):
@@ -234,7 +234,7 @@ def _checked(job: object) -> Owner:
 
 
 def _given(job: Mapping[str, Any], field: str) -> str | None:
-    """An id as it stands in a trigger; None where it is not given."""
+    """An id as it is written in a trigger; None where it is not given."""
     if field not in job:
         return None
     value = job[field]
@@ -299,7 +299,7 @@ def _like_label(pattern: str, label: str) -> bool:
 
 
 def _like(pattern: str, text: str) -> bool:
-    """`*` is any run of characters, also none; all else is itself."""
+    """`*` matches any characters, or none; everything else matches itself."""
     parts = [re.escape(part) for part in pattern.split("*")]
     return re.fullmatch(".*".join(parts), text, re.DOTALL) is not None
 

@@ -11,7 +11,7 @@ from agent.timing import Timing
 
 
 def run_with(timing: Timing) -> list[str]:
-    """The arguments of Python that run this program; those of the agent's command come behind."""
+    """The arguments of Python that run this program; those of the agent's command follow."""
     # -P: the other files of this folder are no modules for it.
     return ["-P", __file__, msgspec.json.encode(timing).decode()]
 
