@@ -176,9 +176,9 @@ async def _serve(agent: _Agent) -> None:
     reloader.records.listeners.append(lambda _: notify.send(_status_line(reloader)))
     # Before the pipe is there, so that no refused request waits for it; and because an upgrade may
     # remove the files of the package. Not in a thread: it would only take turns with the reading.
-    with contextlib.suppress(Exception):  # it is loaded when it is needed
+    with contextlib.suppress(Exception):  # then it is loaded when it is needed
         handlers.load()
-    # The first index is such work.
+    # The first index makes many objects and no garbage.
     memory.collect_nothing()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(reloader.run)
@@ -254,7 +254,7 @@ async def _keep_pipe(agent: _Agent, service: Service) -> None:
 
 
 def _serving(agent: _Agent) -> str:
-    """The line that says what is served from where, and what is odd about the settings."""
+    """The line that says what is served from where, and the notes about the settings."""
     reloader = agent.reloader
     now = reloader.settings
     callbacks, directories = reloader.index.count, len(now.directories)

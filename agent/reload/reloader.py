@@ -116,8 +116,8 @@ class Reloader:
         self.index = Index.of(0, ())
         #: The monotonic time in seconds since which the index of this generation is served.
         self.changed = time.monotonic()
-        #: Called with nothing after each swap, before anything else is. Also where the new index
-        #: differs in `held` alone.
+        #: Called without arguments after each swap, before anything else, even if only `held` of
+        #: the index differs.
         self.swapped: list[Callable[[], None]] = []
         self.ready = anyio.Event()
         #: Whether the collector need not look at what a large reload made: where nothing in this
@@ -151,7 +151,7 @@ class Reloader:
 
     @property
     def notes(self) -> list[str]:
-        """What is odd about the settings in use, and no mistake for certain."""
+        """What looks wrong in the settings in use, and may be intended."""
         return [
             f"{f.path}: {f.message}" for f in self.qb_conf.findings if f.severity is Severity.NOTE
         ]
@@ -256,7 +256,7 @@ class Reloader:
         settled = await self._settler.read_until_quiet(directories, dirty)
         # In a thread, also to find that nothing changed: it takes long for a thousand directories.
         unwatched, index = await to_thread.run_sync(self._decide, settled, ticket, first)
-        # What they lead to was only found now, and is watched from the next reading on.
+        # Links in them were found only now: their targets are watched from the next reading on.
         if unwatched:
             self.notice(unwatched)
         if index is None:
@@ -267,8 +267,8 @@ class Reloader:
     def _decide(
         self, settled: list[Settled], ticket: int, first: bool
     ) -> tuple[set[str], tuple[Index, dict[str, ServedDirectory]] | None]:
-        """Decide what is accepted of settled readings. Returns the directories that must be watched
-        in another way, and what `Listing.next_index` makes of what is accepted now. Blocks."""
+        """Decide what is accepted of settled readings. Returns the directories whose watches must
+        change, and what `Listing.next_index` makes of what is accepted now. Blocks."""
         found, unwatched = self.listing.evaluate(settled, self._settler.checker)
         self.records.recorder.add_causes(found)
         for d, _ in settled:
@@ -309,8 +309,7 @@ class Reloader:
             new.qb_conf, new.qb_conf_exists, list(self.listing.paths), sorted(new.languages)
         )
         if relisted or self._last_good.settings != store:
-            # Also where a qb.conf was added that says what was used without it: from now on it can
-            # be lost.
+            # Also if a qb.conf was added that changes nothing: from now on it can be lost.
             await to_thread.run_sync(self._last_good.save_settings, store)
 
     def _follow(self, names: Collection[str], everything: bool) -> None:
@@ -320,7 +319,7 @@ class Reloader:
 
     async def _emit_record(self, began: float) -> None:
         """Make a record if there is something to record."""
-        # Not in a thread: from the swap on, `state` must be that of what is served.
+        # Not in a thread: from the swap on, `state` must describe the index that is served.
         findings, held, known = self.listing.summary()
         await self.records.emit_record(
             self.index,
