@@ -240,7 +240,7 @@ class Client:
 
     async def _exchange(self, lines: _Lines, deadline: client._Deadline) -> _Results:
         """The results of some requests. They are sent again while the agent is not there."""
-        wait_until = min(deadline.at, time.monotonic() + self.restart)
+        wait_until = min(deadline.at, client._Deadline(self.restart, "restart").at)
         pause = client._CONNECT_PAUSE
         absent: NoAgent | None = None
         while True:

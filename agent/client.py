@@ -475,7 +475,7 @@ class Client:
 
     def _exchange(self, lines: List[bytes], deadline: "_Deadline") -> List[Any]:
         """The results of some requests. They are sent again while the agent is not there."""
-        wait_until = min(deadline.at, time.monotonic() + self.restart)
+        wait_until = min(deadline.at, _Deadline(self.restart, "restart").at)
         pause = _CONNECT_PAUSE
         absent = None  # type: Optional[NoAgent]
         while True:
@@ -789,7 +789,7 @@ class _Records:
         self.answered = False
         self._timeout = timeout
         self._heartbeat = heartbeat
-        self._restart = restart
+        self._restart = _Deadline(restart, "restart").seconds
         self._goes_on = since is not None or heartbeat is not None
         #: The newest record that came, or that is lost.
         self._newest = since
@@ -1027,13 +1027,13 @@ def _callbacks(result: Dict[str, Any]) -> List[Dict[str, Any]]:
 class _Deadline:
     """The time when a call must end: `at` in monotonic seconds, `seconds` after it began."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, name: str = "timeout") -> None:
         try:
             if seconds != seconds:
                 raise ValueError
             self.at = time.monotonic() + min(seconds, _LONGEST_TIMEOUT)
         except (TypeError, ValueError):
-            text = "timeout is {!r}: expected seconds, as a number".format(seconds)
+            text = "{} is {!r}: expected seconds, as a number".format(name, seconds)
             raise BadArgument(text) from None
         self.seconds = seconds
 

@@ -183,6 +183,15 @@ def test_other_mappings_and_sequences_are_sent(one: Client) -> None:
     assert "both.py" in files(one.lookup(cast(Any, event), owner=owner, occurred=before))
 
 
+@pytest.mark.parametrize("wrong", [None, "3", math.nan])
+def test_seconds_that_are_not_a_number_are_an_error(agent: Agent, wrong: Any) -> None:
+    for name in ("timeout", "restart"):
+        one = Client(str(agent.pipe), **{name: wrong})
+        for call in (one.status, lambda one=one: one.subscribe(heartbeat=1)):
+            with pytest.raises(BadArgument, match=f"{name} is .*: expected seconds, as a number"):
+                call()
+
+
 def test_each_call_has_its_own_time_limit(agent: Agent) -> None:
     with Client(str(agent.pipe), timeout=0.0) as one:
         with pytest.raises(TimedOut, match="within 0 s"):

@@ -193,6 +193,7 @@ def test_the_first_calls_do_not_wait_for_the_index(
         may_load.set()
         assert local(mirror).lookup("failed-job-label3") == first
         assert mirror.generation == first["generation"]
+        mirror.wait(math.inf)
         assert mirror.alive
         wait_for(lambda: mirror.age < DEADLINE)
 

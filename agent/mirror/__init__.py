@@ -96,9 +96,9 @@ class Mirror:
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the index is here and current. Raises AgentError if it is not in time."""
-        seconds = client._Deadline(self.timeout if timeout is None else timeout).seconds
-        if not self._follower.wait(seconds):
-            text = f"{self.path}: no index within {seconds:g} s"
+        deadline = client._Deadline(self.timeout if timeout is None else timeout)
+        if not self._follower.wait(deadline.at - time.monotonic()):
+            text = f"{self.path}: no index within {deadline.seconds:g} s"
             raise self._follower.error or TimedOut(text)
 
     @property
