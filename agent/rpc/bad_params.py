@@ -14,10 +14,16 @@ import msgspec
 from agent.rpc import openrpc
 from agent.rpc.messages import MAX_OWNERS, EventObject, Owner, Pending
 
+#: Parameters by position that the validator gets. One at most is right; the message shows the
+#: beginning of the others, and fewer would show there.
+MAX_POSITIONAL: Final = 100
+
 
 def explain(method: str, params: object) -> dict[str, str] | None:
     """Where and why these parameters are refused, as `openrpc.refusal` says it; None where the
     schema accepts them."""
+    if isinstance(params, list):
+        return openrpc.refusal(method, params[:MAX_POSITIONAL])
     if not isinstance(params, dict):
         return openrpc.refusal(method, params)
     if _count(params.get("owners")) > MAX_OWNERS:
@@ -75,6 +81,7 @@ def _first_bad_items(params: dict[str, Any]) -> tuple[dict[str, Any], list[tuple
 
 #: The members that may be long lists: the type of an item, and which items rules are about.
 _LISTS: Final[dict[str, tuple[Any, Callable[[Any], bool]]]] = {
+    "digests": (str, lambda _: False),
     "occurred": (str | EventObject, lambda event: isinstance(event, dict)),
     "owners": (Owner, lambda owner: "pending" in owner),
     "pending": (Pending, lambda _: False),
