@@ -53,8 +53,7 @@ class Listing:
     ) -> tuple[list[Cause], set[str]]:
         """Decide what is accepted of settled readings.
 
-        Returns what changed on disk, and the directories that must be watched in another way.
-        Blocks.
+        Returns what changed on disk, and the directories whose watches must change. Blocks.
         """
         found: list[Cause] = []
         unwatched = set()

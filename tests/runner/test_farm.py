@@ -113,7 +113,7 @@ def test_a_large_answer_and_many_requests_from_threads() -> None:
 
 
 #: The largest id that the agent takes.
-MOST = (1 << 63) - 1
+MAX_ID = (1 << 63) - 1
 
 
 def test_a_request_that_is_too_long_is_an_error_in_the_callback() -> None:
@@ -121,7 +121,7 @@ def test_a_request_that_is_too_long_is_an_error_in_the_callback() -> None:
     result = python(
         "try: qb.modify({'note': 'x' * (1 << 20)}, 1)\n"
         "except qb.error as e: print(e)\n"
-        f"qb.block({MOST})\n",
+        f"qb.block({MAX_ID})\n",
         farm=farm,
     )
     assert (result.outcome, result.output) == (
@@ -133,7 +133,7 @@ def test_a_request_that_is_too_long_is_an_error_in_the_callback() -> None:
             "eval { qb::modify({note => 'x' x 1048576}, 1) }; print $@; qb::block(2)", farm=farm
         )
         assert result.output.startswith("modify: its arguments have more than 1048576 bytes at ")
-    assert farm.asked == [f"block job {MOST}", *(["block job 2"] if shutil.which("perl") else [])]
+    assert farm.asked == [f"block job {MAX_ID}", *(["block job 2"] if shutil.which("perl") else [])]
 
 
 def test_a_process_that_the_callback_forked_cannot_use_qb() -> None:

@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).parent.parent
 GUIDED = importlib.util.find_spec("atheris") is not None
 #: The most bytes of one input, before targets.py blows some of them up.
-MOST_BYTES = 4096
+MAX_BYTES = 4096
 #: Seconds after which atheris counts one input as hanging: seconds of the clock, which on a busy
 #: machine say little. The targets hold each input to processor time.
 HANGS = 300
 #: Bytes of memory that the process of a guided search may have, in MiB.
-MOST_MEMORY = 2048
+MAX_MEMORY = 2048
 #: Characters of a traceback that are shown; inputs may be long.
-MOST_SHOWN = 4000
+MAX_SHOWN = 4000
 
 
 def searched(what: Searchable, seconds: float) -> int | bytes:
@@ -104,14 +104,14 @@ def searched(what: Searchable, seconds: float) -> int | bytes:
         try:
             run()
         except Exception:
-            print(traceback.format_exc()[-MOST_SHOWN:])
+            print(traceback.format_exc()[-MAX_SHOWN:])
             assert failed is not None
             return failed
     return tried
 
 
 def guided(name: str, seconds: float) -> int | bytes:
-    """As `searched`, with atheris, in a process of its own: it never comes back from a search."""
+    """As `searched`, with atheris, in a process of its own: its search never returns."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         command = [sys.executable, str(TESTS), "fuzz", "--inside", folder]
         command += ["--target", name, "--seconds", str(seconds)]
@@ -120,7 +120,7 @@ def guided(name: str, seconds: float) -> int | bytes:
         )
         left = [p for p in Path(folder).glob("finding-*") if p.is_file()]
         if left or done.returncode:
-            print(done.stdout[-MOST_SHOWN:])
+            print(done.stdout[-MAX_SHOWN:])
             return left[0].read_bytes() if left else b""
         counts = re.findall(r"^#(\d+)\s", done.stdout, re.MULTILINE)
         return int(counts[-1]) if counts else 0
@@ -140,9 +140,9 @@ def inside(name: str, seconds: float, folder: Path) -> NoReturn:
         "".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in words)
     )
     options = [
-        *(f"-max_total_time={max(1, int(seconds))}", f"-max_len={MOST_BYTES}"),
+        *(f"-max_total_time={max(1, int(seconds))}", f"-max_len={MAX_BYTES}"),
         *(f"-timeout={HANGS}", f"-report_slow_units={HANGS}"),
-        *(f"-rss_limit_mb={MOST_MEMORY}", f"-dict={folder}/words"),
+        *(f"-rss_limit_mb={MAX_MEMORY}", f"-dict={folder}/words"),
         *(f"-artifact_prefix={folder}/finding-", str(corpus)),
     ]
     atheris.Setup([sys.argv[0], *options], target)
@@ -155,7 +155,7 @@ def again(target: Target, data: bytes) -> int:
     try:
         target(data)
     except Exception:
-        print(traceback.format_exc()[-MOST_SHOWN:])
+        print(traceback.format_exc()[-MAX_SHOWN:])
         return 1
     print("nothing was found")
     return 0

@@ -35,7 +35,7 @@ NEVER = 60.0
 #: How often a client asks about each directory in one write.
 PIPELINED = 3
 #: How many of the wrong answers are shown.
-MOST_SHOWN = 5
+MAX_SHOWN = 5
 
 
 # The processes -----------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ def report(
         ("faults when all was quiet again", end),
     ):
         print(f"{len(found):8} {what}{'' if not found else '   <-- must be 0'}")
-        for text in found[:MOST_SHOWN]:
+        for text in found[:MAX_SHOWN]:
             print(f"         {text}")
         ok = ok and not found
     for what, goal, reached in (

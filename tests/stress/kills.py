@@ -38,7 +38,7 @@ LONGEST_START = 0.3
 #: This part is killed the moment that a new version is served.
 KILLED_AT_ONCE = 0.25
 #: What is shown of what went wrong.
-MOST_SHOWN = 5
+MAX_SHOWN = 5
 
 
 class Writer:
@@ -291,7 +291,7 @@ class Trial:
             ("answers older than what was served before", self.older),
         ):
             print(f"{len(found):8} {what}{'' if not found else '   <-- must be 0'}")
-            for text in found[:MOST_SHOWN]:
+            for text in found[:MAX_SHOWN]:
                 print(f"         {text[:1000]}")
             ok = ok and not found
         return ok

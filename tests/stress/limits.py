@@ -38,7 +38,7 @@ DESCRIPTORS = 256
 #: Clients of one attack: more than there are descriptors.
 CLIENTS = 300
 #: Bytes that one attack sends on one connection.
-MOST_SENT = 1 << 20
+MAX_SENT = 1 << 20
 
 
 def flood(pipe: Path, data: bytes, clients: int) -> Iterator[None]:
@@ -50,7 +50,7 @@ def flood(pipe: Path, data: bytes, clients: int) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 one.connect(str(pipe))
                 one.setblocking(False)
-                one.send(data[:MOST_SENT])
+                one.send(data[:MAX_SENT])
         yield
 
 

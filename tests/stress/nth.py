@@ -43,7 +43,7 @@ RESCAN = 3.0
 #: An edit waits for its check as long as a test waits.
 CHECKS = CheckLimits(max_wait=DEADLINE)
 #: More calls than one run makes.
-MOST = 3000
+MAX_N = 3000
 #: Errors that say that a file is not there. From then on that is a removal.
 ABSENCE = ("ENOENT", "ENOTDIR", "ELOOP", "ENAMETOOLONG")
 #: An interrupted call is repeated by Python itself, so one that is interrupted for ever would
@@ -391,7 +391,7 @@ class Runner:
 
 def numbers(scene: str, kind: str, error: str, for_ever: bool) -> Iterator[Case]:
     """The cases for N = 1, 2, 3 ...; send each whether a call failed."""
-    for nth in range(1, MOST):
+    for nth in range(1, MAX_N):
         yield Case(scene, kind, error, nth, for_ever)
 
 
@@ -438,7 +438,7 @@ def main() -> int:
     )
     parser.add_argument("--kind", choices=list(KINDS), action="append", help="these alone")
     parser.add_argument("--scene", choices=list(SCENES), action="append", help="these alone")
-    parser.add_argument("--most", type=int, default=MOST, help="the largest N (%(default)s)")
+    parser.add_argument("--most", type=int, default=MAX_N, help="the largest N (%(default)s)")
     parser.add_argument("--seconds", type=float, help="random cases for so long")
     parser.add_argument("--seed", type=int, default=1, help="of the random choices (%(default)s)")
     parser.add_argument("--verbose", action="store_true", help="a line for each case")

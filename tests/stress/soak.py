@@ -63,7 +63,7 @@ PACE = 0.003
 #: Bytes of the disk for the log.
 LOG_DISK = 1 << 20
 #: How many of the errors are shown.
-MOST_SHOWN = 5
+MAX_SHOWN = 5
 
 
 # Those who edit ----------------------------------------------------------------------------------
@@ -406,7 +406,7 @@ def report(
     bad = [f"{name} failed; its message is above" for name, result in results.items() if not result]
     done = {name: result for name, result in results.items() if result}
     for name, result in done.items():
-        bad += [f"{name}: {wrong}" for wrong in result.get("wrong", [])[:MOST_SHOWN]]
+        bad += [f"{name}: {wrong}" for wrong in result.get("wrong", [])[:MAX_SHOWN]]
     print("minute  memory MiB  descriptors   (at rest)")
     for m in measures:
         print(f"{m.minutes:6.2f}{m.memory:12.1f}{m.descriptors:13}")

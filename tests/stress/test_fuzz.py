@@ -69,7 +69,7 @@ def test_time_that_grows_faster_than_size_is_a_finding(monkeypatch: pytest.Monke
             data[:n].count(b"x")
 
     quadratic(b"x" * 100)
-    # One input in 16 is blown up.
+    # One input in 16 is repeated.
     with pytest.raises(AssertionError, match="bytes took"):
         quadratic(b"\x07x")
 

@@ -201,8 +201,8 @@ class Agent:
         wait_for(lambda: self.records()[-1:] == self.history()[-1:], "the newest record in the log")
 
     def logged(self) -> bytes:
-        """The log, nothing where there is none. Waits for the end of a record that is just being
-        written, or taken back: who reads meanwhile may see a part of it."""
+        """The log; empty where there is none. Waits while a record is being written, or removed
+        again: a reader may see a part of it meanwhile."""
 
         def whole() -> list[bytes]:
             try:

@@ -1,4 +1,4 @@
-"""What flags and variables give, as the settings are told."""
+"""What flags and variables say, in the form in which the settings are given it."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class User:
 
 @dataclass(frozen=True)
 class Strangers:
-    """A member of a group (not his primary one), and one who is not."""
+    """A member of a group (not their primary one), and one who is not."""
 
     member: User
     other: User

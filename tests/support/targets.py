@@ -32,8 +32,8 @@ from agent.settings.host import Host
 from agent.timing import DEFAULTS, CheckLimits
 from support.conf_lines import read_callbacks
 
-#: The most bytes that a small input is blown up to. Quadratic time shows well below.
-MOST_BYTES = 1 << 16
+#: The most bytes of an input that is repeated. Quadratic time shows well below.
+MAX_BYTES = 1 << 16
 #: Seconds of processor time that an input may take, and that each of its bytes may add. The
 #: slowest honest input takes some microseconds a byte; a shared machine takes several times that.
 MAX_SECONDS, MAX_SECONDS_A_BYTE = 0.5, 50e-6
@@ -44,20 +44,20 @@ TRIES = 3
 Target = Callable[[bytes], None]
 
 
-def blown_up(data: bytes) -> bytes:
-    """One input of 16 as often as it takes to see whether time grows faster than size."""
+def repeated(data: bytes) -> bytes:
+    """One input of 16 is repeated until it is large enough to show quadratic time."""
     if len(data) < 2 or data[0] & 15 != 7:
         return data
     part = data[1:]
-    return (part * (MOST_BYTES // len(part)))[: MOST_BYTES >> (data[0] >> 5)]
+    return (part * (MAX_BYTES // len(part)))[: MAX_BYTES >> (data[0] >> 5)]
 
 
 def in_time(target: Target) -> Target:
-    """The target, held to time that is linear in its input."""
+    """The target, which then fails also if its time is not linear in its input."""
 
     @functools.wraps(target)
     def timed(data: bytes) -> None:
-        data = blown_up(data)
+        data = repeated(data)
         most = MAX_SECONDS + MAX_SECONDS_A_BYTE * len(data)
         for tried in range(1, TRIES + 1):
             began = time.thread_time()
@@ -291,7 +291,7 @@ class Checking:
         async def is_slow() -> None:
             self._use("/cb", [source])
             check = self.checker._queue._checks[Implementation.of(source).digest]
-            while check.cpu == 0:  # noqa: ASYNC110 - nothing tells of it
+            while check.cpu == 0:  # noqa: ASYNC110 - nothing reports it
                 await asyncio.sleep(0.01)
 
         self._run(is_slow())
@@ -314,8 +314,8 @@ def checking() -> Checking:
 
 
 def python(data: bytes) -> None:
-    """Python source: a verdict, and the helper goes on."""
-    data = blown_up(data)
+    """Python source: a verdict, and the helper keeps running."""
+    data = repeated(data)
     verdict = checking().verdict(data)
     assert verdict is not None, "the check could not be made"
     problems = [*verdict.warnings, *([verdict.error] if verdict.error else [])]

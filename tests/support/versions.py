@@ -90,7 +90,7 @@ class Versions:
         )
 
     def read(self, callbacks: Iterable[Mapping[str, Any]]) -> Shown:
-        """What these callbacks of an answer show, each held to all that is known of it.
+        """What these callbacks of an answer show, each checked against all that is known of it.
 
         Raises NoVersion.
         """
