@@ -9,6 +9,7 @@ Whether the line loads, and what it means, is decided by the line as it is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,7 @@ from agent.core.trigger import Trigger
 
 #: The most rounds for one line. A line that a person wrote needs two or three.
 MAX_ROUNDS = 6
+_COMMENT = re.compile(r"\s+#|\s+\Z")
 
 
 @dataclass(slots=True)
@@ -195,6 +197,8 @@ def _cut_off(line: str, setting: Setting, quoted: bool, problems: list[Problem])
     elif value.endswith("-"):
         message = f"from `#` on it is a comment, so the event ends in a hyphen: {shown(value)}"
         text = rest.split(None, 1)[0]
+        if "&&" in rest or "||" in rest:
+            text = _COMMENT.split(rest, maxsplit=1)[0]
         hint = "write what belongs there, and a space before the # of a comment"
         if text[1:].isdigit():
             hint = f"write {shown(value + text[1:])}, or the value in double quotes if # is in it"

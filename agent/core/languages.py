@@ -57,6 +57,8 @@ CODES = MAIL_CODES | {
 #: The Python that checks Python sources.
 THIS_PYTHON = f"Python {sys.version_info.major}.{sys.version_info.minor}"
 
+#: What is written between the words of a code string in place of a hyphen.
+_BETWEEN = re.compile(r"[\s_]+")
 _EXPECTED_FLAGS = "expected names of " + ", ".join(FLAGS) + ", or the sum of their bits"
 
 
@@ -127,7 +129,9 @@ def check_qube(code: bytes) -> list[Problem]:
     text = code_string(code)
     if text in CODES:
         return []
-    near = nearest(text, CODES)
+    bare = _BETWEEN.sub("-", text.partition("#")[0].strip(" \t\r\n\"'`;,")).lower()
+    near = next((code for code in (bare, bare.replace("-job-", "-")) if code in CODES), None)
+    near = near or nearest(text, CODES)
     hint = f"did you mean {near}?" if near else "write one of Qube's, such as mail-status"
     found = f"{text[:60]!r} is" if text else "an empty file is"
     return [Problem("unknown-code", f"{found} not one of Qube's code strings", hint, 1, 1)]

@@ -7,6 +7,7 @@ names such a file.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from itertools import islice
@@ -18,7 +19,9 @@ from agent.core.spelling import one_letter_away
 #: The most missing files of one directory for which a similar name is looked for.
 MAX_SOUGHT = 20
 
-#: Suffixes that people, or editors on other systems, append to the name of a configuration file.
+_NUMBER = re.compile(r"[0-9]+")
+
+#: Suffixes that people, or editors on other systems, append to the name of a text file.
 _SUFFIXES = ("txt", "text", "bak", "old", "orig", "new", "off", "disabled", "save")
 
 
@@ -32,15 +35,23 @@ def similar(missing: Iterable[str], conf: str | None, names: Iterable[str]) -> d
     found: dict[str, str] = {}
     code = [name for name in listed if name.lower().endswith(tuple(EXTENSIONS))]
     for wanted in islice(missing, MAX_SOUGHT):
-        near = nearest(wanted, code)
+        # Names with other numbers are those of other files: `notify2.py` is not `notify1.py`.
+        series = _NUMBER.sub("0", wanted)
+        others = [n for n in code if _NUMBER.sub("0", n) != series] if "0" in series else code
+        near = _with_suffix(wanted, listed) or nearest(wanted, others)
         if near is not None:
             found[wanted] = near
     if conf is not None:
-        longer = {f"{conf}.{suffix}" for suffix in _SUFFIXES}
-        near = nearest(conf, listed) or next((n for n in listed if n.lower() in longer), None)
+        near = _with_suffix(conf, listed) or nearest(conf, listed)
         if near is not None:
             found[conf] = near
     return found
+
+
+def _with_suffix(wanted: str, names: list[str]) -> str | None:
+    """The first of the names that is the wanted one with a suffix."""
+    longer = {f"{wanted}.{suffix}".lower() for suffix in _SUFFIXES}
+    return next((name for name in names if name.lower() in longer), None)
 
 
 def nearest(wanted: str, names: list[str]) -> str | None:

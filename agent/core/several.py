@@ -12,8 +12,9 @@ from agent.core.typography import quoted_part, suspicious
 _SIGNS = r"[,;|&/+\u2227\u2228\u2225\u2016\uff5c\uff06]+"
 _SEPARATOR = re.compile(rf"\s*{_SIGNS}\s*|\s+(?:then|plus|also|und|oder|xor)\s+|\s+", re.IGNORECASE)
 _ALL_OF = re.compile("[&+\u2227\uff06]|then|plus|also|und", re.IGNORECASE)
-#: Names with punctuation, `or` or white space between them, in brackets or not.
-_NAMES = re.compile(r"\[?\s*\w+(?:[,;|&/+\s]+\w+)+\s*\]?-")
+#: Names with punctuation or white space between them, in brackets or not.
+_NAMES = re.compile(r"\[?\s*\w+(?:[,;|&/+\s]+\w+){1,12}\s*\]?-")
+_PUNCTUATED = re.compile(r"\[?\s*\w+(?:\s*[,;|/]\s*\w+){1,12}\s*\]?-")
 #: The most characters of an event that decide whether it is one.
 MAX_BEFORE = 300
 #: The name of a callback's file after an event, and before one.
@@ -28,9 +29,12 @@ def names(term: str) -> Problem | None:
     found = _NAMES.match(term)
     if found is None:
         return None
-    meant = [known_name(name) for name in re.findall(r"\w+", found[0])]
+    written = re.findall(r"\w+", found[0])
+    meant = [known_name(name) or name for name in written]
     where = term[found.end() :]
-    if None in meant or not likely_event(f"{meant[0]}-{where}"):
+    # Names of the site's own count with punctuation only: words before an event are not names.
+    are_names = _PUNCTUATED.match(term) or all(map(known_name, written))
+    if not are_names or not likely_event(f"{meant[0]}-{where}"):
         return None
     message = f"`{quoted_part(found[0][:-1].strip())}` is read as one name: an event has one"
     text = " || ".join(f"{name}-{where}" for name in meant)

@@ -263,7 +263,8 @@ class _Parser:
             before, after = self._quoted(self._next - 1), self._quoted(self._next)
             message = f"there is no operator between `{before}` and `{after}`"
             start = self._tokens[self._next].start
-            edit = Edit(start, start, "|| ")
+            joins = self._text[:start].rstrip().endswith(("&", "+"))
+            edit = Edit(start, start, "&& " if joins else "|| ")
             raise _error("trigger-syntax", start, 1, message, "write && or || there", edit)
         return tree
 

@@ -201,6 +201,11 @@ def test_another_word_for_a_name_is_asked_about_and_never_replaced(word: str) ->
     ("line", "code", "hint"),
     [
         ("n.py = done-work-#7-*", "empty-field", 'write: n.py = "done-work-#7-*"'),
+        (
+            "n.py = a-job-b && c-work-#7-* || d-job-e # f",
+            "empty-field",
+            'write: n.py = "a-job-b && c-',
+        ),
         ("n.py = done-work-self-#7", "empty-field", "write done-work-self-7, or the value in"),
         ("n.py = failed-work-self-# any", "empty-field", "write what belongs there, and a space"),
         ("n.py = a-job-self &#38;&#38; b-job-self", "suspicious", "write: n.py = a-job-self &&"),
@@ -215,3 +220,8 @@ def test_a_trigger_that_goes_on_after_a_number_sign(line: str, code: str, hint: 
 @pytest.mark.parametrize("line", ["n.py = done-job-self# mail", "n.py = done-job-self #-", "#-#"])
 def test_a_comment_is_not_the_rest_of_a_trigger(line: str) -> None:
     assert examine(line).problems == ()
+
+
+def test_names_of_the_site_are_not_dropped() -> None:
+    (problem,) = examine("n.py = published,approved-job-self").problems
+    assert problem.hint == "write: n.py = (published-job-self || approved-job-self)"

@@ -151,6 +151,10 @@ def test_every_code_string_is_known() -> None:
         (b"", "mail-status"),
         (b"fail-self kill-self", "mail-status"),
         (b"Mail-status", "did you mean mail-status?"),
+        (b'"MAIL-STATUS";', "did you mean mail-status?"),
+        (b"mail-status # to all", "did you mean mail-status?"),
+        (b"fail-job-self", "did you mean fail-self?"),
+        (b"kill_work_self", "did you mean kill-work-self?"),
         (b"\xff\xfe\x00", "mail-status"),
     ],
 )

@@ -132,3 +132,19 @@ def test_a_directory_that_is_missing_names_one_that_was_probably_meant(tmp_path:
     )
     for other in ("calback/day", "shot-0011", "libary", "nothing/like/it"):
         assert hint_of_missing(tmp_path / other) == create
+
+
+def test_a_file_with_another_number_is_another_file() -> None:
+    names = ["notify1.py", "notify12.py", "mail3.qcb"]
+    assert look_alikes.similar(["notify2.py", "notify.py", "mial3.qcb"], None, names) == {
+        "notify.py": "notify1.py",
+        "mial3.qcb": "mail3.qcb",
+    }
+
+
+def test_a_file_with_a_suffix_that_an_editor_appends() -> None:
+    names = ["n.py.TXT", "m.pl.bak", "n.pyc", "x.py"]
+    assert look_alikes.similar(["n.py", "m.pl", "long.py"], None, names) == {
+        "n.py": "n.py.TXT",
+        "m.pl": "m.pl.bak",
+    }
