@@ -101,15 +101,7 @@ def diff(
         differently = list(fired(served, compared, asked)) if asked else []
     except (LookupError, TypeError, ValueError, AttributeError):
         raise not_understood() from None
-    if as_json:
-        found = {"directories": [one.as_json() for one in compared]}
-        if events:
-            found["events"] = [one.as_json() for one in differently]
-        print_json(found)
-    else:
-        lines = [line for one in compared for line in _lines(one)]
-        print_lines([*lines, *_event_lines(differently)])
-        say(_tally(compared, differently, len(asked) if events else None))
+    _print(compared, differently, len(asked) if events else None, as_json)
     return 1 if differently or any(one.differs for one in compared) else 0
 
 
@@ -209,7 +201,25 @@ def _events(file: str) -> list[tuple[str, Event]]:
     return found
 
 
-# Text --------------------------------------------------------------------------------------------
+# Output ------------------------------------------------------------------------------------------
+
+
+def _print(
+    compared: Sequence[Compared],
+    fired: Sequence[FiresDifferently],
+    events: int | None,
+    as_json: bool,
+) -> None:
+    """Print what differs. `events` is how many events were compared; None if none were given."""
+    if as_json:
+        found = {"directories": [one.as_json() for one in compared]}
+        if events is not None:
+            found["events"] = [one.as_json() for one in fired]
+        print_json(found)
+        return
+    lines = [line for one in compared for line in _lines(one)]
+    print_lines([*lines, *_event_lines(fired)])
+    say(_tally(compared, fired, events))
 
 
 def _lines(one: Compared) -> Iterator[str]:
