@@ -111,7 +111,7 @@ def call(farm: Farm, function: str, args: Sequence[Any], named: Mapping[str, Any
     Raises BadCall, and what the farm raises.
     """
     if function == "jobinfo":
-        return list(farm.jobinfo(list(_ids(args, named))))
+        return [dict(job) for job in farm.jobinfo(list(_ids(args, named)))]
     if function == "modify":
         fields = {name: value for part in args if _is_fields(part) for name, value in part.items()}
         fields.update(named)

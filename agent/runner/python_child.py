@@ -46,20 +46,20 @@ def module(farm, job, functions, longest):  # type: (int, int, List[str], int) -
     lock = threading.Lock()
     owner = os.getpid()
 
-    class Error(Exception):
-        """The farm refused, or was asked wrongly."""
+    # The farm refused, or was asked wrongly. The name is that in a traceback.
+    error = type("error", (Exception,), {"__module__": "qb"})  # type: Any
 
     def ask(function, args, named):  # type: (str, Any, Dict[str, Any]) -> Any
         if os.getpid() != owner:
-            raise Error("a process that a callback started cannot use qb")
+            raise error("a process that a callback started cannot use qb")
         request = json.dumps({"function": function, "args": args, "named": named}).encode("utf-8")
         if len(request) >= longest:
-            raise Error("%s: its arguments have more than %d bytes" % (function, longest))
+            raise error("%s: its arguments have more than %d bytes" % (function, longest))
         with lock:
             send(farm, request + b"\n")
             answer = json.loads(receive(farm, lambda data: data[-1:] == b"\n").decode("utf-8"))
         if "error" in answer:
-            raise Error(answer["error"])
+            raise error(answer["error"])
         return answer["result"]
 
     def define(name):  # type: (str) -> None
@@ -71,7 +71,7 @@ def module(farm, job, functions, longest):  # type: (int, int, List[str], int) -
 
     for name in functions:
         define(name)
-    vars(qb).update(jobid=lambda: job, error=Error, __file__="(callback-agent)")
+    vars(qb).update(jobid=lambda: job, error=error, __file__="(callback-agent)")
     return qb
 
 

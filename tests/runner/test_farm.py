@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -92,7 +93,9 @@ def test_what_is_asked_wrongly_is_an_error_in_the_callback() -> None:
         assert said in line, wrong
     # All arguments are read before anything is done.
     assert farm.asked == []
-    assert python("qb.migrate(5)").status == 1
+    refused = python("qb.migrate(5)")
+    assert refused.status == 1
+    assert refused.output.endswith("\nqb.error: RuntimeError: no other host\n")
     assert python("try: qb.migrate(5)\nexcept qb.error: pass").outcome == "succeeded"
 
 
@@ -114,6 +117,13 @@ def test_a_large_answer_and_many_requests_from_threads() -> None:
 
 #: The largest id that the agent takes.
 MAX_ID = (1 << 63) - 1
+
+
+def test_a_job_may_be_any_mapping() -> None:
+    result = python(
+        "print(qb.jobinfo())", farm=Recorder([MappingProxyType({"id": 7, "name": "shot"})])
+    )
+    assert result.output == "[{'id': 7, 'name': 'shot'}]\n"
 
 
 def test_a_request_that_is_too_long_is_an_error_in_the_callback() -> None:
