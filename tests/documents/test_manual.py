@@ -11,12 +11,15 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import click
 import pytest
 
 from agent import cli, manual, settings
 from agent.cli import exits
+from agent.client import NoAgent, Refused, TimedOut
 from agent.rpc.messages import ERRORS
 from agent.settings import path_list
 from support.documents import (
@@ -82,6 +85,28 @@ def test_the_supervisor_is_as_short_as_the_readme_says() -> None:
     stated = re.search(r"complete one in (\d+) lines", (ROOT / "README.md").read_text("utf-8"))
     assert stated
     assert len(lines) <= int(stated[1])
+
+
+def test_the_supervisor_waits_if_its_connection_is_refused_and_not_if_its_event_is() -> None:
+    source = re.search(r"^def ask\(.*?\n\n", text("writing-a-supervisor"), re.M | re.S)
+    assert source
+    errors = [Refused(-32000, "too many connections"), Refused(-32602, "wrong", index=0)]
+
+    class Agent:
+        def lookup(self, *_: object, **__: object) -> None:
+            raise errors.pop(0)
+
+    names: dict[str, Any] = {
+        "NoAgent": NoAgent,
+        "TimedOut": TimedOut,
+        "Refused": Refused,
+        "jobs": [],
+    }
+    names["time"] = SimpleNamespace(sleep=lambda _: None)
+    exec(source[0], names)  # noqa: S102
+    with pytest.raises(Refused, match="wrong"):
+        names["ask"](Agent(), "failed-job-self")
+    assert errors == []
 
 
 @linux
