@@ -85,7 +85,7 @@ def _what_is_there(path: str, own: re.Pattern[bytes]) -> str:
         return "not a regular file"
     # The flags are for what may have taken its place since.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags), "rb") as file:
+    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
         head = file.read(_HEAD_BYTES)
     if not head or own.match(head):
         return ""

@@ -217,6 +217,9 @@ class LastGood:
             for entry in entries:
                 if entry.path.removesuffix(_NEW) in self._keep or CodeFiles.is_code(entry.name):
                     continue
+                # A folder is somebody else's, and no reason to store nothing.
+                if entry.is_dir(follow_symlinks=False):
+                    continue
                 os.unlink(entry.path)
         self._keep = None
 
@@ -288,7 +291,11 @@ class LastGood:
     def _report_failure(self, error: OSError) -> None:
         if not self._failed:
             where = printable(self.folder)
-            _logger.error("accepted callbacks cannot be stored in %s: %s", where, error.strerror)
+            file = error.filename2 or error.filename
+            why = (
+                f"{error.strerror}: {printable(file)}" if isinstance(file, str) else error.strerror
+            )
+            _logger.error("accepted callbacks cannot be stored in %s: %s", where, why)
         self._failed = True
 
 

@@ -64,7 +64,8 @@ def check_folder(folder: str, trust: Trust) -> None:
 def _read(path: str, most: int) -> bytes:
     # O_NONBLOCK: opening a FIFO would wait for a writer. O_NOFOLLOW: nothing here is a link.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags), "rb") as file:
+    # Not `fdopen`: a descriptor of a directory would stay open, and the error would not name it.
+    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise Damaged("it is not a regular file")
@@ -142,6 +143,8 @@ class CodeFiles:
         used = self.names(digests)
         with os.scandir(self._folder) as entries:
             for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    continue
                 name = entry.name.removesuffix(BEGUN)
                 if name.endswith(_CODE) and (name != entry.name or name not in used):
                     os.unlink(entry.path)

@@ -109,7 +109,8 @@ class Spool:
         path = f"{self.path}/{name}"
         if stat.S_ISLNK(os.lstat(path).st_mode):
             raise BadFile("it is a link; expected a regular file")
-        with os.fdopen(os.open(path, flags), "rb") as file:
+        # Not `fdopen`: a descriptor of a directory would stay open.
+        with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise BadFile("it is not a regular file")

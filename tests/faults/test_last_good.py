@@ -267,6 +267,33 @@ def test_whatever_stands_there_the_start_goes_on(
         assert keeper.load() == whole
     elif where in ("", "code"):
         assert "cannot be stored" in keeper.messages[-1]
+        assert keeper.messages[-1].endswith(f"Is a directory: {path}")
+
+
+def test_a_folder_in_the_place_of_a_file_does_not_stay_open(tmp_path: Path) -> None:
+    opened = os.listdir("/proc/self/fd")
+    with pytest.raises(IsADirectoryError):
+        state_files.read(str(tmp_path), 10)
+    assert os.listdir("/proc/self/fd") == opened
+
+
+def test_folders_of_somebody_else_are_left_alone(keeper: Keeper) -> None:
+    keeper.list(DIRECTORY)
+    keeper.save(unit(a_pl=b"1"))
+    keeper.kept.sync()
+    others = [Path(keeper.kept.folder) / name for name in ("backup", "backup.code")]
+    for other in others:
+        other.mkdir()
+    keeper.open()
+    keeper.list(DIRECTORY)
+    newer = unit(a_pl=b"2")
+    keeper.save(newer)
+    keeper.kept.sync()
+    assert keeper.load() == newer
+    assert not keeper.kept.waiting
+    assert len([path for path in keeper.files() if path != "backup.code"]) == 1
+    assert all(other.is_dir() for other in others)
+    assert keeper.messages == []
 
 
 def test_a_fifo_does_not_hang_the_start_of_an_agent(tmp_path: Path) -> None:

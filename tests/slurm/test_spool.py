@@ -67,8 +67,10 @@ def test_what_is_not_an_event_is_not_read(spool: Spool, tmp_path: Path) -> None:
     found = [one.name for one in spool.waiting()]
     assert len(found) == (7 if os.geteuid() == 0 else 6)
     for name in found:
+        opened = os.listdir("/proc/self/fd")
         with pytest.raises((BadFile, IsADirectoryError)):
             spool.read(name)
+        assert os.listdir("/proc/self/fd") == opened
         assert spool.set_aside(name) == f"it is now in {folder}/bad"
         assert os.path.lexists(folder / "bad" / name)
     assert spool.waiting() == []
