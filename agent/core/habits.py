@@ -89,6 +89,8 @@ def in_value(
         return [found]
     if found := _leading(value):
         return [found]
+    if "(" in value and (group := several.names_in_a_group(value)):
+        return [Habit(group, 0, len(value) + 1)]
     result = []
     comment = _comment(value, quoted)
     if comment:
@@ -314,7 +316,8 @@ def _placeholder(term: str) -> Problem | None:
 
 
 _CHECKS = (
-    *(quotes, single_quotes, several.names, _brackets, _negation, several.files, several.events),
-    *(_trailing, unseen, stars, dashes, _spaced, _other_separator, _regular_expression),
-    _placeholder,
+    *(quotes, single_quotes, several.names, _brackets, _negation),
+    *(several.files, several.contexts, several.events),
+    *(_trailing, unseen, stars, dashes, _spaced, _other_separator),
+    *(_regular_expression, _placeholder),
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from agent.core.diagnostic import Edit, Problem
-from agent.core.likely import known_name, likely_event
+from agent.core.event import NAMES
+from agent.core.likely import JOB_CONTEXTS, known_name, likely_event
 from agent.core.typography import quoted_part, suspicious
 
 #: Operators of logic and of other languages, and those that an input method for Chinese writes.
@@ -15,6 +16,11 @@ _ALL_OF = re.compile("[&+\u2227\uff06]|then|plus|also|und", re.IGNORECASE)
 #: Names with punctuation or white space between them, in brackets or not.
 _NAMES = re.compile(r"\[?\s*\w+(?:[,;|&/+\s]+\w+){1,12}\s*\]?-")
 _PUNCTUATED = re.compile(r"\[?\s*\w+(?:\s*[,;|/]\s*\w+){1,12}\s*\]?-")
+_GROUP = re.compile(
+    r"\(\s*(\w+(?:(?:\s*[,/|;]+\s*|\s+or\s+)\w+){1,12})\s*\)-((?:(?!&&|\|\||[()])[^,;]){1,300})",
+    re.IGNORECASE,
+)
+_SECOND_JOB = re.compile(r"(\w+)-(\w+)-(self|parent)([,;/|&+\s]+)(\w+)(|-.*)", re.DOTALL)
 #: The most characters of an event that decide whether it is one.
 MAX_BEFORE = 300
 #: The name of a callback's file after an event, and before one.
@@ -40,6 +46,44 @@ def names(term: str) -> Problem | None:
     text = " || ".join(f"{name}-{where}" for name in meant)
     hint = "write an event for each name, with || between them"
     return suspicious(0, found.end() - 1, message, hint, Edit(0, len(term), f"({text})"))
+
+
+def names_in_a_group(value: str) -> Problem | None:
+    """Several names in parentheses before one type, in the text of a trigger."""
+    found = _GROUP.search(value)
+    if found is None:
+        return None
+    where = found[2].rstrip()
+    written = [name for name in re.findall(r"\w+", found[1]) if name.lower() != "or"]
+    meant = [known_name(name) or name for name in written]
+    if not all(likely_event(f"{name}-{where}") for name in meant):
+        return None
+    message = f"parentheses group events, not names: `{quoted_part(found[0].rstrip())}`"
+    text = " || ".join(f"{name}-{where}" for name in meant)
+    hint = "write an event for each name, with || between them"
+    end = found.start(2) + len(where)
+    edit = Edit(found.start(), end, f"({text})")
+    return suspicious(found.start(), end - found.start(), message, hint, edit)
+
+
+def contexts(term: str) -> Problem | None:
+    """A second context, or the name of a second event, after `self` or `parent`."""
+    found = _SECOND_JOB.fullmatch(term)
+    if found is None:
+        return None
+    name, kind, job, between, second, extra = found.groups()
+    if second in JOB_CONTEXTS:
+        other = f"{name}-{kind}-{second}{extra}"
+    elif second in NAMES and not extra:
+        other = f"{second}-{kind}-{job}"
+    else:
+        return None
+    sign = "&&" if _ALL_OF.search(between) else "||"
+    what = quoted_part(f"{job}{between}{second}")
+    message = f"`{what}` is read as one label: an event has one name and one context"
+    edit = Edit(0, len(term), f"({name}-{kind}-{job}{extra} {sign} {other})")
+    hint = f"write two events, with {sign} between them"
+    return suspicious(found.start(3), len(term) - found.start(3), message, hint, edit)
 
 
 def files(term: str) -> Problem | None:
