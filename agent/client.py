@@ -266,6 +266,10 @@ class Refused(AgentError):
         self.data = data
         self.index = index
 
+    def __reduce__(self) -> Any:
+        # To be raised in another process, as by concurrent.futures and multiprocessing.
+        return type(self), (self.code, self.message, self.data, self.index)
+
 
 class BadArgument(AgentError):
     """An argument cannot be sent as JSON: NaN, a date, a value that contains itself, or text that

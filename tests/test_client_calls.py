@@ -6,6 +6,7 @@ import ast
 import collections
 import datetime
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -181,6 +183,19 @@ def test_other_mappings_and_sequences_are_sent(one: Client) -> None:
     owner: Any = collections.ChainMap({"id": 5}, {"pid": 4})
     before: Any = collections.deque(["complete-job-self"])
     assert "both.py" in files(one.lookup(cast(Any, event), owner=owner, occurred=before))
+
+
+def test_an_error_can_be_raised_in_another_process(one: Client) -> None:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
+        asked = processes.submit(_look_up, one.path, "x")
+    with pytest.raises(Refused, match="without a type") as raised:
+        asked.result(DEADLINE)
+    refused = raised.value
+    assert (refused.code, refused.index, refused.data["column"]) == (-32602, 0, 2)
+
+
+def _look_up(path: str, event: str) -> None:
+    Client(path, DEADLINE).lookup(event)
 
 
 @pytest.mark.parametrize("wrong", [None, "3", math.nan])
