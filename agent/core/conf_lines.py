@@ -9,7 +9,6 @@ Whether the line loads, and what it means, is decided by the line as it is.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -23,7 +22,6 @@ from agent.core.trigger import Trigger
 
 #: The most rounds for one line. A line that a person wrote needs two or three.
 MAX_ROUNDS = 6
-_COMMENT = re.compile(r"\s+#|\s+\Z")
 
 
 @dataclass(slots=True)
@@ -198,7 +196,7 @@ def _cut_off(line: str, setting: Setting, quoted: bool, problems: list[Problem])
         message = f"from `#` on it is a comment, so the event ends in a hyphen: {shown(value)}"
         text = rest.split(None, 1)[0]
         if "&&" in rest or "||" in rest:
-            text = _COMMENT.split(rest, maxsplit=1)[0]
+            text = rest.partition(" #")[0].rstrip()
         hint = "write what belongs there, and a space before the # of a comment"
         if text[1:].isdigit():
             hint = f"write {shown(value + text[1:])}, or the value in double quotes if # is in it"

@@ -281,19 +281,18 @@ class _Parser:
 
     def _as_the_others(self, problem: Problem) -> Problem:
         """The problem of a term; where the correction makes an event of a name alone, it takes the
-        type and the context from the other events of the trigger, if these agree."""
+        type and the context from the first events of the trigger, if these agree."""
         if problem.code != "not-an-event" or not problem.edits:
             return problem
-        texts = (self._text[t.start : t.end] for t in self._tokens if t.kind == "term")
+        first = self._tokens[:MAX_PROBLEMS]
+        texts = (self._text[t.start : t.end] for t in first if t.kind == "term")
         others = {text.partition("-")[2] for text in texts if text.count("-") > 1}
-        edit = problem.edits[0]
-        name = edit.text.partition("-")[0]
-        if not others:
-            return problem
-        written = (
-            (Edit(edit.start, edit.end, f"{name}-{others.pop()}"),) if len(others) == 1 else ()
+        if len(others) != 1:
+            return replace(problem, edits=()) if others else problem
+        start, end, text = problem.edits[0]
+        return replace(
+            problem, edits=(Edit(start, end, f"{text.partition('-')[0]}-{others.pop()}"),)
         )
-        return replace(problem, edits=written)
 
     def _dangling(self, index: int, message: str) -> ProblemError:
         """The error about the token at `index`: there is no event where one is expected."""
