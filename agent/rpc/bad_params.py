@@ -14,9 +14,9 @@ import msgspec
 from agent.rpc import openrpc
 from agent.rpc.messages import MAX_OWNERS, EventObject, Owner, Pending
 
-#: Parameters by position that the validator gets. One at most is right; the message shows the
-#: beginning of the others, and fewer would show there.
-MAX_POSITIONAL: Final = 100
+#: Parameters by position that the validator gets. One at most is right, and the message shows the
+#: beginning of the others, each at least 3 characters long with its comma: it is cut all the same.
+MAX_POSITIONAL: Final = openrpc.FOUND_LENGTH // 3 + 1
 
 
 def explain(method: str, params: object) -> dict[str, str] | None:
