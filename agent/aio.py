@@ -140,7 +140,7 @@ class Client:
     ) -> _Lookups:
         """`lookup` of each event, in order; see `agent.client.Client.lookup_many`."""
         lines = []
-        for number, event in enumerate(events):
+        for number, event in client._numbered(events):
             params = client._params(event, owner, occurred, pending)
             if code:
                 params["code"] = True

@@ -53,6 +53,7 @@ from typing import (
     Mapping,
     Optional,
     Sequence,
+    Tuple,
     Union,
     overload,
 )
@@ -383,7 +384,7 @@ class Client:
         """
         deadline = self._deadline(timeout)
         lines = []
-        for number, event in enumerate(events):
+        for number, event in _numbered(events):
             params = _params(event, owner, occurred, pending)
             if code:
                 params["code"] = True
@@ -995,6 +996,13 @@ def _params(
     if pending is not None:
         params["pending"] = pending
     return params
+
+
+def _numbered(events: Sequence[Event]) -> Iterator[Tuple[int, Event]]:
+    """Events with their places. Raises BadArgument for one event alone, and what is no list."""
+    if isinstance(events, (str, bytes, Mapping)) or not hasattr(events, "__iter__"):
+        raise BadArgument("events is {!r:.100}: expected a list of events".format(events))
+    return iter(enumerate(events))
 
 
 def _request(number: int, method: str, params: Optional[Mapping[str, Any]]) -> bytes:

@@ -24,6 +24,7 @@ import pytest
 
 from agent import aio, client
 from agent.client import AgentError, BadArgument, Client, NoAgent, Refused, TimedOut
+from agent.mirror import Mirror
 from agent.rpc import messages
 from support.agents import DEADLINE, Agent, running, wait_for, write
 
@@ -196,6 +197,19 @@ def test_an_error_can_be_raised_in_another_process(one: Client) -> None:
 
 def _look_up(path: str, event: str) -> None:
     Client(path, DEADLINE).lookup(event)
+
+
+@pytest.mark.parametrize("wrong", ["failed-job-self", {"name": "failed"}, None, b"x"])
+def test_one_event_is_not_a_list_of_events(one: Client, wrong: Any) -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: one.lookup_many(wrong),
+        lambda: Mirror(one.path).lookup_many(wrong),
+        lambda: anyio.run(aio.Client(one.path).lookup_many, wrong),
+    ]
+    for call in calls:
+        with pytest.raises(BadArgument, match="expected a list of events"):
+            call()
+    assert one.lookup_many(()) == []
 
 
 @pytest.mark.parametrize("wrong", [None, "3", math.nan])

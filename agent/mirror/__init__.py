@@ -188,7 +188,7 @@ class Mirror:
     ) -> _Lookups:
         """As `Client.lookup_many`."""
         found = []
-        for number, event in enumerate(events):
+        for number, event in client._numbered(events):
             try:
                 found.append(self.lookup(event, owner, occurred, code, pending, timeout=timeout))
             except Refused as refused:
