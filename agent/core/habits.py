@@ -55,6 +55,9 @@ _ENTITIES = {"&amp;": "&", "&quot;": '"', "&nbsp;": " ", "&#124;": "|", "&#38;":
 _ENTITY = re.compile("|".join(_ENTITIES))
 #: A second character after the `=` that other languages have.
 _LEADING = re.compile(r"[=:>~][=:>~ \t]*")
+_SECOND_NAME = re.compile(r"\w+\s*=\s*")
+#: The most characters of what may be an event that decide whether it is one.
+MAX_EVENT = 300
 _COMMENT = re.compile(r"(?<!\S)//")
 #: Comments of other languages that are also plausible in a label.
 _WEAK_COMMENT = re.compile(r"(?<!\S)(?:--|/\*|;)(?=\s)|;(?=\s)")
@@ -137,12 +140,23 @@ def numbered_entities(line: str) -> list[Edit]:
 def _leading(value: str) -> Habit | None:
     found = _LEADING.match(value)
     if found is None:
-        return None
+        return _second_name(value)
     read = found[0].rstrip()
     mark = quoted_part(read)
     message = f"`={mark}` is not an operator here: `{mark}` is read as part of the event"
     hint = "write one `=` between the file and its trigger"
     problem = suspicious(0, len(read), message, hint, Edit(0, found.end(), " "))
+    return Habit(problem, 0, len(value) + 1)
+
+
+def _second_name(value: str) -> Habit | None:
+    """A word and an `=` before the first event, as in `trigger=failed-job-self`."""
+    found = _SECOND_NAME.match(value)
+    if found is None or not likely_event(value[found.end() :].lstrip("\"'")[:MAX_EVENT]):
+        return None
+    read = quoted_part(found[0].rstrip())
+    message = f"`{read}` is read as part of the event's name"
+    problem = suspicious(0, len(read), message, "remove it", Edit(0, found.end(), ""))
     return Habit(problem, 0, len(value) + 1)
 
 

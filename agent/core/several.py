@@ -11,8 +11,9 @@ from agent.core.typography import quoted_part, suspicious
 
 #: Operators of logic and of other languages, and those that an input method for Chinese writes.
 _SIGNS = r"[,;|&/+\u2227\u2228\u2225\u2016\uff5c\uff06]+"
-_SEPARATOR = re.compile(rf"\s*{_SIGNS}\s*|\s+(?:then|plus|also|und|oder|xor)\s+|\s+", re.IGNORECASE)
-_ALL_OF = re.compile("[&+\u2227\uff06]|then|plus|also|und", re.IGNORECASE)
+_WORDS = "then|plus|also|und|when|while|if|after|oder|xor"
+_SEPARATOR = re.compile(rf"\s*{_SIGNS}\s*|\s+(?:{_WORDS})\s+|\s+", re.IGNORECASE)
+_ALL_OF = re.compile("[&+\u2227\uff06]|then|plus|also|und|when|while|if|after", re.IGNORECASE)
 #: Names with punctuation or white space between them, in brackets or not.
 _NAMES = re.compile(r"\[?\s*\w+(?:[,;|&/+\s]+\w+){1,12}\s*\]?-")
 _PUNCTUATED = re.compile(r"\[?\s*\w+(?:\s*[,;|/]\s*\w+){1,12}\s*\]?-")
