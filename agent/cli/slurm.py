@@ -90,7 +90,8 @@ slurm_.add_command(setup)
 def run(pipe: str | None, interpreters: Sequence[str], **options: Any) -> int:
     """Run the daemon beside slurmctld until SIGTERM or SIGINT.
 
-    It ends when the callbacks that run have ended; the others run after its next start.
+    It ends when the callbacks that run have ended; the others run after its next start. SIGHUP does
+    nothing: the log needs no signal.
 
     Exit status: 0 stopped, 2 bad usage or settings, 4 another daemon has the state directory.
     """

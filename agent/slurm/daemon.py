@@ -105,6 +105,8 @@ class Daemon:
         """Run until SIGTERM or SIGINT, and then until the callbacks that run have ended."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._messages.put(_Stop))
+        # There is nothing to reload, and it must not end. Callbacks do not inherit a handler.
+        signal.signal(signal.SIGHUP, lambda *_: None)
         stop = threading.Event()
         if trouble := watch(self._options.spool, lambda: self._messages.put(_Wake), stop):
             self._log.said("WARNING", f"no file events for the spool, it is scanned: {trouble}")

@@ -113,6 +113,9 @@ def test_both_of_a_job_and_its_parent_also_over_a_restart(site: Site) -> None:
 
 def test_events_wait_for_the_agent(site: Site) -> None:
     serve(site, ends="done-job-self")
+    assert site.daemon is not None
+    # It does not end the daemon, which systemd would not start again.
+    site.daemon.send_signal(signal.SIGHUP)
     site.prolog(10)
     wait_for(lambda: len(site.events()) >= 2)
     site.agent.stop()
