@@ -144,12 +144,12 @@ def _measured(
         ]
         settle(*pids)
         taken["memory"] = [[resident(pid) / 1e6] for pid in pids]
-        if "edit" in wanted:
-            taken["edit"] = _edits(bench, points, clients)
-            settle(*pids)
+        # Before the edits: after one, the agent looks for changes more often for some seconds.
         if "idle" in wanted:
             shares = cpu_share(pids, bench.effort.idle_seconds)
             taken["idle"] = [[100 * share] for share in shares]
+        if "edit" in wanted:
+            taken["edit"] = _edits(bench, points, clients)
     return {quantity: figures for quantity, figures in taken.items() if quantity in wanted}
 
 
