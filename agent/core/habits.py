@@ -44,12 +44,13 @@ class Habit(NamedTuple):
     end: int
 
 
-#: An event of words, stars and dots: nothing in it is a habit.
-_EVENT = r"[\w*]+-\w+(?:-(?!\.\*)[\w*.]*[\w*])+"
+#: An event of words, stars and dots, of a type that there is: nothing in it is a habit.
+_EVENT = rf"[\w*]+-(?:{'|'.join(TYPES)})(?:-(?!\.\*)[\w*.]*[\w*])+"
 #: Nearly every trigger: such events, in parentheses or not, with operators between them.
 _EVENTS = re.compile(rf"\(?{_EVENT}\)?(?: (?:&&|\|\|) \(?{_EVENT}\)?)*")
-#: An event whose label has several words, such as `render 12`.
-_EVENT_OF_WORDS = re.compile(r"[a-z*]+-[a-z]+(?:-[\w*]+)+(?: \w+)+")
+#: An event whose label has several words, such as `render 12`. After `self`, words may be
+#: a mistake.
+_EVENT_OF_WORDS = re.compile(r"[a-z*]+-[a-z]+-(?!(?:self|parent) )[\w*]+(?:-[\w*]+)*(?: \w+)+")
 
 _ENTITIES = {"&amp;": "&", "&quot;": '"', "&nbsp;": " ", "&#124;": "|", "&#38;": "&"}
 _ENTITY = re.compile("|".join(_ENTITIES))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.core import conf_lines, habits, planning, trigger, unit, usual
@@ -87,6 +87,7 @@ def plan_with_all_examined(data: bytes) -> unit.Plan:
 @given(
     st.lists(st.one_of(_LINES, st.sampled_from(["", "# x = y", "&& done-job-self"])), max_size=9)
 )
+@example(["a.py = ", "a.py = assigned-job-self self"])
 def test_a_line_that_is_only_glanced_at_has_nothing_to_find(text: list[str]) -> None:
     data = "\n".join(text).encode()
     examined = plan_with_all_examined(data)
