@@ -73,6 +73,8 @@ def contexts(term: str) -> Problem | None:
     if found is None:
         return None
     name, kind, job, between, second, extra = found.groups()
+    if second in (name, job):
+        return None
     if second in JOB_CONTEXTS:
         other = f"{name}-{kind}-{second}{extra}"
     elif second in NAMES and not extra:
