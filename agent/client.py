@@ -999,10 +999,10 @@ def _params(
 
 
 def _numbered(events: Sequence[Event]) -> Iterator[Tuple[int, Event]]:
-    """Events with their places. Raises BadArgument for one event alone, and what is no list."""
+    """Each event with its index. Raises BadArgument if `events` is a single event, or no list."""
     if isinstance(events, (str, bytes, Mapping)) or not hasattr(events, "__iter__"):
         raise BadArgument("events is {!r:.100}: expected a list of events".format(events))
-    return iter(enumerate(events))
+    return enumerate(events)
 
 
 def _request(number: int, method: str, params: Optional[Mapping[str, Any]]) -> bytes:

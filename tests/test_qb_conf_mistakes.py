@@ -39,7 +39,8 @@ def test_a_value_that_goes_on_in_the_next_line(end: str) -> None:
 def test_a_plus_before_the_equals_does_not_add_to_the_default() -> None:
     (finding,) = settings(qb=f"{QB_LANGUAGES} += python\n").findings
     assert finding.code == "unknown-setting"
-    assert (finding.hint or "").startswith(f"write {QB_LANGUAGES} = and all of its values")
+    values = "with all of its values: they replace the default"
+    assert finding.hint == f"write {QB_LANGUAGES} = {values}"
 
 
 @pytest.mark.parametrize(

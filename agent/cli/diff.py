@@ -112,7 +112,7 @@ def _serving(context: click.Context) -> Serving:
     settings = read(given_settings(context))
     serving = Serving.find(settings, given_settings(context))
     if serving.status is None:
-        # Asked again only for the error, which says why there is no answer.
+        # Nobody answered. This call raises the error that says why.
         ask(
             lambda agent: agent.status(),
             settings.pipe if "pipe" in given_settings(context) else None,

@@ -133,10 +133,10 @@ class Search:
         written at `written` (nanoseconds). If there is more in that file, as where it was copied
         before it was truncated, that is it. Else it is the next newer one that is not empty.
 
-        None if there is no next file yet, or if the log was rotated during the search: call it
-        again later. While the files stay as they are, none is opened again. Raises OSError if the
-        log itself is next and cannot be opened twice in succession: what rotates a log sets its
-        permissions a moment later.
+        Returns None if there is no next file yet, or if the log was rotated during the search. Then
+        call it again later. While no file changes, none is opened again. Raises OSError if the log
+        itself is next and cannot be opened twice in succession. Once is no error: a program that
+        rotates a log may set the permissions a moment after it makes the file.
         """
         files = _files(self._path)
         if files == self._seen:

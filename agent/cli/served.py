@@ -64,7 +64,7 @@ class Serving:
         found = cls(settings, given)
         for pipe in [settings.pipe] if "pipe" in given else client.default_paths():
             try:
-                # No wait for an agent that restarts: usually there is no agent at all.
+                # restart=0: usually no agent runs here, so do not wait for one to restart.
                 with client.Client(pipe, restart=0) as agent:
                     found.pipe, found.status = pipe, agent.status()
                 # Raises if the answer has another form.

@@ -161,8 +161,8 @@ def _round(line: str, number: int) -> _Round:
     found = habits.in_value(setting.value, trigger.term_places, quoted)
     if cut := _cut_off(line, setting, quoted, problems):
         found = []
-        is_before = (p for p in problems if (p.column or 0) < len(setting.value))
-        problems = [*(p for p in is_before if p.severity is Severity.ERROR), cut]
+        errors = [p for p in problems if p.severity is Severity.ERROR]
+        problems = [*(p for p in errors if (p.column or 0) < len(setting.value)), cut]
     problems, explained = _explained(problems, found)
     problems = [_in_line(problem, setting) for problem in problems]
     if "'" in setting.value and not any(p.code == "single-quote" for p in problems):

@@ -18,7 +18,7 @@ from agent.core.spelling import letters_away
 MAX_WRONG = 2
 
 _SPACES = re.compile(r"[\s.-]")
-#: What begins a comment in other files. Here it makes another name of the parameter's.
+#: What begins a comment in other files. In qb.conf it becomes a part of the parameter's name.
 _COMMENT = re.compile(r"\s*(//+|--+|;+|%+)\s*")
 #: What a shell has before a name that is set.
 _COMMAND = re.compile(r"(?:export|set|setenv)\s+")
@@ -61,7 +61,7 @@ def _misspelt(line: str, name: str, wanted: Collection[str]) -> Problem | None:
     hint = as_hint(line.replace(name, known, 1).strip()) or f"write {known}"
     if name.endswith("+"):
         message = f"`+=` is not an operator here: {known} is not set"
-        hint = f"write {known} = and all of its values: the default counts no more then"
+        hint = f"write {known} = with all of its values: they replace the default"
     return Problem("unknown-setting", message, hint, column=line.index(name) + 1, length=len(name))
 
 

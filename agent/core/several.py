@@ -21,6 +21,8 @@ _GROUP = re.compile(
     r"\(\s*(\w+(?:(?:\s*[,/|;]+\s*|\s+or\s+)\w+){1,12})\s*\)-((?:(?!&&|\|\||[()])[^,;]){1,300})",
     re.IGNORECASE,
 )
+_ONE_EVENT_EACH = "write an event for each name, with || between them"
+#: A second context or name after `self` or `parent`.
 _SECOND_JOB = re.compile(r"(\w+)-(\w+)-(self|parent)([,;/|&+\s]+)(\w+)(|-.*)", re.DOTALL)
 #: The most characters of an event that decide whether it is one.
 MAX_BEFORE = 300
@@ -44,9 +46,8 @@ def names(term: str) -> Problem | None:
     if not are_names or not likely_event(f"{meant[0]}-{where}"):
         return None
     message = f"`{quoted_part(found[0][:-1].strip())}` is read as one name: an event has one"
-    text = " || ".join(f"{name}-{where}" for name in meant)
-    hint = "write an event for each name, with || between them"
-    return suspicious(0, found.end() - 1, message, hint, Edit(0, len(term), f"({text})"))
+    edit = Edit(0, len(term), _one_event_each(meant, where))
+    return suspicious(0, found.end() - 1, message, _ONE_EVENT_EACH, edit)
 
 
 def names_in_a_group(value: str) -> Problem | None:
@@ -60,11 +61,14 @@ def names_in_a_group(value: str) -> Problem | None:
     if not all(likely_event(f"{name}-{where}") for name in meant):
         return None
     message = f"parentheses group events, not names: `{quoted_part(found[0].rstrip())}`"
-    text = " || ".join(f"{name}-{where}" for name in meant)
-    hint = "write an event for each name, with || between them"
     end = found.start(2) + len(where)
-    edit = Edit(found.start(), end, f"({text})")
-    return suspicious(found.start(), end - found.start(), message, hint, edit)
+    edit = Edit(found.start(), end, _one_event_each(meant, where))
+    return suspicious(found.start(), end - found.start(), message, _ONE_EVENT_EACH, edit)
+
+
+def _one_event_each(names: list[str], where: str) -> str:
+    """The text of an event for each name, all with the same type, context and extra."""
+    return f"({' || '.join(f'{name}-{where}' for name in names)})"
 
 
 def contexts(term: str) -> Problem | None:
@@ -142,7 +146,7 @@ def events(term: str) -> Problem | None:
         at += term[at:].index(between)
         message = f"`{quoted_part(between)}` is not an operator: {both} are read as one event"
     else:
-        message = f"there is no operator between {both}: they are read as one event"
+        message = f"an operator is missing between {both}: they are read as one event"
         at = term.index(after, at)
     hint = f"write {edits[0].text.strip()} between them"
     return suspicious(at, len(between) or len(after), message, hint, *edits)

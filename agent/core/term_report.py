@@ -181,14 +181,14 @@ def _unknown_type(report: TermReport, name: str, kind: str, rest: str) -> Proble
         # Perhaps the type is there, and another character or none is before it.
         if (joined := _JOINED.fullmatch(name)) and known_name(joined[1]):
             edit = Edit(len(joined[1]), joined.start(2), "-")
-            return error(f"there is no hyphen before the type {joined[2]}", "write one", edit)
+            return error(f"the hyphen before the type {joined[2]} is missing", "add it", edit)
         # With another type or context in it, the result would be another event than was meant.
         is_clear = not {name, *rest.split("-")} & {*TYPES, *JOB_CONTEXTS}
         edits = [Edit(at, at, "work-" if rest else "job-")] if is_clear else []
         return error(message, _EXPECTED_TYPES, *edits)
     if joined := _TYPE_AND_JOB.fullmatch(kind):
         edit = Edit(at + joined.end(1), at + joined.start(2), "-")
-        return error(f"there is no hyphen between {joined[1]} and {joined[2]}", "write one", edit)
+        return error(f"the hyphen between {joined[1]} and {joined[2]} is missing", "add it", edit)
     near = nearest(kind.lower(), TYPES) or TYPE_FORMS.get(kind.lower())
     hint = f"did you mean {near}?" if near else _EXPECTED_TYPES
     edits = [Edit(at, at + len(kind), near)] if near else []
@@ -299,7 +299,7 @@ def check_number(report: TermReport, row: EventType, extra: str, offset: int) ->
 
 
 def check_job_in_label(report: TermReport, text: str, row: EventType, at: int) -> bool:
-    """Warn of a label that was meant as `self` or `parent` and something else; whether it was.
+    """Warn if a label looks like `self` or `parent` with something added. Returns whether it does.
 
     The label is at offset `at` of `text`.
     """

@@ -261,7 +261,7 @@ class _Parser:
         tree = self._term(start, end) if kind == "term" else self._group(start)
         if self._kind in ("term", "("):
             before, after = self._quoted(self._next - 1), self._quoted(self._next)
-            message = f"there is no operator between `{before}` and `{after}`"
+            message = f"an operator is missing between `{before}` and `{after}`"
             start = self._tokens[self._next].start
             joins = self._text[:start].rstrip().endswith(("&", "+"))
             edit = Edit(start, start, "&& " if joins else "|| ")

@@ -19,7 +19,7 @@ _HEAD_BYTES = 200
 
 def replace(path: str, data: bytes, mode: int = PRIVATE, *, sync: bool = False) -> None:
     """Write a file, whole or not at all. With `sync`, its bytes have reached the disk before it
-    takes the place of the old one. Without, a power failure may lose the new bytes. Raises
+    takes the place of the old one. Otherwise a power failure may lose them. Raises
     OSError."""
     begun = f"{path}{BEGUN}"
     try:

@@ -14,8 +14,8 @@ import msgspec
 from agent.rpc import openrpc
 from agent.rpc.messages import MAX_OWNERS, EventObject, Owner, Pending
 
-#: Parameters by position that the validator gets. One at most is right, and the message shows the
-#: beginning of the others, each at least 3 characters long with its comma: it is cut all the same.
+#: The most parameters by position that the validator gets. A method takes at most one. The message
+#: shows FOUND_LENGTH characters of them, and each one takes at least 3, with its comma and space.
 MAX_POSITIONAL: Final = openrpc.FOUND_LENGTH // 3 + 1
 
 

@@ -58,10 +58,13 @@ def code_of(callback: Mapping[str, Any]) -> bytes | None:
 
 
 def _check_answer(answer: object) -> None:
-    callbacks = answer.get("callbacks") if isinstance(answer, Mapping) else None
+    expected = "an answer of lookup(code=True)"
+    if not isinstance(answer, Mapping):
+        raise _wrong(TypeError, "answer", answer, expected)
+    callbacks = answer.get("callbacks")
     if not isinstance(callbacks, Sequence) or isinstance(callbacks, str):
-        raise _wrong(TypeError, "answer", answer, "an answer of lookup(code=True)")
-    if isinstance(answer, Mapping) and "owners" in answer:
+        raise _wrong(TypeError, "answer", answer, expected)
+    if "owners" in answer:
         raise ValueError(
             "answer is of many owners, of which each has other callbacks: expected"
             ' {"callbacks": [...]} with those that the `fires` of one owner names'

@@ -219,8 +219,13 @@ class _Process:
 
 def greeting(path: str, code: bytes, job: int, functions: Sequence[str]) -> bytes:
     """What the interpreter is sent first."""
-    about = {"path": path, "job": job, "functions": list(functions), "size": len(code)}
-    about["longest"] = MAX_REQUEST
+    about = {
+        "path": path,
+        "job": job,
+        "functions": list(functions),
+        "longest": MAX_REQUEST,
+        "size": len(code),
+    }
     return json.dumps(about).encode() + b"\n" + code
 
 

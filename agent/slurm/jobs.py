@@ -54,7 +54,7 @@ def reported(known: Known, report: Report, now: float) -> list[Event]:
     if report.state in mapping.MAYBE_AGAIN:
         if task.state != "waiting":
             _set(known, job, report.task, task, "ending")
-            # This counts if Slurm has forgotten it when it is asked.
+            # Used if squeue no longer knows the task.
             task.succeeded = False
         return events
     names = mapping.STATES.get(report.state)

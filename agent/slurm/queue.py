@@ -224,7 +224,7 @@ def _end_of(name: str, task: Task | None, row: Row | None) -> tuple[str, ...] | 
 
 def _unstarted(job: Job, waits: Sequence[Row], active: set[str], known: Known) -> set[str]:
     """The tasks of an array that waited before and are not in the queue any more, though nothing
-    was reported of them. What waits now is kept, and these with it."""
+    was reported of them. Stores these, and those that wait now, in the job."""
     text = ",".join(row.task for row in waits if row.task)
     if text == job.unstarted:
         return set()

@@ -183,7 +183,7 @@ def _may_run(user: str, program: str) -> bool:
     """Whether the mode of a program lets Slurm's user run it."""
     status, entry = os.stat(program), _entry(user)
     if entry is None:
-        return True  # This is said of the spool.
+        return True  # The step of the spool reports it.
     if entry.pw_uid == 0:
         bits = 0o111
     elif entry.pw_uid == status.st_uid:
